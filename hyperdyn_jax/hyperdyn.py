@@ -1,0 +1,390 @@
+"""Hyperdyn: Algorithms 3 and 4 of the paper as ask and tell.
+
+One epoch of Algorithm 4 is
+
+  ask   One-Step-BO: the challenger s_t maximises expected improvement over S x [t, t]
+  train the incumbent eta_{t-1} and s_t, one epoch each, from the same w_{t-1}
+  tell  both gains join D; Check-Accuracy-Trend keeps the incumbent or switches;
+        Update-Statistical-Model fits the Gaussian process to D
+
+and epoch 0 is Random-Start (Algorithm 3): k settings drawn from S, the best one kept.
+"""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hyperdyn_jax import acquisition, gp, trend
+from hyperdyn_jax.space import SearchSpace
+from hyperdyn_jax.types import Decision, Trials
+
+
+class HyperdynState(NamedTuple):
+    """Everything Hyperdyn knows between two decisions: NumPy arrays only.
+
+    key: u32[...], raw data of a PRNG key.
+    epoch: i32[], the decision to come; 0 is the random start.
+    incumbent: f32[] for every hyperparameter, the setting in force; NaN before the
+      random start.
+    history: f32[window + 1], accuracies of the accepted states in percentage points,
+      oldest first; the untrained network's fills the places before it.
+    data: the observations D.
+    model: the kernel parameters fitted to D.
+    """
+
+    key: np.ndarray
+    epoch: np.ndarray
+    incumbent: dict[str, np.ndarray]
+    history: np.ndarray
+    data: gp.Observations
+    model: gp.KernelParams
+
+
+@dataclasses.dataclass(frozen=True)
+class Hyperdyn:
+    """Online hyperparameter optimisation by Bayesian optimisation and rejection.
+
+    Scores are validation accuracies in percentage points, 0 to 100; a non-finite score
+    says that the trial diverged. The defaults are the paper's (section 4).
+
+    Args:
+      space: S, the hyperparameters and their ranges.
+      initial_points: k, settings tried in the random start.
+      window: Delta of the wait-and-watch test, epochs.
+      temperature: T of the test, percentage points.
+      offset: b of the test; infinity always switches (the paper's epoch-based BO).
+      kernel: K1, one of 'matern52', 'matern32', 'rbf'.
+      alpha, beta: of the time kernel K2; beta in epochs.
+      capacity: observations kept for the Gaussian process; when full, the oldest go.
+        A decision costs capacity^3, from the first on.
+      fit_steps: largest number of L-BFGS steps of a fit.
+      candidates: size of the quasi-random set that starts the search for a challenger.
+      starts: how many of the best candidates L-BFGS climbs from.
+      ascent_steps: largest number of L-BFGS steps of a climb.
+
+    Raises:
+      ValueError: a setting is out of range.
+
+    Example:
+      >>> tuner = Hyperdyn(SearchSpace(learning_rate=LogUniform(1e-3, 1.0)))
+      >>> state = tuner.init(jax.random.key(0), score=10.0)
+      >>> trials = tuner.ask(state)
+      >>> trials.hparams["learning_rate"].shape
+      (5,)
+      >>> state, decision = tuner.tell(state, trials, [30.0, 20.0, 50.0, 40.0, 10.0])
+      >>> decision.branch
+      2
+    """
+
+    space: SearchSpace
+    initial_points: int = 5
+    window: int = 4
+    temperature: float = 1.0
+    offset: float = 0.01
+    kernel: str = "matern52"
+    alpha: float = 1.0
+    beta: float = 0.5
+    capacity: int = 256
+    fit_steps: int = 4
+    candidates: int = 512
+    starts: int = 4
+    ascent_steps: int = 20
+
+    def __post_init__(self) -> None:
+        trend.check_settings(self.window, self.temperature, self.offset)
+        gp.TimeKernel(self.alpha, self.beta)
+        if self.kernel not in gp.SPATIAL_KERNELS:
+            raise ValueError(
+                f"kernel must be one of {sorted(gp.SPATIAL_KERNELS)}, "
+                f"got {self.kernel!r}"
+            )
+        for name, least in (
+            ("initial_points", 1),
+            ("capacity", self.initial_points + 2),
+            ("fit_steps", 1),
+            ("starts", 1),
+            ("candidates", self.starts),
+            ("ascent_steps", 1),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(
+                    f"{name} must be a whole number >= {least}, got {value!r}"
+                )
+
+    def init(self, key: jax.Array, score: float) -> HyperdynState:
+        """State of a run that starts at an untrained network.
+
+        Args:
+          key: a PRNG key (`jax.random.key(seed)`), consumed.
+          score: accuracy of the untrained network, percentage points.
+
+        Returns:
+          The state to `ask`.
+
+        Raises:
+          ValueError: the score is not finite.
+        """
+        score = np.float32(score)
+        if not np.isfinite(score):
+            raise ValueError(f"the untrained network's score must be finite: {score}")
+        dimensions = len(self.space)
+        return HyperdynState(
+            key=key_data(key),
+            epoch=np.int32(0),
+            incumbent={name: np.float32(np.nan) for name in self.space},
+            history=np.full(self.window + 1, score, np.float32),
+            data=gp.Observations.empty(self.capacity, dimensions),
+            model=gp.prior_mean(dimensions),
+        )
+
+    def ask(self, state: HyperdynState) -> Trials:
+        """The settings to try next.
+
+        Args:
+          state: as `init` or `tell` returned it.
+
+        Returns:
+          The k settings of the random start, or (incumbent, challenger) with the gains
+          that the Gaussian process predicts for them.
+        """
+        if state.epoch == 0:
+            return Trials.of(_sample(self, state.key))
+        challenger, prediction, model = _propose(self, state)
+        hparams = {
+            name: np.stack([state.incumbent[name], challenger[name]])
+            for name in self.space
+        }
+        return Trials.of(hparams, prediction, model)
+
+    def tell(
+        self, state: HyperdynState, trials: Trials, scores: np.ndarray
+    ) -> tuple[HyperdynState, Decision]:
+        """Learns from the trials and decides which branch becomes the run.
+
+        Args:
+          state: the state that was asked.
+          trials: what `ask` returned for it.
+          scores: f32[c], accuracy after each trial in percentage points, not finite
+            where the trial diverged.
+
+        Returns:
+          The state for the next epoch, and the decision. If every trial diverged the
+          state stays at the same epoch and the next `ask` tries other settings.
+
+        Raises:
+          ValueError: the number of scores is not the number of trials.
+        """
+        scores = check_scores(scores, trials)
+        data = state.data.append(
+            points=_to_unit(self, trials.hparams),
+            epoch=state.epoch,
+            gains=scores - state.history[-1],
+        )
+        decision = self._decide(state, scores)
+        state = state._replace(
+            key=split_key(state.key), data=data, model=_fit(self, data, state.model)
+        )
+        if decision.branch < 0:
+            return state, decision
+        return state._replace(
+            epoch=state.epoch + np.int32(1),
+            incumbent=trials.setting(decision.branch),
+            history=np.append(state.history[1:], scores[decision.branch]),
+        ), decision
+
+    def _decide(self, state: HyperdynState, scores: np.ndarray) -> Decision:
+        finite = np.isfinite(scores)
+        probability = draw = np.nan
+        if state.epoch == 0:
+            branch = np.argmax(np.where(finite, scores, -np.inf))
+        else:
+            probability, draw = _trend_test(self, state.key, state.history)
+            branch = 0 if draw < probability else 1
+            if not finite[branch]:  # never a diverged branch while the other is sound
+                branch = 1 - branch
+        if not finite.any():
+            branch = -1
+        return Decision(
+            epoch=int(state.epoch),
+            branch=int(branch),
+            kept=bool(state.epoch > 0 and branch == 0),
+            keep_probability=float(probability),
+            draw=float(draw),
+            # The run goes on as the chosen branch, or stays at the state it held.
+            hold=np.array([branch if branch >= 0 else len(scores)], np.int32),
+        )
+
+
+def key_data(key: jax.Array) -> np.ndarray:
+    """Raw uint32 data of a typed or raw PRNG key, a form that JSON can hold."""
+    try:
+        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+            return np.asarray(jax.random.key_data(key))
+        return np.asarray(jax.random.key_data(jax.random.wrap_key_data(key)))
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(
+            f"key must be a PRNG key such as jax.random.key(0), got {key!r}"
+        ) from None
+
+
+def split_key(key: np.ndarray) -> np.ndarray:
+    """The key data for the next decision."""
+    with _on_host():
+        return np.asarray(_next_key(key))
+
+
+def check_scores(scores: Any, trials: Trials) -> np.ndarray:
+    """Scores as f32[c], or ValueError if there is not one for each trial."""
+    scores = np.asarray(scores, np.float32)
+    if scores.shape != (len(trials.parents),):
+        raise ValueError(
+            f"expected one score for each of {len(trials.parents)} trials, "
+            f"got shape {scores.shape}"
+        )
+    return scores
+
+
+@contextlib.contextmanager
+def _on_host() -> Iterator[None]:
+    """In float64 on the host's processor: no accelerator factorises a small matrix
+    faster, TPUs have no float64, and training need not wait for the decision."""
+    try:
+        device = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS leaves the host out
+        device = None
+    with jax.enable_x64(True), jax.default_device(device):
+        yield
+
+
+def _compiled(function: Any) -> Any:
+    """Compiles once per tuner; takes and returns NumPy arrays, floats as float32.
+
+    One thread: XLA's batched LAPACK calls wait for the pool that they run on, which
+    hangs for ever when every thread of it does so (jaxlib 0.10.2), and the other cores
+    are busy training.
+    """
+    compiled = jax.jit(
+        function,
+        static_argnums=0,
+        compiler_options={"xla_cpu_multi_thread_eigen": False},
+    )
+
+    @functools.wraps(function)
+    def call(tuner: Hyperdyn, *args: Any) -> Any:
+        with _on_host():
+            return jax.device_get(compiled(tuner, *args))
+
+    call.compilations = compiled._cache_size
+    return call
+
+
+@jax.jit
+def _next_key(key: jax.Array) -> jax.Array:
+    return jax.random.key_data(jax.random.split(jax.random.wrap_key_data(key))[0])
+
+
+def _stream(key: jax.Array, index: int) -> jax.Array:
+    return jax.random.fold_in(jax.random.wrap_key_data(key), index)
+
+
+_SEARCH, _TREND = 1, 2  # streams of the state's key
+
+
+@_compiled
+def _sample(tuner: Hyperdyn, key: jax.Array) -> dict[str, jax.Array]:
+    """Random-Start: k settings uniform in the cube."""
+    return tuner.space.sample(_stream(key, _SEARCH), tuner.initial_points)
+
+
+@_compiled
+def _propose(tuner: Hyperdyn, state: HyperdynState) -> tuple:
+    """One-Step-BO over S x [t, t], and what the model expects of both trials.
+
+    Returns the challenger's hyperparameters; mean, standard deviation and expected
+    improvement of the gains of (incumbent, challenger), f32[2] each; the model.
+    """
+    kernel, time = _kernels(tuner)
+    data, model = _double(state.data), _double(state.model)
+    posterior = gp.condition(model, data, kernel, time)
+    epoch = state.epoch.astype(jnp.float64)
+
+    def log_weighted_improvement(point: jax.Array) -> jax.Array:
+        query = gp.Query(point, epoch)
+        mean, stddev = posterior.predict(query)
+        weight = gp.feasibility(query, model, data, kernel, time)
+        return acquisition.log_expected_improvement(
+            mean, stddev, posterior.best
+        ) + jnp.log(weight)
+
+    incumbent = _double(tuner.space.to_unit(state.incumbent))
+    best_seen = data.points[jnp.argmax(jnp.where(data.feasible, data.gains, -jnp.inf))]
+    point, _ = acquisition.maximize(
+        log_weighted_improvement,
+        _stream(state.key, _SEARCH),
+        jnp.stack([incumbent, best_seen]),
+        candidates=tuner.candidates,
+        starts=tuner.starts,
+        max_steps=tuner.ascent_steps,
+    )
+    challenger = tuner.space.from_unit(point)
+    # Predicted where the trial will be, not where float32 rounded it from.
+    both = jnp.stack([incumbent, _double(tuner.space.to_unit(challenger))])
+    mean, stddev = jax.vmap(lambda u: posterior.predict(gp.Query(u, epoch)))(both)
+    improvement = acquisition.expected_improvement(mean, stddev, posterior.best)
+    parameters = {
+        "length_scale": jnp.exp(model.log_length_scale),  # fractions of the axes
+        "amplitude": jnp.exp(model.log_amplitude),  # variance of standardised gains
+        "noise": jnp.exp(model.log_noise),  # variance of standardised gains
+        "noise_stddev": posterior.scale * jnp.exp(0.5 * model.log_noise),  # points
+    }
+    return challenger, _single((mean, stddev, improvement)), _single(parameters)
+
+
+@_compiled
+def _fit(
+    tuner: Hyperdyn, data: gp.Observations, model: gp.KernelParams
+) -> gp.KernelParams:
+    """Update-Statistical-Model: the kernel parameters for the next epoch."""
+    kernel, time = _kernels(tuner)
+    return _single(
+        gp.fit(_double(data), _double(model), kernel, time, max_steps=tuner.fit_steps)
+    )
+
+
+@_compiled
+def _trend_test(tuner: Hyperdyn, key: jax.Array, history: jax.Array) -> tuple:
+    """Check-Accuracy-Trend: the keep probability and the number drawn against it."""
+    probability = trend.keep_probability(
+        history,
+        window=tuner.window,
+        temperature=tuner.temperature,
+        offset=tuner.offset,
+    )
+    return probability, jax.random.uniform(_stream(key, _TREND), (), jnp.float32)
+
+
+@_compiled
+def _to_unit(tuner: Hyperdyn, hparams: dict[str, jax.Array]) -> jax.Array:
+    return tuner.space.to_unit(hparams)
+
+
+def _kernels(tuner: Hyperdyn) -> tuple:
+    return gp.SPATIAL_KERNELS[tuner.kernel], gp.TimeKernel(tuner.alpha, tuner.beta)
+
+
+def _cast(tree: Any, source: Any, target: Any) -> Any:
+    return jax.tree.map(
+        lambda x: x.astype(target) if x.dtype == source else x,
+        jax.tree.map(jnp.asarray, tree),
+    )
+
+
+_double = functools.partial(_cast, source=jnp.float32, target=jnp.float64)
+_single = functools.partial(_cast, source=jnp.float64, target=jnp.float32)

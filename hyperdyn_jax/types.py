@@ -1,0 +1,96 @@
+"""What a tuner and a training loop say to each other."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+
+class Trials(NamedTuple):
+    """Settings to try from states that the loop holds, with what the tuner expects.
+
+    hparams: f32[c] for every hyperparameter; branch i trains with element i of each.
+    parents: i32[c], the held state that branch i starts from; 0 is the run itself.
+    epochs: how long every branch trains, in epochs.
+    posterior_mean: f32[c] predicted gain in percentage points, NaN without a model.
+    posterior_stddev: f32[c] its standard deviation.
+    expected_improvement: f32[c] over the best gain so far, percentage points.
+    model: parameters of the model that predicted, arrays by name; empty without one.
+    """
+
+    hparams: dict[str, np.ndarray]
+    parents: np.ndarray
+    epochs: float
+    posterior_mean: np.ndarray
+    posterior_stddev: np.ndarray
+    expected_improvement: np.ndarray
+    model: dict[str, np.ndarray]
+
+    @classmethod
+    def of(
+        cls,
+        hparams: Mapping[str, np.ndarray],
+        prediction: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
+        model: Mapping[str, np.ndarray] | None = None,
+    ) -> "Trials":
+        """One-epoch trials from the run's own state, without a prediction if None."""
+        hparams = {name: np.asarray(x, np.float32) for name, x in hparams.items()}
+        (count,) = {len(x) for x in hparams.values()}
+        unknown = np.full(count, np.nan, np.float32)
+        mean, stddev, improvement = prediction or (unknown, unknown, unknown)
+        return cls(
+            hparams=hparams,
+            parents=np.zeros(count, np.int32),
+            epochs=1.0,
+            posterior_mean=np.asarray(mean, np.float32),
+            posterior_stddev=np.asarray(stddev, np.float32),
+            expected_improvement=np.asarray(improvement, np.float32),
+            model=dict(model or {}),
+        )
+
+    def setting(self, branch: int) -> dict[str, np.float32]:
+        """The hyperparameters of one branch."""
+        return {name: values[branch] for name, values in self.hparams.items()}
+
+
+class Decision(NamedTuple):
+    """Which branch becomes the run, and why.
+
+    epoch: the decision epoch the trials belong to; 0 is the random start.
+    branch: index of the branch that becomes the run, or -1 if the run stays where it
+      was because every branch was infeasible.
+    kept: the incumbent setting continues, by its own right.
+    keep_probability: of the wait-and-watch test, in [0, 1]; NaN where there was none.
+    draw: the uniform number it was compared with, in [0, 1); NaN where there was none.
+    hold: i32[h], states to hold on to for the next trials, by their index in (branches,
+      then the states held before). The first becomes the run.
+    """
+
+    epoch: int
+    branch: int
+    kept: bool
+    keep_probability: float
+    draw: float
+    hold: np.ndarray
+
+
+class Strategy(Protocol):
+    """Anything that proposes settings and decides between trials.
+
+    Functions over an explicit state: a pytree of arrays with random bits of its own.
+    """
+
+    def init(self, key: jax.Array, score: float) -> Any:
+        """State of a run that starts at a network with this score."""
+        ...
+
+    def ask(self, state: Any) -> Trials:
+        """Settings to try next. Reads the state, changes nothing."""
+        ...
+
+    def tell(
+        self, state: Any, trials: Trials, scores: np.ndarray
+    ) -> tuple[Any, Decision]:
+        """Takes the scores of all trials, f32[c], and decides."""
+        ...

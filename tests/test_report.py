@@ -1,0 +1,467 @@
+"""The report's numbers, checked against the rows they come from."""
+
+import base64
+import json
+import math
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from hyperdyn_jax import report
+
+ROOT = Path(__file__).resolve().parents[1]
+FIGURES = {"accuracy.png", "hyperparameters.png", "gains.png", "cost.png"}
+
+
+class Page(HTMLParser):
+    """Tables as lists of rows, images, and every link and tag of a page."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tables, self.images, self.links, self.tags = [], [], [], set()
+        self.in_cell = False
+        self.text = path.read_text(encoding="utf-8")
+        self.feed(self.text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.add(tag)
+        keys = ("src", "href", "srcset", "data", "action", "poster")
+        self.links += [attrs[key] for key in keys if key in attrs]
+        if tag == "img":
+            self.images.append(attrs)
+        elif tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("th", "td"):
+            self.tables[-1][-1].append("")
+            self.in_cell = True
+        elif tag == "br":
+            self.tables[-1][-1][-1] += "\n"
+
+    def handle_endtag(self, tag):
+        self.in_cell = self.in_cell and tag not in ("th", "td")
+
+    def handle_data(self, data):
+        if self.in_cell:
+            self.tables[-1][-1][-1] += data
+
+    def records(self, index):
+        head, *rows = self.tables[index]
+        return [dict(zip(head, row, strict=True)) for row in rows]
+
+
+def setting(learning_rate, momentum=0.9):
+    return {"learning_rate": learning_rate, "momentum": momentum}
+
+
+def metric(epoch, step, total, accuracy, hyperparams, **more):
+    return {
+        "epoch": epoch,
+        "step": step,
+        "total_steps": total,
+        "train_loss": 2.0 / (epoch + 1),
+        "validation_accuracy": accuracy,
+        "validation_loss": 1.0,
+        "hyperparams": hyperparams,
+        "seconds": 30.5,
+        **more,
+    }
+
+
+def decision(epoch, trials, scores, before, branch, **more):
+    nulls = [None] * len(trials)
+    return {
+        "epoch": epoch,
+        "trials": trials,
+        "scores": scores,
+        "score_before": before,
+        "branch": branch,
+        "kept": False,
+        "keep_probability": None,
+        "posterior_mean": nulls,
+        "posterior_stddev": nulls,
+        "expected_improvement": nulls,
+        "gp": None,
+        "extra_steps": 10,
+        **more,
+    }
+
+
+A, B, C, D = setting(0.1), setting(0.5, 0.5), setting(0.02, 0.99), setting(0.9, 0.0)
+GP = {"length_scales": {"learning_rate": 0.4}, "amplitude": 1.0, "noise": 0.25}
+
+METRICS = [
+    metric(0, 10, 30, 40.0, A),
+    metric(1, 20, 50, 45.0, A),
+    metric(2, 30, 70, 47.25, C),
+    metric(3, 40, 90, 47.75, C, test_accuracy=46.5, test_loss=1.3),
+]
+DECISIONS = [
+    decision(0, [A, B, D], [40.0, 30.0, None], 10.0, 0),
+    decision(
+        1,
+        [A, B],
+        [45.0, 41.0],
+        40.0,
+        0,
+        kept=True,
+        keep_probability=1.0,
+        posterior_mean=[6.0, 12.0],
+        posterior_stddev=[1.0, 2.0],
+        gp=GP,
+    ),
+    decision(
+        2,
+        [A, C],
+        [44.0, 47.25],
+        45.0,
+        1,
+        keep_probability=0.125,
+        posterior_mean=[0.5, 1.5],
+        posterior_stddev=[0.25, 0.5],
+        gp=GP,
+    ),
+    decision(
+        3,
+        [C, D],
+        [47.75, None],
+        47.25,
+        0,
+        kept=False,
+        keep_probability=0.5,
+        posterior_mean=[0.5, -1.0],
+        posterior_stddev=[0.25, 0.5],
+        gp=GP,
+    ),
+]
+SPACE = {
+    "learning_rate": {"kind": "log_uniform", "low": 1e-3, "high": 1.0},
+    "momentum": {"kind": "log_complement", "low": 0.0, "high": 0.99},
+}
+
+
+def lines(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def make_run(path, metrics=METRICS, decisions=DECISIONS, **config):
+    path.mkdir(parents=True)
+    config = {
+        "name": "demo",
+        "epochs": 4,
+        "strategy": "hyperdyn",
+        "search_space": SPACE,
+    } | config
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "metrics.jsonl").write_text(lines(metrics))
+    (path / "decisions.jsonl").write_text(lines(decisions))
+    return path
+
+
+def manual_run(path, epochs, **config):
+    metrics = [
+        metric(e, 10 * (e + 1), 10 * (e + 1), 50.0 + e, A) for e in range(epochs)
+    ]
+    decisions = [
+        decision(e, [A], [50.0 + e], 49.0 + e, 0, kept=True, extra_steps=0)
+        for e in range(epochs)
+    ]
+    return make_run(path, metrics, decisions, strategy="manual", **config)
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "hyperdyn_jax.report", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    return Page(report.write_report([make_run(tmp_path_factory.mktemp("a") / "run")]))
+
+
+def test_summary_holds_the_numbers_of_the_last_row(page):
+    assert page.records(0) == [
+        {
+            "Run": "demo",
+            "Strategy": "hyperdyn",
+            "Accepted epochs": "4 of 4",
+            "Steps (overhead)": "40 accepted / 90 total (+125.0%)",
+            "Validation accuracy (%)": "47.75",
+            "Test accuracy (%)": "46.50",
+            "Wall time (h:m:s)": "0:02:02",  # 4 x 30.5 s
+            "Kept": "2",
+            "Switched": "1",
+            "Infeasible trials": "2",
+        }
+    ]
+
+
+def test_decisions_table_has_every_decision(page):
+    start, kept, switched, forced = page.records(1)
+    assert start["Outcome"] == "random start"
+    assert start["Keep probability"] == start["Incumbent"] == "–"
+    assert start["Challenger"] == (
+        "✓ learning_rate 0.1, momentum 0.9\n"
+        "learning_rate 0.5, momentum 0.5\n"
+        "learning_rate 0.9, momentum 0"
+    )
+    assert start["Challenger realised"] == "+30.00\n+20.00\ndiverged"
+    assert kept["Outcome"] == "kept"
+    assert kept["Keep probability"] == "1.000"
+    assert kept["Incumbent"] == "✓ learning_rate 0.1, momentum 0.9"
+    assert kept["Incumbent predicted"] == "+6.00 ± 1.00"
+    assert kept["Incumbent realised"] == "+5.00"
+    assert kept["Challenger realised"] == "+1.00"
+    assert switched["Outcome"] == "switched"
+    assert switched["Challenger"].startswith("✓ ")
+    assert switched["Incumbent realised"] == "-1.00"
+    assert switched["Challenger realised"] == "+2.25"
+    assert forced["Outcome"] == "kept (other diverged)"
+    assert forced["Challenger realised"] == "diverged"
+
+
+def test_predictive_interval_adds_the_noise_in_points(tmp_path):
+    made = report.predictions(report.load_run(make_run(tmp_path / "run")))
+    assert [p.challenger for p in made] == [False, True, False, True, False]
+    assert [p.gain for p in made] == [5.0, 1.0, -1.0, 2.25, 0.5]
+    # Epoch 1 knows the gains 30 and 20, whose population variance is 25.
+    assert made[0].stddev == pytest.approx(math.sqrt(1.0 + 0.25 * 25.0))
+    assert made[1].stddev == pytest.approx(math.sqrt(4.0 + 0.25 * 25.0))
+    # Epoch 2 knows 30, 20, 5, 1: mean 14, variance (256 + 36 + 81 + 169) / 4.
+    assert made[2].stddev == pytest.approx(math.sqrt(0.0625 + 0.25 * 135.5))
+
+
+def test_coverage_is_counted_with_1_645_standard_deviations(page):
+    # |gain - mean|: 1, 11, 1.5, 0.75, 0; half widths above 4, 5.3, 9, 9, 7.
+    assert "90% intervals held 4 of 5 gains (80%)" in page.images[2]["alt"]
+
+
+def test_one_known_gain_leaves_the_noise_as_it_is(tmp_path):
+    rows = [decision(0, [A], [40.0], 10.0, 0), DECISIONS[1]]
+    run = report.load_run(make_run(tmp_path / "run", decisions=rows))
+    assert report.predictions(run)[0].stddev == pytest.approx(math.sqrt(1.25))
+
+
+def test_page_is_self_contained(page):
+    assert page.links
+    assert all(link.startswith("data:image/svg+xml;base64,") for link in page.links)
+    assert not page.tags & {"script", "link", "iframe", "object", "embed", "base"}
+    assert not re.search(r"https?://|@import|url\(|javascript:", page.text)
+    assert len(page.images) == 4
+    assert all(len(image["alt"]) > 30 for image in page.images)
+    for link in page.links:
+        svg = base64.b64decode(link.split(",", 1)[1]).decode()
+        assert svg.lstrip().startswith("<?xml")
+        assert "<script" not in svg
+        assert not re.search(r'(?:href|src)="(?!#|data:)', svg)
+
+
+def test_page_is_light_and_dark_and_fits_a_phone(page):
+    assert page.text.count("prefers-color-scheme: dark") == 1 + len(FIGURES)
+    assert 'name="viewport"' in page.text
+
+
+def test_figures_are_png_files_beside_the_page(tmp_path):
+    run = make_run(tmp_path / "run")
+    assert report.write_report([run]) == run / "report.html"
+    images = list((run / "figures").iterdir())
+    assert {image.name for image in images} == FIGURES
+    assert all(i.read_bytes().startswith(b"\x89PNG\r\n\x1a\n") for i in images)
+
+
+def test_same_run_gives_the_same_page(tmp_path):
+    run = make_run(tmp_path / "run")
+    once = report.write_report([run]).read_bytes()
+    assert report.write_report([run]).read_bytes() == once
+
+
+def drawn(axes, label):
+    return next(line for line in axes.lines if line.get_label() == label)
+
+
+def test_accuracy_is_drawn_over_accepted_and_total_steps(tmp_path):
+    figure = report.accuracy([report.load_run(make_run(tmp_path / "run"))])
+    left, right, *_ = figure.axes
+    assert drawn(left, "demo").get_xydata().tolist() == [
+        [10, 40],
+        [20, 45],
+        [30, 47.25],
+        [40, 47.75],
+    ]
+    assert drawn(right, "demo").get_xdata().tolist() == [30, 50, 70, 90]
+
+
+def test_paths_follow_the_search_space_and_show_challengers(tmp_path):
+    run = report.load_run(make_run(tmp_path / "run"))
+    rate, momentum = report.hyperparameters([run]).axes
+    assert rate.get_yscale() == momentum.get_yscale() == "log"
+    assert drawn(rate, "demo").get_ydata().tolist() == [0.1, 0.1, 0.02, 0.02]
+    assert momentum.get_ylabel().startswith("1 − momentum")
+    path = drawn(momentum, "demo").get_ydata()
+    assert path == pytest.approx([0.1, 0.1, 0.01, 0.01])
+    points = {line.get_marker(): line for line in rate.lines[1:4]}
+    assert points["^"].get_xydata().tolist() == [[0, 0.1], [2, 0.02]]
+    assert points["o"].get_xydata().tolist() == [[0, 0.5], [1, 0.5]]
+    assert points["x"].get_xydata().tolist() == [[0, 0.9], [3, 0.9]]
+
+
+def test_linear_axes_stay_linear_and_the_learning_rate_never_is(tmp_path):
+    space = {axis: {"kind": "uniform", "low": 0, "high": 1} for axis in SPACE}
+    run = report.load_run(make_run(tmp_path / "run", search_space=space))
+    rate, momentum = report.hyperparameters([run]).axes
+    assert (rate.get_yscale(), momentum.get_yscale()) == ("log", "linear")
+
+
+@pytest.mark.parametrize("draw", report.FIGURES)
+def test_every_figure_has_labels_and_a_legend(tmp_path, draw):
+    figure = draw([report.load_run(make_run(tmp_path / "run"))])
+    assert len(figure.legends) == 1
+    assert all(axes.get_ylabel() for axes in figure.axes[::2])
+    assert figure.axes[-1].get_xlabel()
+
+
+def test_torn_last_line_is_left_out(tmp_path):
+    run = make_run(tmp_path / "run")
+    whole = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text(whole[:-40])
+    with (run / "decisions.jsonl").open("ab") as file:
+        file.write('{"epoch": 4, "name": "é'.encode()[:-1])
+    loaded = report.load_run(run)
+    assert loaded.metrics == tuple(METRICS[:3])
+    assert loaded.decisions == tuple(DECISIONS)
+
+
+def test_torn_middle_line_is_an_error(tmp_path):
+    run = make_run(tmp_path / "run")
+    (run / "metrics.jsonl").write_text('{"epoch": 0,\n' + lines(METRICS))
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, row 1: not valid JSON"):
+        report.load_run(run)
+
+
+def test_missing_fields_are_named(tmp_path):
+    row = {k: v for k, v in METRICS[0].items() if k not in ("step", "seconds")}
+    run = make_run(tmp_path / "run", [row])
+    with pytest.raises(ValueError, match="row 1: missing step, seconds"):
+        report.load_run(run)
+
+
+def test_run_before_its_first_epoch_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: no accepted epoch"):
+        report.load_run(make_run(tmp_path / "run", [], []))
+    with pytest.raises(ValueError, match="no run directory given"):
+        report.write_report([])
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "decisions.jsonl"])
+def test_missing_file_is_one_line_and_exit_code_2(tmp_path, name):
+    run = make_run(tmp_path / "run")
+    (run / name).unlink()
+    done = command(run)
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"error: {run / name}: missing")
+    assert "Traceback" not in done.stderr
+    assert not (run / "report.html").exists()
+
+
+def test_command_prints_the_page_it_wrote(tmp_path):
+    run = make_run(tmp_path / "run")
+    done = command(run, "--output", tmp_path / "out")
+    assert (done.returncode, done.stdout.strip()) == (
+        0,
+        str(tmp_path / "out" / "report.html"),
+    )
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert not (run / "report.html").exists()
+
+
+def test_main_returns_2_for_a_directory_that_is_not_there(tmp_path, capsys):
+    assert report.main([str(tmp_path / "none")]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert str(tmp_path / "none") in captured.err
+
+
+def test_several_runs_go_to_one_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs = [make_run(tmp_path / "a"), manual_run(tmp_path / "b", 5, name="by hand")]
+    page = report.write_report(runs)
+    assert page == Path("report", "report.html")
+    summary = Page(page).records(0)
+    assert [row["Run"] for row in summary] == ["demo", "by hand"]
+    assert [row["Steps (overhead)"] for row in summary] == [
+        "40 accepted / 90 total (+125.0%)",
+        "50 accepted / 50 total (+0.0%)",
+    ]
+    assert len(Page(page).records(2)) == 5
+    loaded = [report.load_run(run) for run in runs]
+    for axes in report.accuracy(loaded).axes[:2]:
+        assert [line.get_label() for line in axes.lines] == ["demo", "by hand"]
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    runs = [make_run(tmp_path / "x" / name) for name in ("seed0", "seed1")]
+    summary = Page(report.write_report(runs, tmp_path / "out")).records(0)
+    assert [r["Run"] for r in summary] == ["demo (x/seed0)", "demo (x/seed1)"]
+
+
+def test_unfinished_run_has_no_test_accuracy(tmp_path):
+    run = make_run(tmp_path / "run", METRICS[:3], DECISIONS[:3])
+    (summary,) = Page(report.write_report([run])).records(0)
+    assert summary["Accepted epochs"] == "3 of 4"
+    assert summary["Validation accuracy (%)"] == "47.25"
+    assert summary["Test accuracy (%)"] == "–"
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_manual_schedule_without_a_model(tmp_path, epochs):
+    page = Page(report.write_report([manual_run(tmp_path / "run", epochs)]))
+    (summary,) = page.records(0)
+    assert (summary["Kept"], summary["Switched"]) == ("0", "0")
+    assert {row["Outcome"] for row in page.records(1)} == {"scheduled"}
+    assert "no model, no predictions" in page.images[2]["alt"]
+
+
+def test_rolled_back_and_random_search_rows(tmp_path):
+    rows = [
+        decision(0, [A, B], [None, None], 10.0, -1),
+        decision(1, [A, B], [12.0, 14.0], 10.0, 1),
+    ]
+    run = make_run(tmp_path / "run", METRICS[:2], rows)
+    page = Page(report.write_report([run]))
+    assert [r["Outcome"] for r in page.records(1)] == ["rolled back", "best of random"]
+    assert page.records(1)[0]["Challenger realised"] == "diverged\ndiverged"
+    assert page.records(0)[0]["Infeasible trials"] == "2"
+
+
+def test_nulls_zero_rates_and_a_bare_config_still_draw(tmp_path):
+    nothing = dict.fromkeys(("train_loss", "validation_accuracy", "seconds"))
+    run = make_run(tmp_path / "run", [metric(0, 0, 0, 1.0, setting(0.0)) | nothing], [])
+    (run / "config.json").write_text("{}")
+    page = Page(report.write_report([run]))
+    (summary,) = page.records(0)
+    assert summary["Run"] == "run"
+    assert summary["Validation accuracy (%)"] == "–"
+    assert summary["Steps (overhead)"] == "0 accepted / 0 total (–)"
+    assert "No decision was recorded" in page.text
+
+
+def test_names_are_text_and_never_markup(tmp_path):
+    name = '_<script>alert("1")</script> $x^$'
+    run = make_run(tmp_path / "run", name=name)
+    page = Page(report.write_report([run]))
+    assert "script" not in page.tags
+    assert page.records(0)[0]["Run"] == name[1:]
