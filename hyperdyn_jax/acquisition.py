@@ -31,11 +31,11 @@ def expected_improvement(mean: ArrayLike, stddev: ArrayLike, best: ArrayLike):
       f[...] in the units of `mean`, >= 0; max(mean - best, 0) where stddev is 0.
 
     Example:
-      >>> float(expected_improvement(0.0, 1.0, 0.0).round(5))
+      >>> print(f"{expected_improvement(0.0, 1.0, 0.0):.5f}")
       0.39894
     """
     mean, stddev, best = _floats(mean, stddev, best)
-    certain = stddev == 0
+    certain = 1e30 * stddev <= jnp.abs(mean - best)  # the quotient could overflow
     safe = jnp.where(certain, 1.0, stddev)
     value = safe * jnp.exp(_log_h((mean - best) / safe))
     return jnp.where(certain, jnp.maximum(mean - best, 0.0), value)

@@ -53,8 +53,14 @@ class TimeKernel(kernels.Kernel):
 
     def __check_init__(self) -> None:
         for name, value in (("alpha", self.alpha), ("beta", self.beta)):
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"TimeKernel needs {name} > 0 and finite, got {value}")
+            try:
+                valid = math.isfinite(value) and value > 0
+            except TypeError:  # not a number
+                valid = False
+            if not valid:
+                raise ValueError(
+                    f"TimeKernel needs {name} > 0 and finite, got {value!r}"
+                )
 
     def evaluate(self, t1: jax.Array, t2: jax.Array) -> jax.Array:
         # As (1 + lag / beta)^-alpha, which is the same and cannot overflow.

@@ -72,6 +72,7 @@ class Hyperdyn:
       ValueError: a setting is out of range.
 
     Example:
+      >>> from hyperdyn_jax import LogUniform
       >>> tuner = Hyperdyn(SearchSpace(learning_rate=LogUniform(1e-3, 1.0)))
       >>> state = tuner.init(jax.random.key(0), score=10.0)
       >>> trials = tuner.ask(state)
@@ -97,26 +98,26 @@ class Hyperdyn:
     ascent_steps: int = 20
 
     def __post_init__(self) -> None:
+        if not isinstance(self.space, SearchSpace):
+            raise ValueError(f"space must be a SearchSpace, got {self.space!r}")
         trend.check_settings(self.window, self.temperature, self.offset)
         gp.TimeKernel(self.alpha, self.beta)
-        if self.kernel not in gp.SPATIAL_KERNELS:
+        if self.kernel not in list(gp.SPATIAL_KERNELS):
             raise ValueError(
                 f"kernel must be one of {sorted(gp.SPATIAL_KERNELS)}, "
                 f"got {self.kernel!r}"
             )
-        for name, least in (
-            ("initial_points", 1),
-            ("capacity", self.initial_points + 2),
-            ("fit_steps", 1),
-            ("starts", 1),
-            ("candidates", self.starts),
-            ("ascent_steps", 1),
-        ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(
-                    f"{name} must be a whole number >= {least}, got {value!r}"
-                )
+        self._check_whole("initial_points", 1)
+        self._check_whole("capacity", self.initial_points + 2)
+        self._check_whole("fit_steps", 1)
+        self._check_whole("starts", 1)
+        self._check_whole("candidates", self.starts)
+        self._check_whole("ascent_steps", 1)
+
+    def _check_whole(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
 
     def init(self, key: jax.Array, score: float) -> HyperdynState:
         """State of a run that starts at an untrained network.
@@ -226,12 +227,16 @@ def key_data(key: jax.Array) -> np.ndarray:
     """Raw uint32 data of a typed or raw PRNG key, a form that JSON can hold."""
     try:
         if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-            return np.asarray(jax.random.key_data(key))
-        return np.asarray(jax.random.key_data(jax.random.wrap_key_data(key)))
+            key = jax.random.key_data(key)
+        # As the tuner will read it: keys of another kind than JAX's default do not fit.
+        single = jax.random.wrap_key_data(key).ndim == 0
     except (AttributeError, TypeError, ValueError):
+        single = False
+    if not single:
         raise ValueError(
-            f"key must be a PRNG key such as jax.random.key(0), got {key!r}"
-        ) from None
+            f"key must be one PRNG key such as jax.random.key(0), got {key!r}"
+        )
+    return np.asarray(key)
 
 
 def split_key(key: np.ndarray) -> np.ndarray:

@@ -52,7 +52,7 @@ class Uniform:
     def from_unit(self, unit: ArrayLike) -> jax.Array:
         """Maps f32[...] in [0, 1] to f32[...] in [low, high]."""
         unit = _f32(unit)
-        # Not low + u (high - low): the difference of two huge bounds overflows.
+        # Not low + u (high - low), which need not end at high.
         return _inside(self, self.low * (1 - unit) + self.high * unit)
 
 
@@ -73,16 +73,17 @@ class LogUniform:
 
     def __post_init__(self) -> None:
         _check_bounds(self)
-        if np.float32(self.low) <= 0:
+        if self.low <= 0:
             raise ValueError(
-                f"LogUniform needs low > 0 in float32 (at least 1e-45), got low="
+                f"LogUniform needs low > 0 (at least {_SMALLEST}), got low="
                 f"{self.low}; use Uniform for an axis that includes zero"
             )
 
     def to_unit(self, value: ArrayLike) -> jax.Array:
         """Maps f32[...] in [low, high] to f32[...] in [0, 1]."""
         span = math.log(self.high) - math.log(self.low)
-        return _unit((jnp.log(_f32(value)) - math.log(self.low)) / span)
+        value = _inside(self, _f32(value))  # a negative one has no logarithm
+        return _unit((jnp.log(value) - math.log(self.low)) / span)
 
     def from_unit(self, unit: ArrayLike) -> jax.Array:
         """Maps f32[...] in [0, 1] to f32[...] in [low, high]."""
@@ -120,7 +121,8 @@ class LogComplement:
     def to_unit(self, value: ArrayLike) -> jax.Array:
         """Maps f32[...] in [low, high] to f32[...] in [0, 1]."""
         first, last = math.log1p(-self.low), math.log1p(-self.high)
-        return _unit((jnp.log1p(-_f32(value)) - first) / (last - first))
+        value = _inside(self, _f32(value))  # one above 1 has no logarithm
+        return _unit((jnp.log1p(-value) - first) / (last - first))
 
     def from_unit(self, unit: ArrayLike) -> jax.Array:
         """Maps f32[...] in [0, 1] to f32[...] in [low, high]."""
@@ -229,17 +231,28 @@ def _check_bounds(axis: Axis) -> None:
     for bound in (low, high):
         if isinstance(bound, bool) or not isinstance(bound, int | float):
             raise ValueError(f"{name} bounds must be numbers, got {bound!r}")
-        if not math.isfinite(np.float32(bound)):
+        if not abs(bound) <= _LARGEST:
             raise ValueError(
-                f"{name} bounds must be finite in float32 (within ±3.4e38), got {bound}"
+                f"{name} bounds must be finite (within ±{_LARGEST}), got {bound}"
+            )
+        if 0 < abs(bound) < _SMALLEST:
+            raise ValueError(
+                f"{name} bounds must be zero or at least {_SMALLEST} in size, "
+                f"got {bound}"
             )
     if low > high:
         raise ValueError(f"{name} bounds are reversed: low={low} > high={high}")
-    if _float32_bounds(axis)[0] >= _float32_bounds(axis)[1]:
+    first, last = _float32_bounds(axis)
+    if first >= last or high - low < _SMALLEST:
         raise ValueError(
             f"{name} is empty: low={low} and high={high} leave no float32 range "
             f"between them"
         )
+
+
+# Between them the maps stay among the normal float32 numbers; XLA takes the subnormal
+# ones beyond for zero, and a quotient of two of them is NaN.
+_SMALLEST, _LARGEST = 1e-37, 1e37
 
 
 def _float32_bounds(axis: Axis) -> tuple[np.float32, np.float32]:

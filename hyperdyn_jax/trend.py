@@ -1,6 +1,7 @@
 """The wait-and-watch test: Algorithm 5 of the paper."""
 
 import math
+import numbers
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,7 @@ def keep_probability(
       ValueError: an argument is out of range.
 
     Example:
-      >>> float(keep_probability([50.0, 49.0], offset=0.0).round(4))
+      >>> print(f"{keep_probability([50.0, 49.0], offset=0.0):.4f}")
       0.3679
     """
     check_settings(window, temperature, offset)
@@ -53,7 +54,13 @@ def check_settings(window: int, temperature: float, offset: float) -> None:
     """Raises ValueError for settings the test is not defined for."""
     if isinstance(window, bool) or not isinstance(window, int) or window < 1:
         raise ValueError(f"window must be a whole number >= 1, got {window!r}")
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ValueError(f"temperature must be > 0 and finite, got {temperature}")
-    if math.isnan(offset):
-        raise ValueError(f"offset must be a number or infinity, got {offset}")
+    if not (_is_number(temperature) and 0 < temperature < math.inf):
+        raise ValueError(f"temperature must be > 0 and finite, got {temperature!r}")
+    if not _is_number(offset):
+        raise ValueError(f"offset must be a number or infinity, got {offset!r}")
+
+
+def _is_number(value: object) -> bool:
+    """A real number or an infinity: neither NaN nor True."""
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return real and not math.isnan(value)

@@ -1,0 +1,115 @@
+"""What a person sees while a run goes on: a line an epoch, and why."""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.status import Status
+
+Row = Mapping[str, Any]
+
+
+class Display:
+    """Lines on a terminal, with a spinner below them; plain lines elsewhere.
+
+    Args:
+      epochs: of the whole run.
+      console: where to print; standard output if None.
+    """
+
+    def __init__(self, epochs: int, console: Console | None = None):
+        self._epochs = epochs
+        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._status: Status | None = None
+
+    def say(self, text: str) -> None:
+        self._console.print(text, markup=False)
+
+    @contextlib.contextmanager
+    def working(self, what: str) -> Iterator[None]:
+        """Says what is going on: below the lines on a terminal, as one elsewhere."""
+        if not self._console.is_terminal:
+            self.say(f"{what} ...")
+            yield
+            return
+        with self._console.status(what) as self._status:
+            yield
+        self._status = None
+
+    def decision(self, rows: Row, metrics: Sequence[Row], images: float) -> None:
+        """The line of a decision.
+
+        Args:
+          rows: its row of decisions.jsonl and, if it was accepted, of metrics.jsonl.
+          metrics: all rows of metrics.jsonl so far.
+          images: trained a second, every branch counted.
+        """
+        decision = rows["decisions"]
+        number = (
+            f"epoch {decision['epoch'] + 1:>{len(str(self._epochs))}}/{self._epochs}"
+        )
+        if "metrics" not in rows:
+            tried = ", ".join(map(_setting, decision["trials"]))
+            self.say(f"{number}  every branch diverged at {tried}; trying others")
+            return
+        row = metrics[-1]
+        recent = [r["seconds"] for r in metrics[-3:]]
+        left = (self._epochs - len(metrics)) * sum(recent) / len(recent)
+        self.say(
+            f"{number}  loss {row['train_loss']:.4f}"
+            f"  validation {row['validation_accuracy']:.2f}%"
+            f"  {_setting(row['hyperparams'])}  {why(decision)}"
+            f"  {images:,.0f} img/s  ETA {_clock(left)}"
+        )
+        if self._status is not None:
+            self._status.update(f"epoch {decision['epoch'] + 2}/{self._epochs}")
+
+    def summary(self, metrics: Sequence[Row], page: Path) -> None:
+        """The closing lines of a finished run."""
+        last = metrics[-1]
+        step, total = last["step"], last["total_steps"]
+        seconds = sum(row["seconds"] for row in metrics)
+        self.say(
+            f"validation {last['validation_accuracy']:.2f}%, "
+            f"test {last['test_accuracy']:.2f}% after {_clock(seconds)} (h:mm:ss)\n"
+            f"{step:,} accepted steps, {total:,} total steps with every trial "
+            f"({total / step - 1:+.0%})\n"
+            f"{page}"
+        )
+
+
+def why(decision: Row) -> str:
+    """The reason of a decision in a few words, from its row of decisions.jsonl."""
+    probability, count = decision["keep_probability"], len(decision["trials"])
+    if not _known(probability):
+        return f"best of {count}" if count > 1 else "scheduled"
+    kept = decision["branch"] == 0
+    text = "kept" if kept else "switched"
+    if kept != (decision["draw"] < probability):
+        text += ", the other diverged"
+    mean, stddev = decision["posterior_mean"][-1], decision["posterior_stddev"][-1]
+    score = decision["scores"][-1]
+    gain = f"{score - decision['score_before']:+.1f}" if _known(score) else "diverged"
+    return (
+        f"{text} (keep p {probability:.2f}; challenger {_setting(decision['trials'][-1])}"
+        f" expected {mean:+.1f} ± {stddev:.1f}, got {gain})"
+    )
+
+
+def _known(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _setting(setting: Row) -> str:
+    return " ".join(f"{_SHORT.get(k, k)} {v:.3g}" for k, v in setting.items())
+
+
+_SHORT = {"learning_rate": "lr", "weight_decay": "wd"}
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=math.ceil(seconds)))

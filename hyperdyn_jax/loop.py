@@ -1,0 +1,256 @@
+"""The story of a run: ask, train every branch, score, tell, go on with the chosen one."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from hyperdyn_jax import config as config_lib
+from hyperdyn_jax import report
+from hyperdyn_jax.display import Display
+from hyperdyn_jax.hyperdyn import key_data
+from hyperdyn_jax.rundir import RunDirectory
+from hyperdyn_jax.training import Evaluation, Trainer, TrainState
+from hyperdyn_jax.types import Decision, Trials
+
+ATTEMPTS = 3  # at one epoch, before a run in which everything diverges gives up
+
+
+class DivergedError(RuntimeError):
+    """Every branch of an epoch diverged, in every attempt."""
+
+
+class Run(NamedTuple):
+    """Everything that a run needs to go on; a checkpoint holds it.
+
+    held: states of the network that trials start from; the first is the run itself.
+    tuner: the tuner's state.
+    key: u32[...], raw PRNG key of the augmentation.
+    score: of the run on validation data, percentage points.
+    epoch: accepted epochs so far. attempts: failed ones at this epoch.
+    step, total_steps: optimizer steps on the accepted path, and with every trial.
+    """
+
+    held: list[TrainState]
+    tuner: Any
+    key: np.ndarray
+    score: float
+    epoch: int = 0
+    attempts: int = 0
+    step: int = 0
+    total_steps: int = 0
+
+
+class Branch(NamedTuple):
+    """A trial, trained and scored; the score of one that diverged is NaN."""
+
+    state: TrainState
+    train_loss: float
+    validation: Evaluation
+    score: float
+
+
+def train_and_evaluate(
+    config: Mapping[str, Any], workdir: str | Path, display: Display | None = None
+) -> list[dict[str, Any]]:
+    """Trains a network while its hyperparameters are tuned, or goes on doing so.
+
+    Args:
+      config: nested settings, as `configs/` make them.
+      workdir: the run directory. An unfinished run of the same config in it is
+        resumed, and ends as it would have ended without the stop, to the bit.
+      display: where to show what happens.
+
+    Returns:
+      The rows of metrics.jsonl, one an accepted epoch.
+
+    Raises:
+      ConfigError: with every problem of config and workdir; no file was changed.
+      DivergedError: no setting could be found that trains with finite numbers.
+    """
+    setup = config_lib.build(config)
+    display = display or Display(setup.epochs)
+    with RunDirectory(Path(workdir), config) as directory:
+        if directory.epochs_done() >= setup.epochs:
+            directory.resume()
+            display.say(f"{workdir} is finished already; nothing to do")
+        else:
+            run_to_end(setup, directory, display)
+    page = report.write_report([workdir])
+    display.summary(directory.rows["metrics"], page)
+    return directory.rows["metrics"]
+
+
+def run_to_end(
+    setup: config_lib.Setup, directory: RunDirectory, display: Display
+) -> None:
+    """From w0 or the last checkpoint to the last epoch."""
+    trainer = Trainer(setup.model, setup.optimizer, setup.dataset)
+    with display.working("compiling"):
+        run = resume(start(setup, trainer), trainer, directory)
+        if run.epoch:
+            display.say(f"resuming {directory.path} after epoch {run.epoch}")
+        while run.epoch < setup.epochs:
+            run = advance(setup, trainer, run, directory, display)
+
+
+def start(setup: config_lib.Setup, trainer: Trainer) -> Run:
+    """A run that has not begun: w0, scored."""
+    weights, tuner, augmentation = jax.random.split(jax.random.key(setup.seed), 3)
+    state = trainer.init(weights)
+    score = trainer.evaluate(state, "validation").accuracy
+    tuner_state = setup.tuner.init(tuner, score)
+    return Run([state], tuner_state, key_data(augmentation), score)
+
+
+def advance(
+    setup: config_lib.Setup,
+    trainer: Trainer,
+    run: Run,
+    directory: RunDirectory,
+    display: Display,
+) -> Run:
+    """One decision: an epoch of Algorithm 4, or the random start."""
+    began = time.perf_counter()
+    trials = setup.tuner.ask(run.tuner)
+    branches = try_out(trainer, run, trials)
+    trained = time.perf_counter() - began
+    scores = np.array([branch.score for branch in branches], np.float32)
+    tuner, decision = setup.tuner.tell(run.tuner, trials, scores)
+    new = follow(run, branches, tuner, decision, steps_of(trainer, trials))
+
+    rows = {"decisions": decision_row(run, new, trials, scores, decision)}
+    if decision.branch >= 0:
+        branch = branches[decision.branch]
+        rows["metrics"] = metrics_row(new, trials.setting(decision.branch), branch)
+        if new.epoch == setup.epochs:
+            test = trainer.evaluate(branch.state, "test")
+            rows["metrics"] |= {"test_accuracy": test.accuracy, "test_loss": test.loss}
+        rows["metrics"]["seconds"] = time.perf_counter() - began
+    directory.record(rows)
+    save(new, directory)
+
+    images = (new.total_steps - run.total_steps) * trainer.dataset.batch_size
+    display.decision(rows, directory.rows["metrics"], images / trained)
+    if new.attempts == ATTEMPTS:
+        raise DivergedError(
+            f"every branch of epoch {run.epoch} ended with numbers that are not finite,"
+            f" {ATTEMPTS} times in a row, last at {rows['decisions']['trials']}; lower "
+            f"the upper bounds of config.search_space"
+        )
+    return new
+
+
+def try_out(trainer: Trainer, run: Run, trials: Trials) -> list[Branch]:
+    """Trains every branch on the same batches and scores it on validation data."""
+    count = len(trials.parents)
+    states, losses = trainer.train(
+        [run.held[parent] for parent in trials.parents],
+        [trials.setting(i) for i in range(count)],
+        steps_of(trainer, trials),
+        jax.random.wrap_key_data(run.key),
+    )
+    return [score(trainer, *branch) for branch in zip(states, losses, strict=True)]
+
+
+def score(trainer: Trainer, state: TrainState, train_loss: float) -> Branch:
+    """Validation accuracy of a trained branch, NaN if anything in it is not finite."""
+    validation = trainer.evaluate(state, "validation")
+    finite = np.isfinite([train_loss, validation.loss]).all()
+    sound = finite and trainer.is_finite(state)
+    accuracy = validation.accuracy if sound else np.nan
+    return Branch(state, float(train_loss), validation, accuracy)
+
+
+def steps_of(trainer: Trainer, trials: Trials) -> int:
+    """Optimizer steps of each branch."""
+    return max(1, round(trials.epochs * trainer.dataset.steps_per_epoch))
+
+
+def follow(
+    run: Run, branches: list[Branch], tuner: Any, decision: Decision, steps: int
+) -> Run:
+    """The run after a decision: the branch it chose, never trained again."""
+    states = [branch.state for branch in branches] + run.held
+    run = run._replace(
+        held=[states[i] for i in decision.hold],
+        tuner=tuner,
+        total_steps=run.total_steps + steps * len(branches),
+    )
+    if decision.branch < 0:
+        return run._replace(attempts=run.attempts + 1)
+    return run._replace(
+        score=branches[decision.branch].score,
+        epoch=run.epoch + 1,
+        attempts=0,
+        step=run.step + steps,
+    )
+
+
+def decision_row(
+    before: Run, after: Run, trials: Trials, scores: np.ndarray, decision: Decision
+) -> dict[str, Any]:
+    """A row of decisions.jsonl: what was tried, what came of it, and why."""
+    count = len(trials.parents)
+    extra = after.total_steps - before.total_steps - (after.step - before.step)
+    model = dict(trials.model)
+    if "length_scale" in model:
+        scales = zip(trials.hparams, model.pop("length_scale"), strict=True)
+        model["length_scales"] = dict(scales)
+    return {
+        "epoch": decision.epoch,
+        "trials": [trials.setting(i) for i in range(count)],
+        "scores": scores,
+        "score_before": before.score,
+        "branch": decision.branch,
+        "kept": decision.kept,
+        "keep_probability": decision.keep_probability,
+        "draw": decision.draw,
+        "posterior_mean": trials.posterior_mean,
+        "posterior_stddev": trials.posterior_stddev,
+        "expected_improvement": trials.expected_improvement,
+        "gp": model or None,
+        "extra_steps": extra,
+    }
+
+
+def metrics_row(
+    run: Run, setting: Mapping[str, np.float32], branch: Branch
+) -> dict[str, Any]:
+    """A row of metrics.jsonl: where the run stands after an accepted epoch."""
+    return {
+        "epoch": run.epoch - 1,
+        "step": run.step,
+        "total_steps": run.total_steps,
+        "train_loss": branch.train_loss,
+        "validation_accuracy": branch.validation.accuracy,
+        "validation_loss": branch.validation.loss,
+        "hyperparams": dict(setting),
+    }
+
+
+def save(run: Run, directory: RunDirectory) -> None:
+    """One checkpoint of everything: network, tuner, keys and counts together."""
+    arrays, facts = _split(run)
+    directory.checkpoint(arrays, facts | {"held": len(run.held)})
+
+
+def resume(begin: Run, trainer: Trainer, directory: RunDirectory) -> Run:
+    """The run of the newest checkpoint, or its beginning if there is none."""
+    facts = directory.resume()
+    if facts is None:
+        return begin
+    like, names = _split(begin._replace(held=begin.held * facts["held"]))
+    arrays = directory.checkpoints.restore(like)
+    held = [trainer.replicate(TrainState(*state)) for state in arrays.pop("held")]
+    return Run(held=held, **arrays, **{name: facts[name] for name in names})
+
+
+def _split(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields of a run that are arrays, and those that are numbers."""
+    arrays = {name: getattr(run, name) for name in ("held", "tuner", "key")}
+    facts = {name: x for name, x in run._asdict().items() if name not in arrays}
+    return arrays, facts

@@ -1,0 +1,154 @@
+"""Optax optimizers whose hyperparameters can be read and set between two steps.
+
+`optax.inject_hyperparams` keeps them as f32 scalars in the optimizer state. They are
+arguments of the compiled training step, not constants in it, so a new value costs
+nothing and a checkpoint holds the values in force.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+
+def sgd(
+    learning_rate: float, momentum: float, weight_decay: float, mask: Any
+) -> optax.GradientTransformation:
+    """SGD with heavy-ball momentum and coupled weight decay (He et al. 2015)."""
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask),
+        optax.sgd(learning_rate, momentum),
+    )
+
+
+def plain_sgd(
+    learning_rate: float, weight_decay: float, mask: Any
+) -> optax.GradientTransformation:
+    """SGD without momentum, with coupled weight decay."""
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask), optax.sgd(learning_rate)
+    )
+
+
+def adam(
+    learning_rate: float, b1: float, b2: float, weight_decay: float, mask: Any
+) -> optax.GradientTransformation:
+    """Adam (Kingma and Ba 2014) with decoupled weight decay, as in AdamW."""
+    return optax.adamw(learning_rate, b1, b2, weight_decay=weight_decay, mask=mask)
+
+
+# Every optimizer with the hyperparameters it has, and the values they may take.
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "sgd": sgd,
+    "plain_sgd": plain_sgd,
+    "adam": adam,
+}
+HYPERPARAMETERS: dict[str, tuple[str, ...]] = {
+    "sgd": ("learning_rate", "momentum", "weight_decay"),
+    "plain_sgd": ("learning_rate", "weight_decay"),
+    "adam": ("learning_rate", "b1", "b2", "weight_decay"),
+}
+# Where each may be. A decay rate of one would never forget.
+_RATE = (np.inf, ">= 0 and finite")
+_DECAY = (1.0, ">= 0 and < 1")
+LIMITS: dict[str, tuple[float, str]] = {
+    "learning_rate": _RATE,
+    "weight_decay": _RATE,
+    "momentum": _DECAY,
+    "b1": _DECAY,
+    "b2": _DECAY,
+}
+
+
+def check_hyperparameter(name: str, value: float) -> None:
+    """Raises ValueError where a hyperparameter is not a number that it can be."""
+    limit, valid = LIMITS.get(name, (np.inf, "finite"))
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite in it
+        possible = number and 0 <= np.float32(value) < limit
+    if not possible:
+        raise ValueError(f"{name} must be a number {valid}, got {value!r}")
+
+
+def create_optimizer(
+    name: str, hparams: Mapping[str, float], *, decay_all: bool = False
+) -> optax.GradientTransformation:
+    """An optimizer with all its hyperparameters exposed in its state.
+
+    Args:
+      name: one of `OPTIMIZERS`.
+      hparams: the value each of its hyperparameters starts from.
+      decay_all: apply weight decay to BatchNorm parameters and biases too.
+
+    Returns:
+      A gradient transformation; its state is read and set by `get_hyperparams` and
+      `set_hyperparams`.
+
+    Raises:
+      ValueError: the optimizer is unknown, or lacks or is not given a hyperparameter.
+    """
+    if name not in OPTIMIZERS:
+        raise ValueError(f"optimizer must be one of {sorted(OPTIMIZERS)}, got {name!r}")
+    if set(hparams) != set(HYPERPARAMETERS[name]):
+        raise ValueError(
+            f"optimizer {name!r} needs {list(HYPERPARAMETERS[name])}, "
+            f"got {sorted(hparams)}"
+        )
+    mask = None if decay_all else _kernels
+    optimizer = optax.inject_hyperparams(
+        OPTIMIZERS[name], static_args=("mask",), hyperparam_dtype=jnp.float32
+    )(**hparams, mask=mask)
+
+    def update(*args: Any, **kwargs: Any) -> Any:
+        # Optax's Adam mixes its integer step with floats, which strict callers forbid.
+        with jax.numpy_dtype_promotion("standard"):
+            return optimizer.update(*args, **kwargs)
+
+    return optax.GradientTransformationExtraArgs(optimizer.init, update)
+
+
+def get_hyperparams(opt_state: Any) -> dict[str, jax.Array]:
+    """The hyperparameters in force, f32[] each."""
+    return dict(opt_state.hyperparams)
+
+
+def set_hyperparams(opt_state: Any, hparams: Mapping[str, Any]) -> Any:
+    """A new optimizer state with other hyperparameters; the old one stays as it was.
+
+    Args:
+      opt_state: state of an optimizer made by `create_optimizer`.
+      hparams: new values by name; the others stay.
+
+    Returns:
+      The new state, which a compiled step takes without compiling again.
+
+    Raises:
+      ValueError: the optimizer has no hyperparameter of that name.
+    """
+    if unknown := sorted(set(hparams) - set(opt_state.hyperparams)):
+        raise ValueError(
+            f"the optimizer has no hyperparameter {', '.join(unknown)}; "
+            f"it has {', '.join(sorted(opt_state.hyperparams))}"
+        )
+    new = {
+        name: _like(opt_state.hyperparams[name], value)
+        for name, value in hparams.items()
+    }
+    return opt_state._replace(hyperparams=opt_state.hyperparams | new)
+
+
+def _like(old: Any, value: Any) -> jax.Array:
+    """A new value that a compiled step cannot tell from the old one: a Python float is
+    weakly typed, and an array elsewhere is another program."""
+    value = jnp.asarray(value, jnp.float32)
+    if getattr(old, "committed", False):
+        return jax.device_put(value, old.sharding)
+    return value
+
+
+def _kernels(params: Any) -> Any:
+    """Which parameters are weight matrices: BatchNorm's and biases are vectors."""
+    return jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)

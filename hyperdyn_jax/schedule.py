@@ -1,0 +1,64 @@
+"""The learned schedule as a file, and back as Optax schedules."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+
+def to_schedule(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The accepted path: what each hyperparameter was, and up to which step.
+
+    Args:
+      metrics: rows of metrics.jsonl.
+
+    Returns:
+      {"until_step": [n], "hyperparams": {name: [n]}}: value i holds from the step
+      that value i - 1 ended at until `until_step[i]`, in optimizer steps.
+    """
+    names = metrics[0]["hyperparams"] if metrics else {}
+    return {
+        "until_step": [row["step"] for row in metrics],
+        "hyperparams": {n: [row["hyperparams"][n] for row in metrics] for n in names},
+    }
+
+
+def load_schedule(path: str | Path) -> dict[str, optax.Schedule]:
+    """Optax schedules that replay the hyperparameters of a run, step by step.
+
+    Args:
+      path: a schedule.json, or the run directory it is in.
+
+    Returns:
+      For every hyperparameter a function of the step, i32[] -> f32[]; after the last
+      step the last value stays.
+
+    Raises:
+      ValueError: the file is not a schedule.
+    """
+    file = Path(path)
+    file = file / "schedule.json" if file.is_dir() else file
+    try:
+        content = json.loads(file.read_text())
+        ends = np.array(content["until_step"], np.int32)
+        values = {
+            name: np.array(value, np.float32)
+            for name, value in content["hyperparams"].items()
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} is not a schedule: {error!r}") from None
+    if not len(ends) or any(v.shape != ends.shape for v in values.values()):
+        raise ValueError(f"{file} is not a schedule: it has no or uneven values")
+    return {name: _piecewise(ends, value) for name, value in values.items()}
+
+
+def _piecewise(ends: np.ndarray, values: np.ndarray) -> optax.Schedule:
+    def schedule(step: Any) -> Any:
+        piece = jnp.searchsorted(jnp.asarray(ends), step, side="right")
+        return jnp.asarray(values)[jnp.minimum(piece, len(values) - 1)]
+
+    return schedule

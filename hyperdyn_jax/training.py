@@ -1,0 +1,243 @@
+"""Training and evaluation steps, sharded over the devices, and one epoch of them."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from hyperdyn_jax import optimizers
+from hyperdyn_jax.data import Batch, Dataset, Split
+
+AXIS = (
+    "batch"  # of the devices: gradients and BatchNorm statistics are averaged over it
+)
+
+
+class TrainState(NamedTuple):
+    """Everything that a trial changes and its continuation needs.
+
+    step: i32[], optimizer steps taken.
+    params, batch_stats: of the network, float32.
+    opt_state: of the optimizer, with its hyperparameters in it.
+    """
+
+    step: Any
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+class Evaluation(NamedTuple):
+    """Mean over every example of a split, each counted once.
+
+    accuracy: top-1, percentage points. loss: cross-entropy, nats. count: examples.
+    """
+
+    accuracy: float
+    loss: float
+    count: int
+
+
+class Trainer:
+    """A network, an optimizer and data, compiled for a group of devices.
+
+    The state is replicated and the batch is sharded: each device takes an equal part
+    of it, and gradients and BatchNorm statistics are averaged over all.
+
+    Args:
+      model: a Linen module; `apply(variables, images, train=...)` gives logits, and
+        its BatchNorm layers average over the axis `AXIS`.
+      optimizer: as `optimizers.create_optimizer` makes them.
+      dataset: the data.
+      devices: that share a batch; all of this process by default.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: optax.GradientTransformation,
+        dataset: Dataset,
+        devices: Sequence[jax.Device] | None = None,
+    ):
+        self._devices = list(devices or jax.local_devices())
+        self._model, self._optimizer, self.dataset = model, optimizer, dataset
+        pmap = functools.partial(
+            jax.pmap, axis_name=AXIS, out_axes=None, devices=self._devices
+        )
+        # A program of its own that only copies: a state that came from elsewhere then
+        # looks to the other steps as if one of them had made it.
+        self._replicate = pmap(lambda tree, _: tree, in_axes=(None, 0))
+        self._train_step = pmap(
+            functools.partial(train_step, model, optimizer, dataset.load),
+            in_axes=(None, None, 0, None),
+        )
+        self._eval_step = pmap(
+            functools.partial(eval_step, model, dataset.load), in_axes=(None, None, 0)
+        )
+        self._init = jax.jit(
+            functools.partial(init_state, model, optimizer, dataset.image_shape)
+        )
+        self._is_finite = jax.jit(all_finite)
+        self._resident: dict[str, Any] = {}
+
+    def init(self, key: jax.Array) -> TrainState:
+        """A network with fresh weights, replicated over the devices."""
+        return self.replicate(self._init(key))
+
+    def replicate(self, tree: Any) -> Any:
+        """Copies a pytree of arrays to every device."""
+        return self._replicate(tree, np.arange(len(self._devices)))
+
+    def train(
+        self,
+        states: Sequence[TrainState],
+        settings: Sequence[Mapping[str, np.ndarray]],
+        steps: int,
+        key: jax.Array,
+    ) -> tuple[list[TrainState], np.ndarray]:
+        """Trains branches side by side: each step's batch is fetched once for all.
+
+        Args:
+          states: one a branch, all at the same step; they stay as they are.
+          settings: hyperparameters of each branch.
+          steps: number of optimizer steps.
+          key: PRNG key of the augmentation, the same for the whole run.
+
+        Returns:
+          The branches' new states, and f32[c], the mean training loss of each in nats.
+
+        Raises:
+          ValueError: the branches are at different steps.
+        """
+        first, *others = (int(state.step) for state in states)
+        if any(step != first for step in others):
+            raise ValueError(f"branches must be at one step, got {[first, *others]}")
+        branches = [
+            state._replace(
+                opt_state=optimizers.set_hyperparams(state.opt_state, setting)
+            )
+            for state, setting in zip(states, settings, strict=True)
+        ]
+        resident = self._hold("train")
+        losses: list[list[jax.Array]] = [[] for _ in branches]
+        for step in range(first, first + steps):
+            batch = self._shard(self.dataset.train_batch(step))
+            for i, state in enumerate(branches):
+                branches[i], loss = self._train_step(state, resident, batch, key)
+                losses[i].append(loss)
+        # The only time that the host waits for the devices.
+        means = np.mean(np.array(jax.device_get(losses), np.float32), axis=1)
+        return branches, means
+
+    def evaluate(self, state: TrainState, split: str) -> Evaluation:
+        """Scores a network on a whole split, with running BatchNorm statistics."""
+        resident = self._hold(split)
+        batches = map(self._shard, self.dataset.eval_batches(split))
+        sums = [self._eval_step(state, resident, batch) for batch in batches]
+        correct, loss, count = np.sum(jax.device_get(sums), axis=0, dtype=np.float64)
+        return Evaluation(100.0 * correct / count, loss / count, int(count))
+
+    def is_finite(self, state: TrainState) -> bool:
+        """Whether every number of a state is finite."""
+        return bool(self._is_finite(state))
+
+    def _hold(self, split: str) -> Any:
+        if split not in self._resident:
+            self._resident[split] = self.replicate(self.dataset.resident(split))
+        return self._resident[split]
+
+    def _shard(self, batch: Batch) -> Batch:
+        """Splits the leading axis: [b, ...] -> [devices, b / devices, ...]."""
+        count = len(self._devices)
+        return jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
+
+
+def init_state(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    image_shape: tuple[int, int, int],
+    key: jax.Array,
+) -> TrainState:
+    """Fresh weights and a fresh optimizer."""
+    variables = model.init(key, jnp.zeros((1, *image_shape)), train=False)
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    return TrainState(jnp.int32(0), params, batch_stats, optimizer.init(params))
+
+
+def train_step(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    load: Any,
+    state: TrainState,
+    resident: Any,
+    batch: Batch,
+    key: jax.Array,
+) -> tuple[TrainState, jax.Array]:
+    """One optimizer step on one device's part of a batch; inside pmap.
+
+    Args:
+      model, optimizer: as `Trainer` holds them.
+      load: `Dataset.load`.
+      state: replicated.
+      resident: replicated, what the data set keeps on the device.
+      batch: this device's part, b examples.
+      key: replicated, the run's augmentation key.
+
+    Returns:
+      The new state and the mean loss over the whole batch, f32[], nats.
+    """
+    # A key for each example by its place in the whole batch: however many devices
+    # share it, every example is augmented alike.
+    count = batch.weights.shape[0]
+    places = jax.lax.axis_index(AXIS) * count + jnp.arange(count)
+    key = jax.random.fold_in(key, state.step)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(places)
+    images, labels = load(resident, batch.examples, keys)
+
+    def loss_fn(params: Any) -> tuple[jax.Array, Any]:
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        logits, updates = model.apply(
+            variables, images, train=True, mutable=["batch_stats"]
+        )
+        return cross_entropy(logits, labels).mean(), updates
+
+    (loss, updates), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    loss, grads = jax.lax.pmean((loss, grads), AXIS)
+    changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, changes)
+    batch_stats = updates.get("batch_stats", {})
+    return TrainState(state.step + 1, params, batch_stats, opt_state), loss
+
+
+def eval_step(
+    model: nn.Module, load: Any, state: TrainState, resident: Any, batch: Batch
+) -> jax.Array:
+    """Sums over a whole batch: f32[3], correct, loss in nats, number of examples."""
+    images, labels = load(resident, batch.examples, None)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    logits = model.apply(variables, images, train=False)
+    correct = (jnp.argmax(logits, -1) == labels).astype(jnp.float32)
+    each = jnp.stack([correct, cross_entropy(logits, labels), jnp.ones_like(correct)])
+    # Not a product: a padded example's loss may be infinite, and 0 x inf is NaN.
+    counted = jnp.where(batch.weights[None] > 0, each, 0.0)
+    return jax.lax.psum(counted.sum(1), AXIS)
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Softmax cross-entropy, nats: f32[n]."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def all_finite(tree: Any) -> jax.Array:
+    """Whether every floating-point number in a pytree is finite: bool[]."""
+    leaves = [
+        jnp.all(jnp.isfinite(leaf))
+        for leaf in jax.tree.leaves(tree)
+        if jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating)
+    ]
+    return jnp.stack(leaves).all()

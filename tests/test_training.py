@@ -1,0 +1,164 @@
+"""The sharded steps against one device, plain JAX, and themselves."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from hyperdyn_jax import data, models, optimizers, training
+
+HPARAMS = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
+SLOW = {"learning_rate": np.float32(0.01), "momentum": np.float32(0.5)}
+FAST = {"learning_rate": np.float32(0.2), "momentum": np.float32(0.9)}
+KEY = jax.random.key(7)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.digits()
+
+
+def make_trainer(digits, devices, axis_name=training.AXIS, **settings):
+    settings = {"batch_size": 64, "eval_batch_size": 128} | settings
+    source = data.ArrayDataset(
+        **digits, devices=devices, seed=0, augment=data.Shift(1), **settings
+    )
+    model = models.CifarResNet(10, depth=8, width=4, axis_name=axis_name)
+    optimizer = optimizers.create_optimizer("sgd", HPARAMS)
+    return training.Trainer(model, optimizer, source, jax.devices()[:devices])
+
+
+@pytest.fixture(scope="module")
+def trainer(digits):
+    return make_trainer(digits, 1)
+
+
+@pytest.fixture(scope="module")
+def one_device(trainer):
+    return story(trainer)
+
+
+def story(trainer):
+    """Losses of two branches over five steps, their evaluations, the final states."""
+    begin = trainer.init(jax.random.key(0))
+    states, losses = trainer.train([begin, begin], [SLOW, FAST], 5, KEY)
+    return losses, [trainer.evaluate(s, "validation") for s in states], states
+
+
+@pytest.mark.parametrize("devices", [2, 4, 8])
+def test_devices_share_a_batch_without_changing_it(digits, devices, one_device):
+    losses, evaluations, states = story(make_trainer(digits, devices))
+    np.testing.assert_allclose(losses, one_device[0], rtol=1e-5)
+    for mine, single in zip(evaluations, one_device[1], strict=True):
+        assert mine.accuracy == single.accuracy
+        assert mine.loss == pytest.approx(single.loss, rel=1e-4)
+    for mine, single in zip(
+        jax.tree.leaves(states), jax.tree.leaves(one_device[2]), strict=True
+    ):
+        np.testing.assert_allclose(mine, single, rtol=2e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_1797_examples_are_counted_as_1797(digits, devices):
+    trainer = make_trainer(digits, devices)
+    state = trainer.init(jax.random.key(0))
+    counts = [
+        trainer.evaluate(state, name).count for name in ("train", "validation", "test")
+    ]
+    assert (counts, sum(counts)) == ([1280, 257, 260], 1797)
+
+
+def test_step_is_a_plain_gradient_step(digits, trainer):
+    begin = trainer.init(jax.random.key(0))
+    (state,), losses = trainer.train([begin], [FAST], 1, KEY)
+
+    source = trainer.dataset
+    key = jax.random.fold_in(KEY, 0)
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(64))
+    batch = source.load(source.resident("train"), source.train_batch(0).examples, keys)
+    model = models.CifarResNet(10, depth=8, width=4)
+
+    def loss_fn(params):
+        variables = {"params": params, "batch_stats": begin.batch_stats}
+        logits, updates = model.apply(
+            variables, batch.images, train=True, mutable=["batch_stats"]
+        )
+        likelihood = jax.nn.log_softmax(logits)[jnp.arange(64), batch.labels]
+        return -likelihood.mean(), updates["batch_stats"]
+
+    host = jax.device_get(begin)
+    gradient = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
+    (loss, stats), grads = gradient(host.params)
+    # The first step of momentum is a plain one; decay is for matrices alone.
+    wanted = jax.tree.map(
+        lambda w, g: w - 0.2 * (g + 1e-3 * w * (w.ndim > 1)), host.params, grads
+    )
+    assert losses[0] == pytest.approx(float(loss), rel=1e-5)
+    for got, want in ((state.params, wanted), (state.batch_stats, stats)):
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_evaluation_is_the_mean_over_examples(trainer, one_device):
+    state = jax.device_get(one_device[2][1])
+    source = trainer.dataset
+    split = source.load(source.resident("validation"), np.arange(257), None)
+    model = models.CifarResNet(10, depth=8, width=4)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    apply = jax.jit(model.apply, static_argnames="train")
+    logits = np.asarray(apply(variables, split.images, train=False), np.float64)
+    correct = 100 * np.mean(logits.argmax(1) == np.asarray(split.labels))
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, split.labels).mean()
+    evaluation = trainer.evaluate(one_device[2][1], "validation")
+    assert evaluation.accuracy == pytest.approx(correct)
+    assert evaluation.loss == pytest.approx(float(loss), rel=1e-5)
+
+
+def test_branches_see_the_same_and_leave_their_parent_alone(trainer):
+    begin = trainer.init(jax.random.key(0))
+    before = jax.device_get(begin)
+    states, losses = trainer.train([begin] * 3, [FAST, SLOW, FAST], 3, KEY)
+    first, other, twin = map(jax.device_get, states)
+    assert losses[0] == losses[2] != losses[1]
+    jax.tree.map(np.testing.assert_array_equal, first, twin)
+    jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(begin))
+    assert float(other.opt_state.hyperparams["learning_rate"]) == np.float32(0.01)
+
+
+def test_a_trial_and_its_continuation_are_one_training(trainer):
+    begin = trainer.init(jax.random.key(0))
+    (middle,), _ = trainer.train([begin], [FAST], 3, KEY)
+    (twice,), _ = trainer.train([middle], [FAST], 4, KEY)
+    (once,), _ = trainer.train([begin], [FAST], 7, KEY)
+    jax.tree.map(np.testing.assert_array_equal, *map(jax.device_get, (once, twice)))
+    assert int(once.step) == 7
+
+
+def test_new_hyperparameters_never_compile_again(trainer, compilations):
+    begin = trainer.init(jax.random.key(0))
+    states, _ = trainer.train([begin, begin], [SLOW, FAST], 2, KEY)
+    trainer.evaluate(states[0], "validation")
+    with compilations() as counter:
+        for rate in np.float32([0.3, 0.02, 0.7]):
+            states, _ = trainer.train(
+                states, [{"learning_rate": rate}, {"momentum": rate}], 2, KEY
+            )
+            trainer.evaluate(states[1], "validation")
+    assert counter.count == 0
+
+
+def test_divergence_is_seen(trainer):
+    begin = trainer.init(jax.random.key(0))
+    assert trainer.is_finite(begin)
+    wild = {"learning_rate": np.float32(1e30), "momentum": np.float32(0.9)}
+    (state,), losses = trainer.train([begin], [wild], 4, KEY)
+    assert not np.isfinite(losses[0])
+    assert not trainer.is_finite(state)
+
+
+def test_branches_at_different_steps_are_refused(trainer):
+    begin = trainer.init(jax.random.key(0))
+    (later,), _ = trainer.train([begin], [FAST], 2, KEY)
+    with pytest.raises(ValueError, match=r"one step, got \[0, 2\]"):
+        trainer.train([begin, later], [FAST, FAST], 1, KEY)
