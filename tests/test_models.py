@@ -1,4 +1,4 @@
-"""The networks, against published counts and the papers written again in torch."""
+"""The networks: published parameter counts, shapes, dtypes, statistics, errors."""
 
 from functools import partial
 from itertools import pairwise
@@ -7,32 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from flax import traverse_util
+from networks import flat, normal, predict, shapes_of, train_forward
 
 from hyperdyn_jax import models
 from hyperdyn_jax.models import CifarResNet, ResNet
 
 
-def normal(seed, *shape):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def shapes_of(model, image=(32, 32, 3)):
-    images = jax.ShapeDtypeStruct((2, *image), jnp.float32)
-    init = partial(model.init, train=False)
-    return jax.eval_shape(init, jax.random.key(0), images)
-
-
 def logits_shape(model, variables, shape, dtype=jnp.float32):
     images = jax.ShapeDtypeStruct(shape, dtype)
     return jax.eval_shape(partial(model.apply, train=False), variables, images)
-
-
-def flat(tree):
-    """The leaves of a tree of dicts by path, as NumPy arrays."""
-    leaves = traverse_util.flatten_dict(tree, sep=".")
-    return {path: np.asarray(leaf) for path, leaf in leaves.items()}
 
 
 # Compiled for the least time to the result.
@@ -52,20 +36,6 @@ def drawn(model, seed):
         return jnp.full(leaf.shape, float(path[-1].key in ("scale", "var")))
 
     return jax.tree_util.tree_map_with_path(draw, shapes_of(model))
-
-
-@jax.jit(static_argnums=0)
-def predict(model, variables, images):
-    return model.apply(variables, images, train=False)
-
-
-@jax.jit(static_argnums=0)
-def train_forward(model, variables, images):
-    """-> logits, the new batch_stats."""
-    logits, updates = model.apply(
-        variables, images, train=True, mutable=["batch_stats"]
-    )
-    return logits, updates["batch_stats"]
 
 
 # Parameter counts. CIFAR: summed by hand from the paper's table for depth 20, and the
@@ -210,14 +180,24 @@ def test_bfloat16_computes_between_float32_ends(dtype, train):
         assert set(layers.values()) == {jnp.dtype(jnp.bfloat16)}
 
 
+def conv_norm_variables(kernel, var):
+    """Of a ConvNorm with scale 1, bias 0 and running mean 0."""
+    zeros, ones = jnp.zeros(kernel.shape[-1]), jnp.ones(kernel.shape[-1])
+    return {
+        "params": {
+            "conv": {"kernel": jnp.asarray(kernel)},
+            "norm": {"scale": ones, "bias": zeros},
+        },
+        "batch_stats": {"norm": {"mean": zeros, "var": var * ones}},
+    }
+
+
 def test_bfloat16_statistics_are_taken_in_float32():
     layer = models.ConvNorm(filters=8, size=3, train=True, dtype=jnp.bfloat16)
-    images = jnp.asarray(normal(0, 16, 16, 16, 3) + 1)
-    variables = layer.init(jax.random.key(0), images)
     # Not compiled: XLA may leave out the rounding of what it fuses with the mean.
     _, updates = layer.apply(
-        variables,
-        images,
+        conv_norm_variables(normal(0, 3, 3, 3, 8), var=1.0),
+        jnp.asarray(normal(1, 16, 16, 16, 3) + 1),
         capture_intermediates=True,
         mutable=["batch_stats", "intermediates"],
     )
@@ -230,14 +210,19 @@ def test_bfloat16_statistics_are_taken_in_float32():
     np.testing.assert_allclose(stats["var"], var, rtol=1e-6)
 
 
+def test_batch_norm_epsilon():
+    layer = models.ConvNorm(filters=1, size=1)
+    one = np.ones((1, 1, 1, 1), np.float32)
+    output = layer.apply(conv_norm_variables(one, var=3e-5), jnp.asarray(one))
+    assert output.item() == pytest.approx(1 / np.sqrt(3e-5 + 1e-5), rel=1e-5)
+
+
 def test_bfloat16_stays_near_float32():
     images = jnp.asarray(normal(1, 8, 16, 16, 3))
-    model = CifarResNet(num_classes=10, depth=20)
+    model = CifarResNet(num_classes=10, depth=14)
     variables = drawn(model, 1)
     exact, _ = train_forward(model, variables, images)
-    rounded, _ = train_forward(
-        CifarResNet(num_classes=10, depth=20, dtype="bfloat16"), variables, images
-    )
+    rounded, _ = train_forward(model.clone(dtype="bfloat16"), variables, images)
     error = float(jnp.abs(exact - rounded).max() / jnp.std(exact))
     assert 1e-5 < error < 0.1  # bfloat16 has 8 bits: 0.4% a rounding; and it did round
 
@@ -421,242 +406,6 @@ def test_models_are_values():
     assert first == second
     assert hash(first) == hash(second)
     assert first != CifarResNet(num_classes=10)
-
-
-# The papers once more, in torch. The children have the names of ours, so that weights
-# are copied by path; nothing else is shared.
-
-
-class TorchConvNorm(torch.nn.Module):
-    def __init__(self, channels, filters, size, stride):
-        super().__init__()
-        self.conv = torch.nn.Conv2d(
-            channels, filters, size, stride, padding=(size - 1) // 2, bias=False
-        )
-        self.norm = torch.nn.BatchNorm2d(filters, eps=1e-5, momentum=0.1)
-
-    def forward(self, x):
-        return self.norm(self.conv(x))
-
-
-class TorchBlock(torch.nn.Module):
-    """(size, stride, filters) of each convolution in turn, and a shortcut."""
-
-    def __init__(self, channels, convolutions, option):
-        super().__init__()
-        self.stride, self.option, source = 1, option, channels
-        for i, (size, stride, filters) in enumerate(convolutions, start=1):
-            self.add_module(f"conv{i}", TorchConvNorm(source, filters, size, stride))
-            self.stride, source = self.stride * stride, filters
-        self.length, self.missing = len(convolutions), source - channels
-        if self.missing and option == "B":
-            self.projection = TorchConvNorm(channels, source, 1, self.stride)
-
-    def forward(self, x):
-        y = x
-        for i in range(1, self.length + 1):
-            y = self.get_submodule(f"conv{i}")(y)
-            if i < self.length:
-                y = torch.relu(y)
-        if self.missing and self.option == "B":
-            x = self.projection(x)
-        elif self.missing:
-            x = torch.nn.functional.avg_pool2d(
-                x, kernel_size=1, stride=self.stride, ceil_mode=True
-            )
-            x = torch.cat([x, x.new_zeros(len(x), self.missing, *x.shape[2:])], dim=1)
-        return torch.relu(x + y)
-
-
-def torch_cifar(num_classes, depth, width, shortcut, channels=3):
-    layers = {"stem": TorchConvNorm(channels, width, 3, 1), "relu": torch.nn.ReLU()}
-    source = width
-    for stage in (1, 2, 3):
-        filters = width * 2 ** (stage - 1)
-        for number in range(1, (depth - 2) // 6 + 1):
-            stride = 2 if stage > 1 and number == 1 else 1
-            layers[f"stage{stage}_block{number}"] = TorchBlock(
-                source, [(3, stride, filters), (3, 1, filters)], shortcut
-            )
-            source = filters
-    return torch_network(layers, source, num_classes)
-
-
-def torch_imagenet(num_classes, depth, width):
-    layers = {
-        "stem": TorchConvNorm(3, width, 7, 2),
-        "relu": torch.nn.ReLU(),
-        "pool": torch.nn.MaxPool2d(3, stride=2, padding=1),
-    }
-    source = width
-    counts = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}[depth]
-    for stage, count in enumerate(counts, start=1):
-        filters = width * 2 ** (stage - 1)
-        for number in range(1, count + 1):
-            stride = 2 if stage > 1 and number == 1 else 1
-            if depth < 50:
-                convolutions = [(3, stride, filters), (3, 1, filters)]
-            else:
-                convolutions = [
-                    (1, 1, filters),
-                    (3, stride, filters),
-                    (1, 1, 4 * filters),
-                ]
-            layers[f"stage{stage}_block{number}"] = TorchBlock(
-                source, convolutions, "B"
-            )
-            source = convolutions[-1][-1]
-    return torch_network(layers, source, num_classes)
-
-
-def torch_network(layers, channels, num_classes):
-    network = torch.nn.Sequential()
-    for name, layer in layers.items():
-        network.add_module(name, layer)
-    network.add_module("mean", torch.nn.AdaptiveAvgPool2d(1))
-    network.add_module("flatten", torch.nn.Flatten())
-    network.add_module("head", torch.nn.Linear(channels, num_classes))
-    return network
-
-
-def randomize(network, seed):
-    """Draws every weight and statistic, so that none is at a value that hides it."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in network.modules():
-        if isinstance(module, torch.nn.Conv2d):
-            torch.nn.init.kaiming_normal_(module.weight, generator=generator)
-        elif isinstance(module, torch.nn.Linear):
-            module.weight.data.normal_(0, 0.3, generator=generator)
-            module.bias.data.normal_(0, 0.3, generator=generator)
-        elif isinstance(module, torch.nn.BatchNorm2d):
-            module.weight.data.uniform_(0.3, 1.0, generator=generator)
-            module.bias.data.normal_(0, 0.3, generator=generator)
-            module.running_mean.normal_(0, 0.3, generator=generator)
-            module.running_var.uniform_(0.5, 3.0, generator=generator)
-
-
-def copied(network):
-    """The variables of ours, from the weights of a torch network."""
-    params, stats = {}, {}
-    for path, module in network.named_modules():
-        if isinstance(module, torch.nn.Conv2d):
-            params[f"{path}.kernel"] = module.weight.permute(2, 3, 1, 0)  # OIHW -> HWIO
-        elif isinstance(module, torch.nn.Linear):
-            params[f"{path}.kernel"] = module.weight.T
-            params[f"{path}.bias"] = module.bias
-        elif isinstance(module, torch.nn.BatchNorm2d):
-            params[f"{path}.scale"] = module.weight
-            params[f"{path}.bias"] = module.bias
-            stats[f"{path}.mean"] = module.running_mean
-            stats[f"{path}.var"] = module.running_var
-    return {
-        name: traverse_util.unflatten_dict(
-            # A copy: torch updates the statistics in place.
-            {path: jnp.array(value.detach().numpy()) for path, value in tree.items()},
-            sep=".",
-        )
-        for name, tree in (("params", params), ("batch_stats", stats))
-    }
-
-
-def torch_logits(network, images):
-    with torch.no_grad():
-        return network(torch.tensor(images).permute(0, 3, 1, 2)).numpy()
-
-
-TWINS = {
-    "cifar20-A": (
-        CifarResNet(num_classes=10),
-        torch_cifar(10, 20, 16, "A"),
-        (8, 32, 32, 3),
-    ),
-    "cifar20-B": (
-        CifarResNet(num_classes=10, shortcut="B"),
-        torch_cifar(10, 20, 16, "B"),
-        (8, 32, 32, 3),
-    ),
-    "digits-A": (
-        CifarResNet(num_classes=10, depth=8, width=8),
-        torch_cifar(10, 8, 8, "A", channels=1),
-        (16, 8, 8, 1),
-    ),
-    "odd-A": (
-        CifarResNet(num_classes=7, depth=8, width=5),
-        torch_cifar(7, 8, 5, "A"),
-        (9, 13, 22, 3),
-    ),
-    "odd-B": (
-        CifarResNet(num_classes=7, depth=8, width=5, shortcut="B"),
-        torch_cifar(7, 8, 5, "B"),
-        (9, 13, 22, 3),
-    ),
-    "resnet18-odd": (
-        ResNet(num_classes=7, depth=18, width=8),
-        torch_imagenet(7, 18, 8),
-        (8, 61, 75, 3),
-    ),
-    "resnet50": (
-        ResNet(num_classes=7, depth=50, width=8),
-        torch_imagenet(7, 50, 8),
-        (8, 64, 64, 3),
-    ),
-}
-
-
-@pytest.fixture(params=TWINS)
-def twin(request):
-    """-> our model, its torch twin, variables of both, images."""
-    model, network, shape = TWINS[request.param]
-    randomize(network, seed=6)
-    variables = copied(network)
-    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), variables) == (
-        jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), shapes_of(model, shape[1:]))
-    )
-    return model, network, variables, normal(7, *shape)
-
-
-def test_evaluation_equals_torch(twin):
-    model, network, variables, images = twin
-    expected = torch_logits(network.eval(), images)
-    assert expected.std() > 0.1
-    logits = predict(model, variables, images)
-    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_training_equals_torch(twin):
-    model, network, variables, images = twin
-    count = {}  # values that went into each mean
-
-    def note(path, _, inputs, __):
-        count[path] = inputs[0].numel() // inputs[0].shape[1]
-
-    norms = {
-        path: module
-        for path, module in network.named_modules()
-        if isinstance(module, torch.nn.BatchNorm2d)
-    }
-    hooks = [m.register_forward_hook(partial(note, path)) for path, m in norms.items()]
-    expected = torch_logits(network.train(), images)
-    for hook in hooks:
-        hook.remove()
-    assert expected.std() > 0.1
-
-    logits, stats = train_forward(model, variables, images)
-    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
-
-    before, after = flat(variables["batch_stats"]), flat(stats)
-    assert len(after) == 2 * len(norms)
-    for path, module in norms.items():
-        mean, var = module.running_mean.numpy(), module.running_var.numpy()
-        np.testing.assert_allclose(after[f"{path}.mean"], mean, rtol=1e-4, atol=1e-4)
-        # Torch takes in n / (n - 1) times the variance it normalizes with; Flax, that.
-        n = count[path]
-        old = 0.9 * before[f"{path}.var"]
-        var = old + (var - old) * (n - 1) / n
-        np.testing.assert_allclose(after[f"{path}.var"], var, rtol=1e-4, atol=1e-4)
-
-
-# Bad arguments.
 
 
 @pytest.mark.parametrize(

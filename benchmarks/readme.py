@@ -1,0 +1,101 @@
+"""Writes the tables and pictures of the README from the raw records.
+
+    python benchmarks/readme.py
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hyperdyn_jax import report
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def digits() -> str:
+    """The quick start over seeds."""
+    machine = json.loads((RESULTS / "digits" / "machine.json").read_text())
+    runs = [report.load_run(path) for path in sorted(RESULTS.glob("digits/seed*"))]
+    last = [run.metrics[-1] for run in runs]
+
+    def spread(name: str) -> str:
+        values = [row[name] for row in last]
+        return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
+
+    steps = {f"{row['step']:,} / {row['total_steps']:,}" for row in last}
+    seconds = [float(np.sum(run.column("seconds"))) for run in runs]
+    row = [
+        "digits, ResNet-8, Hyperdyn in paper mode",
+        str(len(runs)),
+        spread("validation_accuracy"),
+        spread("test_accuracy"),
+        " or ".join(sorted(steps)),
+        f"{min(seconds):.0f}–{max(seconds):.0f}",
+    ]
+    head = "run, seeds, validation accuracy (%), test accuracy (%), accepted / total steps"
+    hardware = (
+        f"Mean ± standard deviation over seeds; {machine['cores']} cores of "
+        f"{machine['processor']}, jax {machine['versions']['jax']}, "
+        f"{machine['date']}; raw rows in `benchmarks/results/digits/`."
+    )
+    return table([*head.split(", "), "seconds"], [row]) + "\n\n" + hardware
+
+
+def decision() -> str:
+    """P1 and P2: the time of one decision."""
+    record = json.loads((RESULTS / "decision.json").read_text())
+    rows = [
+        [str(row["n"]), str(row["d"]), *(f"{row[k]:.0f}" for k in times)]
+        + [f"{row['ratio']:.1f}x ({row['ratio_q25']:.1f}–{row['ratio_q75']:.1f})"]
+        for row in record["results"]["decision"]
+        for times in [("hyperdyn_ms", "optuna_ms")]
+    ]
+    head = ["observations", "axes", "here (ms)", "Optuna GPSampler (ms)", "ratio"]
+    run = record["results"]["run"]
+    text = (
+        f"Medians of pairs in turn, the ratio with its quartiles; {record['cores']} "
+        f"cores of {record['processor']}, jax {record['versions']['jax']}, optuna "
+        f"{record['versions']['optuna']}, {record['date']}. Over {run['epochs']:,} "
+        f"epochs at the default capacity of {run['capacity']}: "
+        f"{run['compilations_after_the_first']} compilations after the first decision; "
+        f"a decision took {run['first_hundred_ms']:.0f} ms in the first hundred and "
+        f"{run['last_hundred_ms']:.0f} ms in the last hundred. "
+        f"`python benchmarks/decision.py` measures it."
+    )
+    return table(head, rows) + "\n\n" + text
+
+
+TABLES: dict[str, Callable[[], str]] = {"digits": digits, "decision": decision}
+
+
+def fill(text: str) -> str:
+    """The text with every table between its marks made anew."""
+    for name, make in TABLES.items():
+        mark = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        text, count = mark.subn(lambda m, t=make(): f"{m[1]}{t}\n{m[2]}", text)
+        if count != 1:
+            raise ValueError(f"README.md has {count} places for the table {name!r}")
+    return text
+
+
+def main() -> None:
+    readme = ROOT / "README.md"
+    readme.write_text(fill(readme.read_text()))
+    run = report.load_run(RESULTS / "digits" / "seed0")
+    for draw in (report.accuracy, report.hyperparameters):
+        image = report.render(draw, [run], "light", "png")
+        (ROOT / "docs" / f"digits_{draw.__name__}.png").write_bytes(image)
+
+
+if __name__ == "__main__":
+    main()
