@@ -1,4 +1,4 @@
-"""The command line: flags to a config, and everything that can be wrong with them."""
+"""The command line: from flags to a run, and every way in which they can be wrong."""
 
 import difflib
 import sys
@@ -12,100 +12,98 @@ from ml_collections import ConfigDict, config_flags
 from hyperdyn_jax import config as config_lib
 from hyperdyn_jax import loop
 
-OK, BAD_INPUT, DIVERGED = 0, 2, 3  # exit codes
-
-
-def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
-    """Defines --config, with --config.x=y for every setting in it, and --workdir."""
-    config_flags.DEFINE_config_file(
-        "config", None, "Config file, such as configs/digits.py.", flag_values=values
-    )
-    flags.DEFINE_string(
-        "workdir", None, "Run directory; runs/<config.name> if not given.",
-        flag_values=values,
-    )  # fmt: skip
+DONE, BAD_INPUT, DIVERGED = 0, 2, 3  # exit codes
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """Parses the command line, or prints every problem with it and exits with 2."""
-    try:
-        rest = flags.FLAGS(argv)
-        config = flags.FLAGS.config
-    except (flags.Error, AttributeError, LookupError, OSError, SyntaxError) as error:
-        _exit(_problems(argv, error))
-    if rest[1:]:
-        _exit([f"unexpected argument {word!r}; settings are --config.x=y"
-               for word in rest[1:]])  # fmt: skip
-    if config is None:
-        _exit(["--config is missing, for example --config=configs/digits.py"])
-    return rest
+    words = _join_values(argv[1:])
+    if not any(word.lstrip("-").startswith("help") for word in words):
+        problems, good = _check_flags(argv[0], words)
+        if problems:
+            if good is not None:
+                problems += _check_rest(*good)
+            _print(problems)
+            raise SystemExit(BAD_INPUT)
+    return flags.FLAGS(argv)
 
 
 def run(config: ConfigDict, workdir: str | None) -> int:
     """Trains; returns the exit code."""
-    path = Path(workdir or Path("runs", str(config.get("name", "unnamed"))))
+    path = _path(config, workdir)
     try:
         loop.train_and_evaluate(config.to_dict(), path)
     except config_lib.ConfigError as error:
-        _print_problems(error.problems)
+        _print(error.problems)
         return BAD_INPUT
     except loop.DivergedError as error:
-        _print_problems([str(error)])
+        _print([str(error)])
         return DIVERGED
     except KeyboardInterrupt:
         print(f"stopped; the same command goes on from {path}", file=sys.stderr)
-    return OK
+    return DONE
 
 
-def _exit(problems: Sequence[str]) -> None:
-    _print_problems(problems)
-    raise SystemExit(BAD_INPUT)
+def _check_rest(config: ConfigDict, workdir: str | None) -> list[str]:
+    try:
+        loop.check(config.to_dict(), _path(config, workdir))
+    except config_lib.ConfigError as error:
+        return error.problems
+    return []
 
 
-def _print_problems(problems: Sequence[str]) -> None:
+def _path(config: ConfigDict, workdir: str | None) -> Path:
+    return Path(workdir or Path("runs", str(config.get("name", "unnamed"))))
+
+
+def _print(problems: Sequence[str]) -> None:
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
 
 
-def _problems(argv: Sequence[str], error: Exception) -> list[str]:
-    """Every problem, where a parser stops at the first: each flag is tried alone."""
-    words = _join_values(argv[1:])
-    sources = [word for word in words if word.startswith("--config=")]
-    settings = [word for word in words if word.startswith("--config.")]
-    if not sources:
-        return ["--config is missing, for example --config=configs/digits.py"]
-    try:
-        config = _parse([argv[0], sources[-1]])
-    except Exception as broken:  # noqa: BLE001 (the config file is the user's program)
-        return [f"{sources[-1]} cannot be loaded: {str(broken).splitlines()[-1]}"]
+def _check_flags(
+    program: str, words: Sequence[str]
+) -> tuple[list[str], tuple[ConfigDict, str | None] | None]:
+    """Every problem, where a parser stops at the first: each setting is tried alone.
 
-    problems, good = [], [argv[0], sources[-1]]
+    Returns:
+      The problems; and what is left of config and workdir without them, or None.
+    """
+    sources = [word for word in words if word.startswith("--config=")]
+    workdirs = [word for word in words if word.startswith("--workdir=")]
+    settings = [word for word in words if word.startswith("--config.")]
+    problems = [
+        f"{word!r} is no flag; there are --config, --config.x=y and --workdir"
+        for word in words
+        if word not in sources + workdirs + settings
+    ]
+    if not sources:
+        missing = "--config is missing, for example --config=configs/digits.py"
+        return [*problems, missing], None
+    good = [program, sources[-1]]
+    try:
+        config = _parse(good)
+        config.to_dict()  # a file that is not there is not missed before
+    except Exception as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        return [*problems, f"{sources[-1]} cannot be loaded: {reason}"], None
     for word in settings:
         try:
             _parse([*good, word])
             good.append(word)
         except (flags.Error, AttributeError, LookupError, TypeError):
             problems.append(_explain(word, config))
-    others = [word for word in words if word not in sources + settings]
-    known = ("--workdir=", "--help")
-    problems += [
-        f"unknown flag or argument {word!r}; there are --config, --config.x=y, "
-        f"--workdir and --help"
-        for word in others
-        if not word.startswith(known)
-    ]
-    try:
-        config_lib.build(_parse(good).to_dict())
-    except config_lib.ConfigError as more:
-        problems += more.problems
-    return problems or [str(error).splitlines()[-1]]
+    workdir = workdirs[-1].partition("=")[2] if workdirs else None
+    return problems, (_parse(good), workdir)
 
 
 def _join_values(words: Sequence[str]) -> list[str]:
-    """--name value as --name=value."""
+    """--name value as --name=value, and -name as --name."""
     joined: list[str] = []
     for word in words:
-        if joined and not word.startswith("-") and "=" not in joined[-1]:
+        if word.startswith("-") and not word[1:2].isdigit():  # -3 is a value
+            joined.append("--" + word.lstrip("-"))
+        elif joined and "=" not in joined[-1]:
             joined[-1] += f"={word}"
         else:
             joined.append(word)
@@ -122,14 +120,15 @@ def _parse(argv: Sequence[str]) -> ConfigDict:
 def _explain(word: str, config: ConfigDict) -> str:
     """Why a --config.x=y cannot be taken, and what could be."""
     name, _, value = word.partition("=")
-    section: Any = config
+    setting: Any = config
     for part in name.split(".")[1:]:
-        names = list(section) if isinstance(section, ConfigDict) else []
+        names = list(setting) if isinstance(setting, ConfigDict) else []
         if part not in names:
-            close = difflib.get_close_matches(part, names, 1) or names
-            return f"{name} is no setting; did you mean {' or '.join(close)}?"
-        section = section[part]
-    if isinstance(section, ConfigDict):
-        return f"{name} is a section; it has {', '.join(section)}"
-    kind = {bool: "true or false", int: "a whole number", float: "a number"}
-    return f"{name} must be {kind.get(type(section), 'text')}, got {value!r}"
+            close = difflib.get_close_matches(part, names, 1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {names}"
+            return f"{name} is no setting; {hint}"
+        setting = setting[part]
+    if isinstance(setting, ConfigDict):
+        return f"{name} is a section; it has {', '.join(setting)}"
+    kinds = {bool: "true or false", int: "a whole number", float: "a number"}
+    return f"{name} must be {kinds.get(type(setting), 'text')}, got {value!r}"

@@ -1,6 +1,7 @@
 """From a config to checked objects: every problem is found before anything runs."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -70,44 +71,56 @@ def build(config: Config) -> Setup:
     Raises:
       ConfigError: with all problems at once.
     """
-    problems = [problem for name in FIELDS for problem in _check_field(config, name)]
-    if problems:
-        raise ConfigError(problems)
+    problems = {name: line for name in FIELDS if (line := _check_field(config, name))}
 
-    def attempt(where: str, make: Callable[..., Any], *args: Any) -> Any:
+    def make(part: str, function: Callable[..., Any], *needs: str) -> Any:
+        """A part of the run, or None where it or what it needs is wrong."""
+        if any(need in problems for need in needs):
+            return None
         try:
-            return make(*args)
+            return function(config)
         except (ValueError, TypeError) as error:
-            problems.append(f"config.{where}: {error}")
+            problems[part] = f"config.{part}: {error}"
             return None
 
+    for name in set(config) - set(FIELDS) - set(STRATEGIES):
+        problems[name] = f"config.{name} is no setting; there are {', '.join(FIELDS)}"
     axes = {
-        name: attempt(f"search_space.{name}", _axis, config, name)
-        for name in config["search_space"]
+        name: make(
+            f"search_space.{name}", functools.partial(_axis, name=name), "optimizer"
+        )
+        or space.Uniform(0, 1)  # stands in, so that the strategy can be checked too
+        for name in _names(config)
     }
-    # Without its axes a strategy has nothing to say; they have said what is wrong.
-    tuner = None
-    if None not in axes.values():
-        tuner = attempt("strategy", _strategy, config, axes)
-    optimizer = attempt("optimizer", _optimizer, config["optimizer"])
-    dataset = attempt("dataset", _dataset, config)
-    model = attempt("model", _model, config["model"], getattr(dataset, "classes", 1))
+    optimizer = make("optimizer", _optimizer, "optimizer")
+    strategy = make("strategy", functools.partial(_strategy, axes=axes), *_TUNING)
+    dataset = make("dataset", _dataset, *_DATA)
+    model = make("model", functools.partial(_model, dataset=dataset), "model")
     if problems:
-        raise ConfigError(problems)
-    return Setup(config["epochs"], config["seed"], tuner, model, optimizer, dataset)
+        raise ConfigError(list(problems.values()))
+    return Setup(config["epochs"], config["seed"], strategy, model, optimizer, dataset)
 
 
-def _check_field(config: Config, name: str) -> list[str]:
+_TUNING = ("strategy", "search_space")
+_DATA = ("dataset", "batch_size", "eval_batch_size", "seed", "shift")
+
+
+def _names(config: Config) -> list[str]:
+    space = config.get("search_space")
+    return list(space) if isinstance(space, Mapping) else []
+
+
+def _check_field(config: Config, name: str) -> str | None:
     kind, least = FIELDS[name]
     if name not in config:
-        return [f"config.{name} is missing"]
+        return f"config.{name} is missing"
     value = config[name]
     if not isinstance(value, kind) or isinstance(value, bool):
         wanted = {str: "text", int: "a whole number", Mapping: "a section"}[kind]
-        return [f"config.{name} must be {wanted}, got {value!r}"]
+        return f"config.{name} must be {wanted}, got {value!r}"
     if kind is int and value < least:
-        return [f"config.{name} must be >= {least}, got {value}"]
-    return []
+        return f"config.{name} must be >= {least}, got {value}"
+    return None
 
 
 def _axis(config: Config, name: str) -> space.Axis:
@@ -132,8 +145,8 @@ def _strategy(config: Config, axes: Mapping[str, space.Axis]) -> types.Strategy:
     return make(space.SearchSpace(**axes), **config.get(name, {}))
 
 
-def _optimizer(section: Config) -> optax.GradientTransformation:
-    settings = dict(section)
+def _optimizer(config: Config) -> optax.GradientTransformation:
+    settings = dict(config["optimizer"])
     name, decay_all = settings.pop("name", None), settings.pop("decay_all", False)
     for hyperparameter, value in settings.items():
         optimizers.check_hyperparameter(hyperparameter, value)
@@ -153,10 +166,11 @@ def _dataset(config: Config) -> data.Dataset:
     )
 
 
-def _model(section: Config, classes: int) -> nn.Module:
-    settings = dict(section)
+def _model(config: Config, dataset: data.Dataset | None) -> nn.Module:
+    settings = dict(config["model"])
     make = _choose("name", settings.pop("name", None), models.MODELS)
     dtype = _choose("dtype", settings.pop("dtype", "float32"), DTYPES)
+    classes = dataset.classes if dataset else 1  # its own problem is told already
     return make(classes, dtype=dtype, axis_name=training.AXIS, **settings)
 
 

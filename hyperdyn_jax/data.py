@@ -162,10 +162,10 @@ def digits() -> dict[str, Any]:
     # Pixels are 0..16 there; 0..240 here.
     images = (images * 15).astype(np.uint8).reshape(-1, 8, 8, 1)
     labels = labels.astype(np.int32)
-    order = np.random.RandomState(0).permutation(len(labels))  # noqa: NPY002 (frozen)
+    order = np.random.RandomState(0).permutation(len(labels))
     parts = np.split(order, [1280, 1537])
     train, validation, test = (Split(images[i], labels[i]) for i in parts)
-    return dict(train=train, validation=validation, test=test, classes=10)
+    return {"train": train, "validation": validation, "test": test, "classes": 10}
 
 
 DATASETS: dict[str, Callable[[], dict[str, Any]]] = {"digits": digits}

@@ -49,9 +49,8 @@ class Display:
           images: trained a second, every branch counted.
         """
         decision = rows["decisions"]
-        number = (
-            f"epoch {decision['epoch'] + 1:>{len(str(self._epochs))}}/{self._epochs}"
-        )
+        last = str(self._epochs - 1)
+        number = f"epoch {decision['epoch']:>{len(last)}}/{last}"
         if "metrics" not in rows:
             tried = ", ".join(map(_setting, decision["trials"]))
             self.say(f"{number}  every branch diverged at {tried}; trying others")
@@ -66,7 +65,8 @@ class Display:
             f"  {images:,.0f} img/s  ETA {_clock(left)}"
         )
         if self._status is not None:
-            self._status.update(f"epoch {decision['epoch'] + 2}/{self._epochs}")
+            following = min(decision["epoch"] + 1, self._epochs - 1)
+            self._status.update(f"epoch {following}/{last}")
 
     def summary(self, metrics: Sequence[Row], page: Path) -> None:
         """The closing lines of a finished run."""
@@ -94,9 +94,10 @@ def why(decision: Row) -> str:
     mean, stddev = decision["posterior_mean"][-1], decision["posterior_stddev"][-1]
     score = decision["scores"][-1]
     gain = f"{score - decision['score_before']:+.1f}" if _known(score) else "diverged"
+    challenger = _setting(decision["trials"][-1])
     return (
-        f"{text} (keep p {probability:.2f}; challenger {_setting(decision['trials'][-1])}"
-        f" expected {mean:+.1f} ± {stddev:.1f}, got {gain})"
+        f"{text} (keep p {probability:.2f}; challenger {challenger} "
+        f"expected {mean:+.1f} ± {stddev:.1f}, got {gain})"
     )
 
 

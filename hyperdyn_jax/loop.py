@@ -1,4 +1,4 @@
-"""The story of a run: ask, train every branch, score, tell, go on with the chosen one."""
+"""The story of a run: ask, train every branch, score them, tell, go on with one."""
 
 import time
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from hyperdyn_jax import config as config_lib
-from hyperdyn_jax import report
+from hyperdyn_jax import report, rundir
 from hyperdyn_jax.display import Display
 from hyperdyn_jax.hyperdyn import key_data
 from hyperdyn_jax.rundir import RunDirectory
@@ -71,7 +71,7 @@ def train_and_evaluate(
       ConfigError: with every problem of config and workdir; no file was changed.
       DivergedError: no setting could be found that trains with finite numbers.
     """
-    setup = config_lib.build(config)
+    setup = check(config, Path(workdir))
     display = display or Display(setup.epochs)
     with RunDirectory(Path(workdir), config) as directory:
         if directory.epochs_done() >= setup.epochs:
@@ -84,6 +84,18 @@ def train_and_evaluate(
     return directory.rows["metrics"]
 
 
+def check(config: Mapping[str, Any], workdir: Path) -> config_lib.Setup:
+    """The parts of the run, if there is no problem with config and workdir."""
+    problems = rundir.problems(workdir, config)
+    try:
+        setup = config_lib.build(config)
+    except config_lib.ConfigError as error:
+        problems = error.problems + problems
+    if problems:
+        raise config_lib.ConfigError(problems)
+    return setup
+
+
 def run_to_end(
     setup: config_lib.Setup, directory: RunDirectory, display: Display
 ) -> None:
@@ -92,7 +104,7 @@ def run_to_end(
     with display.working("compiling"):
         run = resume(start(setup, trainer), trainer, directory)
         if run.epoch:
-            display.say(f"resuming {directory.path} after epoch {run.epoch}")
+            display.say(f"resuming {directory.path} at epoch {run.epoch}")
         while run.epoch < setup.epochs:
             run = advance(setup, trainer, run, directory, display)
 

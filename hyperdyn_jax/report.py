@@ -354,7 +354,8 @@ def cost(runs: Sequence[Run]) -> Figure:
 FIGURES = (accuracy, hyperparameters, gains, cost)
 
 
-def _render(draw: Callable, runs: Sequence[Run], theme: str, form: str) -> bytes:
+def render(draw: Callable, runs: Sequence[Run], theme: str, form: str) -> bytes:
+    """Draws one of `FIGURES` in a theme, 'light' or 'dark', as 'png' or 'svg'."""
     ink, grid, *colors = THEMES[theme].split()
     inked = "text.color axes.labelcolor axes.edgecolor xtick.color ytick.color"
     style = dict.fromkeys(inked.split(), ink)
@@ -440,7 +441,7 @@ FIGURE = Template("""<h2>$title</h2>
 
 def _figure(draw: Callable, runs: Sequence[Run]) -> str:
     images = {
-        theme: base64.b64encode(_render(draw, runs, theme, "svg")).decode()
+        theme: base64.b64encode(render(draw, runs, theme, "svg")).decode()
         for theme in THEMES
     }
     caption, title = " ".join((draw.__doc__ or "").split()), draw.__name__.capitalize()
@@ -513,7 +514,7 @@ def write_report(paths: Sequence[str | Path], output: str | Path | None = None) 
     folder = Path(output or (runs[0].path if len(runs) == 1 else "report"))
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     for draw in FIGURES:
-        image = _render(draw, runs, "light", "png")
+        image = render(draw, runs, "light", "png")
         (folder / "figures" / f"{draw.__name__}.png").write_bytes(image)
     page = PAGE.substitute(
         title=html.escape(" · ".join(run.label for run in runs)),

@@ -35,7 +35,7 @@ class RunDirectory:
 
     def __init__(self, path: Path, config: Row):
         self.path = path
-        _claim(path, json.loads(dump(config)))
+        _claim(path, config)
         self.rows: dict[str, list[Row]] = {log: [] for log in LOGS}
         self.checkpoints = Checkpoints(path / "checkpoints")
         self._facts = self.checkpoints.latest()
@@ -99,29 +99,36 @@ class RunDirectory:
         self._board.flush()
 
 
-def _claim(path: Path, config: Row) -> None:
-    """Makes the directory this config's, or says why it cannot be."""
+def problems(path: Path, config: Row) -> list[str]:
+    """Why a directory cannot be the run directory of a config; changes nothing."""
     file, where = path / "config.json", f"--workdir={path}"
+    first = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not (first.is_dir() and os.access(first, os.W_OK | os.X_OK)):
+        return [f"{where} cannot be written: {first} is no writable folder"]
+    if not file.exists():
+        rows = [f"{log}.jsonl" for log in LOGS if (path / f"{log}.jsonl").exists()]
+        return [f"{where} holds {name} but no {file.name}" for name in rows]
     try:
-        if file.exists():
-            there = json.loads(file.read_text())
-        elif path.is_dir() and any((path / f"{log}.jsonl").exists() for log in LOGS):
-            raise ConfigError([f"{where} has rows but no config.json; choose another"])
-        else:
-            there = config
-            path.mkdir(parents=True, exist_ok=True)
-        if changes := differences(there, config):
-            raise ConfigError(
-                [
-                    f"{where} holds a run of another config; choose another directory,"
-                    f" or the same settings: {'; '.join(changes)}"
-                ]
-            )
-        replace_bytes(file, (dump(config, indent=2) + "\n").encode())
+        there = json.loads(file.read_text())
+    except ValueError as error:
+        return [f"{where}: {file.name} is damaged: {error}"]
+    changes = "; ".join(differences(there, json.loads(dump(config))))
+    advice = "choose another directory, or the same settings"
+    message = f"{where} holds a run of another config; {advice}: {changes}"
+    return [message] if changes else []
+
+
+def _claim(path: Path, config: Row) -> None:
+    """Makes the directory this config's."""
+    if found := problems(path, config):
+        raise ConfigError(found)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        content = dump(config, indent=2) + "\n"
+        replace_bytes(path / "config.json", content.encode())
     except OSError as error:
-        raise ConfigError([f"{where} cannot be written: {error.strerror}"]) from None
-    except json.JSONDecodeError as error:
-        raise ConfigError([f"{file} is damaged: {error}"]) from None
+        message = f"--workdir={path} cannot be written: {error.strerror}"
+        raise ConfigError([message]) from None
 
 
 def dump(value: Any, indent: int | None = None) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from hyperdyn_jax import optimizers
-from hyperdyn_jax.data import Batch, Dataset, Split
+from hyperdyn_jax.data import Batch, Dataset
 
 AXIS = (
     "batch"  # of the devices: gradients and BatchNorm statistics are averaged over it

@@ -76,7 +76,7 @@ def test_images_are_normalised_by_the_training_split():
 
 
 def test_augmentation_is_for_training_only():
-    source = dataset(augment=lambda key, image: image + 1.0)
+    source = dataset(augment=lambda _, image: image + 1.0)
     keys = jax.random.split(jax.random.key(0), 2)
     raw = source.load(source.resident("train"), np.arange(2), None).images
     changed = source.load(source.resident("train"), np.arange(2), keys).images

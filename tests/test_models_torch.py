@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from networks import flat, normal, predict, shapes_of, train_forward
 
 from hyperdyn_jax.models import CifarResNet, ResNet
 

@@ -93,7 +93,7 @@ def test_setting_never_compiles_the_step_again(name, value, compilations):
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match=r"one of .*'adam', 'plain_sgd', 'sgd'.*'rms'"):
         optimizers.create_optimizer("rms", {})
-    with pytest.raises(ValueError, match="needs .*'momentum'.*got .*'b1'"):
+    with pytest.raises(ValueError, match=r"needs .*'momentum'.*got .*'b1'"):
         optimizers.create_optimizer("sgd", {"learning_rate": 0.1, "b1": 0.9})
     state = optimizers.create_optimizer("plain_sgd", HPARAMS["plain_sgd"]).init(PARAMS)
     with pytest.raises(ValueError, match="no hyperparameter momentum; it has learn"):

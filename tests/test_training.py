@@ -69,7 +69,7 @@ def test_1797_examples_are_counted_as_1797(digits, devices):
     assert (counts, sum(counts)) == ([1280, 257, 260], 1797)
 
 
-def test_step_is_a_plain_gradient_step(digits, trainer):
+def test_step_is_a_plain_gradient_step(trainer):
     begin = trainer.init(jax.random.key(0))
     (state,), losses = trainer.train([begin], [FAST], 1, KEY)
 

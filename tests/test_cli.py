@@ -1,0 +1,197 @@
+"""Bad input: every problem at once, a line each, before anything is made or changed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hyperdyn_jax import cli, config, loop, rundir
+
+ROOT = Path(__file__).resolve().parents[1]
+DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
+
+
+def problems(capsys, *words):
+    """What the command line is told, and nothing else happens."""
+    with pytest.raises(SystemExit) as stop:
+        cli.parse_flags(["train.py", *words])
+    assert stop.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    assert all(line.startswith("error: ") for line in lines)
+    return [line.removeprefix("error: ") for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("--config.epoch=3", "--config.epoch is no setting; did you mean epochs?"),
+        ("--config.hyperdyn.windw=3", "--config.hyperdyn.windw is no setting; did you mean window?"),
+        ("--config.zz.y=3", "--config.zz.y is no setting; there are ['batch_size', 'dataset'"),
+        ("--config.epochs=3.5", "--config.epochs must be a whole number, got '3.5'"),
+        ("--config.epochs=many", "--config.epochs must be a whole number, got 'many'"),
+        ("--config.hyperdyn.beta=x", "--config.hyperdyn.beta must be a number, got 'x'"),
+        ("--config.optimizer.decay_all=7", "--config.optimizer.decay_all must be true or false, got '7'"),
+        ("--config.hyperdyn=3", "--config.hyperdyn is a section; it has alpha"),
+        ("--epochs=3", "'--epochs=3' is no flag; there are --config, --config.x=y"),
+        ("digits", "'digits' is no flag"),
+    ],
+)  # fmt: skip
+def test_flags_that_are_wrong_say_what_would_be_right(capsys, tmp_path, word, message):
+    (line,) = problems(capsys, DIGITS, f"--workdir={tmp_path / 'new'}", word)
+    assert line.startswith(message)
+    assert not (tmp_path / "new").exists()
+
+
+def test_config_files_that_cannot_be_loaded(capsys, tmp_path):
+    (line,) = problems(capsys)
+    assert line == "--config is missing, for example --config=configs/digits.py"
+    (line,) = problems(capsys, f"--config={tmp_path / 'none.py'}")
+    assert line.startswith(f"--config={tmp_path / 'none.py'} cannot be loaded: ")
+    assert "No such file" in line
+    (tmp_path / "broken.py").write_text("def get_config(:\n")
+    (line,) = problems(capsys, f"--config={tmp_path / 'broken.py'}", "--config.x=1")
+    assert "cannot be loaded: invalid syntax" in line
+    (line,) = problems(capsys, f"{DIGITS}:adagrad")
+    assert "must be one of ['adam', 'plain_sgd', 'sgd'], got 'adagrad'" in line
+
+
+def test_all_problems_are_told_at_once(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    lines = problems(
+        capsys,
+        DIGITS,
+        "--config.optimizr.name=sgd",
+        "--config.seed=x",
+        "--config.epochs=0",
+        "--config.batch_size",
+        "-3",
+        "--config.search_space.learning_rate.low=2",
+        "--config.optimizer.momentum=1.0",
+        "--config.hyperdyn.window=0",
+        "--config.model.depth=9",
+        f"--workdir={tmp_path / 'file'}",
+    )
+    assert [line.split(" ", 1)[0].rstrip(":") for line in lines] == [
+        "--config.optimizr.name",
+        "--config.seed",
+        "config.epochs",
+        "config.batch_size",
+        "config.search_space.learning_rate",
+        "config.optimizer",
+        "config.strategy",
+        "config.model",
+        f"--workdir={tmp_path / 'file'}",
+    ]
+
+
+def settings(**changes):
+    """The digits config with settings replaced; a name a__b is b in the section a."""
+    namespace = {}
+    exec((ROOT / "configs" / "digits.py").read_text(), namespace)
+    content = namespace["get_config"]().to_dict()
+    for name, value in changes.items():
+        *sections, last = name.split("__")
+        place = content
+        for section in sections:
+            place = place[section]
+        if value is None:
+            del place[last]
+        else:
+            place[last] = value
+    return content
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "config.epochs must be >= 1, got 0"),
+        ({"epochs": "3"}, "config.epochs must be a whole number, got '3'"),
+        ({"epochs": True}, "config.epochs must be a whole number, got True"),
+        ({"seed": -1}, "config.seed must be >= 0, got -1"),
+        ({"batch_size": 12}, "config.dataset: batch_size must be a positive multiple of the number of devices, got 12 for 8 devices"),
+        ({"batch_size": 1288}, "config.dataset: batch_size must be at most the number of training examples, got 1288 for 1280 examples"),
+        ({"eval_batch_size": 3}, "config.dataset: eval_batch_size must be a positive multiple of the number of devices, got 3 for 8 devices"),
+        ({"dataset": "mnist"}, "config.dataset: dataset must be one of ['digits'], got 'mnist'"),
+        ({"strategy": "magic"}, "config.strategy: strategy must be one of "),
+        ({"model__depth": 9}, "config.model: depth must be 6 n + 2"),
+        ({"model__name": "vgg"}, "config.model: name must be one of ['cifar_resnet', 'resnet'], got 'vgg'"),
+        ({"optimizer__name": "rms"}, "config.optimizer: optimizer must be one of ['adam', 'plain_sgd', 'sgd'], got 'rms'"),
+        ({"optimizer__momentum": 1.0}, "config.optimizer: momentum must be a number >= 0 and < 1, got 1.0"),
+        ({"optimizer__learning_rate": -1.0}, "config.optimizer: learning_rate must be a number >= 0 and finite, got -1.0"),
+        ({"optimizer__weight_decay": None}, "config.optimizer: optimizer 'sgd' needs ['learning_rate', 'momentum', 'weight_decay'], got ['learning_rate', 'momentum']"),
+        ({"search_space__learning_rate__low": -0.1}, "config.search_space.learning_rate: LogUniform needs low > 0"),
+        ({"search_space__learning_rate__low": 1.0}, "config.search_space.learning_rate: LogUniform bounds are reversed: low=1.0 > high=0.5"),
+        ({"search_space__learning_rate__kind": "normal"}, "config.search_space.learning_rate: kind must be one of ['log_complement', 'log_uniform', 'uniform'], got 'normal'"),
+        ({"search_space__momentum__high": 1.0}, "config.search_space.momentum: LogComplement needs high < 1"),
+        ({"search_space__b1": {"kind": "uniform", "low": 0.0, "high": 0.9}}, "config.search_space.b1: optimizer 'sgd' has no such hyperparameter; it has learning_rate, momentum, weight_decay"),
+        ({"search_space": {}}, "config.strategy: SearchSpace needs at least one axis"),
+        ({"hyperdyn__temperature": 0.0}, "config.strategy: temperature must be > 0 and finite, got 0.0"),
+        ({"hyperdyn__kernel": "linear"}, "config.strategy: kernel must be one of ['matern32', 'matern52', 'rbf'], got 'linear'"),
+        ({"eval_batch_size": None}, "config.eval_batch_size is missing"),
+        ({"eval_batchsize": 3}, "config.eval_batchsize is no setting; there are name, seed"),
+    ],
+)  # fmt: skip
+def test_settings_that_are_wrong_say_what_would_be_right(changes, message):
+    with pytest.raises(config.ConfigError) as caught:
+        config.build(settings(**changes))
+    (line,) = caught.value.problems
+    assert line.startswith(message)
+    assert "\n" not in line
+
+
+def test_the_config_itself_has_no_problem():
+    setup = config.build(settings())
+    assert setup.epochs == 20
+    assert set(setup.tuner.space) == {"learning_rate", "momentum"}
+
+
+def test_a_directory_of_another_config_is_left_alone(tmp_path):
+    (tmp_path / "config.json").write_text(rundir.dump(settings()))
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(config.ConfigError) as caught:
+        loop.train_and_evaluate(settings(epochs=3, optimizer__momentum=0.5), tmp_path)
+    (line,) = caught.value.problems
+    assert "holds a run of another config" in line
+    assert "config.epochs is 3 here, 20 there" in line
+    assert "config.optimizer.momentum is 0.5 here, 0.9 there" in line
+    assert json.loads((tmp_path / "config.json").read_text()) == settings()
+    assert (tmp_path / "metrics.jsonl").read_text() == "{}\n"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"config.json": "{"}, "config.json is damaged: Expecting property name"),
+        ({"metrics.jsonl": "{}"}, "holds metrics.jsonl but no config.json"),
+    ],
+)
+def test_directories_that_are_no_run_are_left_alone(tmp_path, files, message):
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    (line,) = rundir.problems(tmp_path, settings())
+    assert message in line
+    assert {f.name: f.read_text() for f in tmp_path.iterdir()} == files
+
+
+def test_a_directory_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    (line,) = rundir.problems(tmp_path / "file" / "run", settings())
+    assert line.startswith(f"--workdir={tmp_path / 'file' / 'run'} cannot be written")
+
+
+def test_the_command_exits_with_2_and_no_traceback(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), DIGITS, "--config.epochs=-1"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: config.epochs must be >= 1, got -1\n"
+    assert list(tmp_path.iterdir()) == []

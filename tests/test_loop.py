@@ -1,0 +1,214 @@
+"""Whole runs of the real command: what they write, and how they stop and go on."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from hyperdyn_jax import schedule
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = ["--config.model.width=2", "--config.epochs=10", "--config.batch_size=128"]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """One device, and a cache that saves most of the compilation of later runs."""
+    cache = str(tmp_path_factory.mktemp("compiled"))
+    return {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {
+        "JAX_COMPILATION_CACHE_DIR": cache,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
+def command(workdir, *flags):
+    config = ROOT / "configs" / "digits.py"
+    program = [sys.executable, str(ROOT / "train.py")]
+    return [*program, f"--config={config}", f"--workdir={workdir}", *SMALL, *flags]
+
+
+def run(environment, workdir, *flags):
+    return subprocess.run(
+        command(workdir, *flags), env=environment, capture_output=True, text=True
+    )
+
+
+def rows(workdir, log):
+    lines = (workdir / f"{log}.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def final_arrays(workdir):
+    folders = [f for f in (workdir / "checkpoints").iterdir() if f.name.isdigit()]
+    newest = max(folders, key=lambda folder: int(folder.name))
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(newest / "arrays")
+
+
+@pytest.fixture(scope="module")
+def finished(environment, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    done = run(environment, workdir)
+    assert done.returncode == 0, done.stderr
+    return workdir, done
+
+
+def test_rows_tell_the_whole_run(finished):
+    workdir, _ = finished
+    metrics, decisions = rows(workdir, "metrics"), rows(workdir, "decisions")
+    assert [row["epoch"] for row in metrics] == list(range(10))
+    assert [row["epoch"] for row in decisions] == list(range(10))
+    # Ten steps an epoch; five trials at the random start and two in each epoch after.
+    assert [row["step"] for row in metrics] == list(range(10, 101, 10))
+    assert [row["total_steps"] for row in metrics] == list(range(50, 231, 20))
+    assert [row["extra_steps"] for row in decisions] == [40] + [10] * 9
+    assert "test_accuracy" in metrics[-1]
+    assert not any("test_accuracy" in row for row in metrics[:-1])
+    for metric, decision in zip(metrics, decisions, strict=True):
+        branch = decision["branch"]
+        assert metric["hyperparams"] == decision["trials"][branch]
+        assert metric["validation_accuracy"] == pytest.approx(
+            decision["scores"][branch]
+        )
+    for before, decision in zip(metrics, decisions[1:], strict=False):
+        assert decision["trials"][0] == before["hyperparams"]
+        assert decision["score_before"] == before["validation_accuracy"]
+
+
+def test_directory_has_everything(finished):
+    workdir, _ = finished
+    names = {path.name for path in workdir.iterdir()}
+    assert names == {
+        "config.json", "metrics.jsonl", "decisions.jsonl", "schedule.json",
+        "checkpoints", "tensorboard", "report.html", "figures",
+    }  # fmt: skip
+    assert json.loads((workdir / "config.json").read_text())["epochs"] == 10
+    assert any((workdir / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_lines_say_what_happened_and_why(finished):
+    workdir, done = finished
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    epochs = [line for line in lines if line.startswith("epoch")]
+    assert lines[0].startswith("compiling")
+    assert len(epochs) == 10
+    assert "best of 5" in epochs[0]
+    for line in epochs[1:]:
+        assert re.search(
+            r"loss \d.*validation [\d.]+%.* lr \S+ momentum \S+ .*(kept|switched) "
+            r"\(keep p \S+; challenger .* expected \S+ ± \S+, got \S+\).* img/s  ETA",
+            line,
+        )
+    assert "100 accepted steps, 230 total steps with every trial (+130%)" in lines
+    assert lines[-1] == str(workdir / "report.html")
+
+
+def test_schedule_replays_the_accepted_path(finished):
+    workdir, _ = finished
+    schedules = schedule.load_schedule(workdir)
+    for row in rows(workdir, "metrics"):
+        for name, value in row["hyperparams"].items():
+            for step in (row["step"] - 10, row["step"] - 1):
+                assert float(schedules[name](step)) == np.float32(value)
+
+
+def test_a_finished_run_says_so_and_stays_as_it_is(finished, environment):
+    workdir, _ = finished
+    before = {log: (workdir / log).read_bytes() for log in
+              ("metrics.jsonl", "decisions.jsonl", "config.json")}  # fmt: skip
+    done = run(environment, workdir)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "finished already" in done.stdout
+    assert {log: (workdir / log).read_bytes() for log in before} == before
+
+
+def test_killed_runs_end_as_if_they_had_not_been(finished, environment, tmp_path):
+    workdir = tmp_path / "killed"
+    for epoch in (1, 4, 8):  # and it dies in the one after it
+        process = subprocess.Popen(
+            command(workdir), env=environment, stdout=subprocess.PIPE, text=True
+        )
+        for line in process.stdout:
+            if line.startswith(f"epoch {epoch}/"):
+                break
+        time.sleep(0.05)  # into the epoch after it
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    done = run(environment, workdir)
+    assert done.returncode == 0, done.stderr
+    assert "resuming" in done.stdout
+
+    whole, _ = finished
+    assert rows(workdir, "decisions") == rows(whole, "decisions")
+    for mine, other in zip(
+        rows(workdir, "metrics"), rows(whole, "metrics"), strict=True
+    ):
+        assert mine | {"seconds": None} == other | {"seconds": None}
+    mine, other = final_arrays(workdir), final_arrays(whole)
+    compare(mine, other)
+
+
+def compare(mine, other):
+    """Equal to the bit, wherever in a tree of dicts and lists."""
+    if isinstance(mine, dict):
+        assert set(mine) == set(other)
+        for key in mine:
+            compare(mine[key], other[key])
+    elif isinstance(mine, list | tuple):
+        for a, b in zip(mine, other, strict=True):
+            compare(a, b)
+    elif mine is not None:
+        np.testing.assert_array_equal(np.asarray(mine), np.asarray(other))
+        assert np.asarray(mine).dtype == np.asarray(other).dtype
+
+
+def test_the_same_seed_gives_the_same_run_and_another_another(
+    finished, environment, tmp_path
+):
+    again, other = tmp_path / "again", tmp_path / "other"
+    run(environment, again, "--config.epochs=2")
+    run(environment, other, "--config.epochs=2", "--config.seed=1")
+    whole = rows(finished[0], "decisions")[:2]
+    assert rows(again, "decisions") == whole
+    assert rows(other, "decisions") != whole
+
+
+def test_a_diverging_branch_is_recorded_and_never_chosen(environment, tmp_path):
+    done = run(
+        environment,
+        tmp_path / "run",
+        "--config.epochs=6",
+        "--config.search_space.learning_rate.high=1000000.0",
+        "--config.search_space.momentum.high=0.99",
+    )
+    assert done.returncode == 0, done.stderr
+    decisions = rows(tmp_path / "run", "decisions")
+    assert any(None in row["scores"] for row in decisions)
+    for row in decisions:
+        assert row["branch"] < 0 or row["scores"][row["branch"]] is not None
+    metrics = rows(tmp_path / "run", "metrics")
+    assert [row["epoch"] for row in metrics] == list(range(6))
+    assert all(np.isfinite(row["train_loss"]) for row in metrics)
+
+
+def test_a_run_in_which_everything_diverges_stops_with_its_cause(environment, tmp_path):
+    done = run(
+        environment,
+        tmp_path / "run",
+        "--config.search_space.learning_rate.low=1e30",
+        "--config.search_space.learning_rate.high=1e32",
+    )
+    assert done.returncode == 3
+    assert done.stderr.startswith("error: every branch of epoch 0 ended with numbers")
+    assert done.stderr.count("\n") == 1
+    assert [row["branch"] for row in rows(tmp_path / "run", "decisions")] == [-1] * 3
