@@ -1,21 +1,29 @@
 """Trains a network while its hyperparameters are tuned.
 
-python train.py --config=configs/digits.py
-python train.py --config=configs/digits.py --config.epochs=10 --workdir=runs/short
+    python train.py --config=configs/digits.py
+    python train.py --config=configs/digits.py --config.epochs=10 --workdir=runs/short
+
+The same command again goes on with a run that was stopped.
 """
 
 import sys
 
 from absl import app, flags, logging
+from ml_collections import config_flags
 
 from hyperdyn_jax import cli
 
-cli.define_flags()
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file; --config.x=y changes a setting in it."
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Run directory; runs/<config.name> by default."
+)
 
 
 def main(_: list[str]) -> int:
     logging.set_verbosity(logging.ERROR)  # what Orbax tells is for its developers
-    return cli.run(flags.FLAGS.config, flags.FLAGS.workdir)
+    return cli.run(CONFIG.value, WORKDIR.value)
 
 
 if __name__ == "__main__":

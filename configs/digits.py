@@ -25,6 +25,10 @@ OPTIMIZERS = {
 
 def get_config(optimizer: str = "sgd") -> ConfigDict:
     """The settings; hyperparameters in the search space start from its random start."""
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(
+            f"the optimizer must be one of {sorted(OPTIMIZERS)}, got {optimizer!r}"
+        )
     hparams = OPTIMIZERS[optimizer]
     return ConfigDict(
         {

@@ -7,6 +7,7 @@ from hyperdyn_jax.acquisition import (
 from hyperdyn_jax.gp import TimeKernel as TimeKernel
 from hyperdyn_jax.hyperdyn import Hyperdyn as Hyperdyn
 from hyperdyn_jax.hyperdyn import HyperdynState as HyperdynState
+from hyperdyn_jax.schedule import load_schedule as load_schedule
 from hyperdyn_jax.space import LogComplement as LogComplement
 from hyperdyn_jax.space import LogUniform as LogUniform
 from hyperdyn_jax.space import SearchSpace as SearchSpace

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from hyperdyn_jax import data, models, optimizers, space, training, types
-from hyperdyn_jax.hyperdyn import Hyperdyn
+from hyperdyn_jax.strategies import STRATEGIES, Context
 
 Config = Mapping[str, Any]
 
@@ -19,11 +19,6 @@ AXES: dict[str, Callable[..., space.Axis]] = {
     "uniform": space.Uniform,
     "log_uniform": space.LogUniform,
     "log_complement": space.LogComplement,
-}
-
-# The config's section of a strategy's own name holds its settings.
-STRATEGIES: dict[str, Callable[..., types.Strategy]] = {
-    "hyperdyn": Hyperdyn,
 }
 
 # What every config has: its type and, of numbers, the least that makes sense.
@@ -52,9 +47,13 @@ class ConfigError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """The parts of a run, made from one config."""
+    """The parts of a run, made from one config.
+
+    steps: optimizer steps of the accepted path.
+    """
 
     epochs: int
+    steps: int
     seed: int
     tuner: types.Strategy
     model: nn.Module
@@ -98,10 +97,13 @@ def build(config: Config) -> Setup:
     model = make("model", functools.partial(_model, dataset=dataset), "model")
     if problems:
         raise ConfigError(list(problems.values()))
-    return Setup(config["epochs"], config["seed"], strategy, model, optimizer, dataset)
+    steps = config["epochs"] * dataset.steps_per_epoch
+    return Setup(
+        config["epochs"], steps, config["seed"], strategy, model, optimizer, dataset
+    )
 
 
-_TUNING = ("strategy", "search_space")
+_TUNING = ("strategy", "search_space", "epochs", "batch_size")
 _DATA = ("dataset", "batch_size", "eval_batch_size", "seed", "shift")
 
 
@@ -142,7 +144,17 @@ def _axis(config: Config, name: str) -> space.Axis:
 def _strategy(config: Config, axes: Mapping[str, space.Axis]) -> types.Strategy:
     name = config["strategy"]
     make = _choose("strategy", name, STRATEGIES)
-    return make(space.SearchSpace(**axes), **config.get(name, {}))
+    base = {axis: config["optimizer"].get(axis, 0.0) for axis in axes}
+    return make(
+        Context(
+            space=space.SearchSpace(**axes),
+            base=base,
+            epochs=config["epochs"],
+            batch_size=config["batch_size"],
+            settings=config.get(name, {}),
+            hyperdyn=config.get("hyperdyn", {}),
+        )
+    )
 
 
 def _optimizer(config: Config) -> optax.GradientTransformation:

@@ -14,7 +14,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -96,6 +96,7 @@ class Hyperdyn:
     candidates: int = 512
     starts: int = 4
     ascent_steps: int = 20
+    metric: ClassVar[str] = "accuracy"
 
     def __post_init__(self) -> None:
         if not isinstance(self.space, SearchSpace):

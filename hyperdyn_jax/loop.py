@@ -14,7 +14,7 @@ from hyperdyn_jax.display import Display
 from hyperdyn_jax.hyperdyn import key_data
 from hyperdyn_jax.rundir import RunDirectory
 from hyperdyn_jax.training import Evaluation, Trainer, TrainState
-from hyperdyn_jax.types import Decision, Trials
+from hyperdyn_jax.types import Decision, Strategy, Trials
 
 ATTEMPTS = 3  # at one epoch, before a run in which everything diverges gives up
 
@@ -29,8 +29,9 @@ class Run(NamedTuple):
     held: states of the network that trials start from; the first is the run itself.
     tuner: the tuner's state.
     key: u32[...], raw PRNG key of the augmentation.
-    score: of the run on validation data, percentage points.
-    epoch: accepted epochs so far. attempts: failed ones at this epoch.
+    score: of the run on validation data, as the tuner measures it.
+    epoch: decisions so far that took the run on, one an epoch for most tuners.
+    attempts: decisions since then in which every branch diverged.
     step, total_steps: optimizer steps on the accepted path, and with every trial.
     """
 
@@ -74,7 +75,7 @@ def train_and_evaluate(
     setup = check(config, Path(workdir))
     display = display or Display(setup.epochs)
     with RunDirectory(Path(workdir), config) as directory:
-        if directory.epochs_done() >= setup.epochs:
+        if directory.steps_done() >= setup.steps:
             directory.resume()
             display.say(f"{workdir} is finished already; nothing to do")
         else:
@@ -105,7 +106,7 @@ def run_to_end(
         run = resume(start(setup, trainer), trainer, directory)
         if run.epoch:
             display.say(f"resuming {directory.path} at epoch {run.epoch}")
-        while run.epoch < setup.epochs:
+        while run.step < setup.steps:
             run = advance(setup, trainer, run, directory, display)
 
 
@@ -113,7 +114,7 @@ def start(setup: config_lib.Setup, trainer: Trainer) -> Run:
     """A run that has not begun: w0, scored."""
     weights, tuner, augmentation = jax.random.split(jax.random.key(setup.seed), 3)
     state = trainer.init(weights)
-    score = trainer.evaluate(state, "validation").accuracy
+    score = score_of(setup.tuner, trainer.evaluate(state, "validation"))
     tuner_state = setup.tuner.init(tuner, score)
     return Run([state], tuner_state, key_data(augmentation), score)
 
@@ -128,17 +129,19 @@ def advance(
     """One decision: an epoch of Algorithm 4, or the random start."""
     began = time.perf_counter()
     trials = setup.tuner.ask(run.tuner)
-    branches = try_out(trainer, run, trials)
+    steps = max(1, round(trials.epochs * trainer.dataset.steps_per_epoch))
+    steps = min(steps, setup.steps - run.step)
+    branches = try_out(setup.tuner, trainer, run, trials, steps)
     trained = time.perf_counter() - began
     scores = np.array([branch.score for branch in branches], np.float32)
     tuner, decision = setup.tuner.tell(run.tuner, trials, scores)
-    new = follow(run, branches, tuner, decision, steps_of(trainer, trials))
+    new = follow(run, branches, tuner, decision, steps)
 
     rows = {"decisions": decision_row(run, new, trials, scores, decision)}
     if decision.branch >= 0:
         branch = branches[decision.branch]
         rows["metrics"] = metrics_row(new, trials.setting(decision.branch), branch)
-        if new.epoch == setup.epochs:
+        if new.step == setup.steps:
             test = trainer.evaluate(branch.state, "test")
             rows["metrics"] |= {"test_accuracy": test.accuracy, "test_loss": test.loss}
         rows["metrics"]["seconds"] = time.perf_counter() - began
@@ -156,30 +159,31 @@ def advance(
     return new
 
 
-def try_out(trainer: Trainer, run: Run, trials: Trials) -> list[Branch]:
+def try_out(
+    tuner: Strategy, trainer: Trainer, run: Run, trials: Trials, steps: int
+) -> list[Branch]:
     """Trains every branch on the same batches and scores it on validation data."""
     count = len(trials.parents)
     states, losses = trainer.train(
         [run.held[parent] for parent in trials.parents],
         [trials.setting(i) for i in range(count)],
-        steps_of(trainer, trials),
+        steps,
         jax.random.wrap_key_data(run.key),
     )
-    return [score(trainer, *branch) for branch in zip(states, losses, strict=True)]
+    branches = []
+    for state, loss in zip(states, losses, strict=True):
+        validation = trainer.evaluate(state, "validation")
+        finite = np.isfinite([loss, validation.loss]).all()
+        sound = finite and trainer.is_finite(state)
+        score = score_of(tuner, validation) if sound else np.nan
+        branches.append(Branch(state, float(loss), validation, score))
+    return branches
 
 
-def score(trainer: Trainer, state: TrainState, train_loss: float) -> Branch:
-    """Validation accuracy of a trained branch, NaN if anything in it is not finite."""
-    validation = trainer.evaluate(state, "validation")
-    finite = np.isfinite([train_loss, validation.loss]).all()
-    sound = finite and trainer.is_finite(state)
-    accuracy = validation.accuracy if sound else np.nan
-    return Branch(state, float(train_loss), validation, accuracy)
-
-
-def steps_of(trainer: Trainer, trials: Trials) -> int:
-    """Optimizer steps of each branch."""
-    return max(1, round(trials.epochs * trainer.dataset.steps_per_epoch))
+def score_of(tuner: Strategy, validation: Evaluation) -> float:
+    """What the tuner maximises: accuracy in percentage points, or minus the loss."""
+    loss = tuner.metric == "loss"
+    return -validation.loss if loss else validation.accuracy
 
 
 def follow(
@@ -192,8 +196,9 @@ def follow(
         tuner=tuner,
         total_steps=run.total_steps + steps * len(branches),
     )
-    if decision.branch < 0:
-        return run._replace(attempts=run.attempts + 1)
+    if decision.branch < 0:  # a failed attempt, or a probe that led back here
+        failed = not np.isfinite([branch.score for branch in branches]).any()
+        return run._replace(attempts=run.attempts + int(failed))
     return run._replace(
         score=branches[decision.branch].score,
         epoch=run.epoch + 1,

@@ -49,9 +49,9 @@ class RunDirectory:
         if self._board is not None:
             self._board.close()
 
-    def epochs_done(self) -> int:
-        """Accepted epochs in the newest checkpoint."""
-        return self._facts["epoch"] if self._facts else 0
+    def steps_done(self) -> int:
+        """Accepted optimizer steps in the newest checkpoint."""
+        return self._facts["step"] if self._facts else 0
 
     def resume(self) -> dict[str, Any] | None:
         """Cuts the rows back to the newest checkpoint and returns its facts."""

@@ -79,7 +79,11 @@ class Strategy(Protocol):
     """Anything that proposes settings and decides between trials.
 
     Functions over an explicit state: a pytree of arrays with random bits of its own.
+
+    metric: what scores are. "accuracy": percentage points; "loss": minus nats.
     """
+
+    metric: str
 
     def init(self, key: jax.Array, score: float) -> Any:
         """State of a run that starts at a network with this score."""

@@ -180,9 +180,9 @@ def tilted(x):
     return 2.0 * x[0] - 3.0 * (x[1] - 0.3) ** 2
 
 
-def half_blind(x):
-    """Highest at 0.6, not a number beyond 0.7."""
-    return jnp.where(x[0] < 0.7, -((x[0] - 0.6) ** 2), jnp.nan)
+def half_blind(x, beyond):
+    """Highest at 0.6, not finite beyond 0.7, and steep enough to overshoot."""
+    return jnp.where(x[0] < 0.7, -20 * (x[0] - 0.6) ** 2, beyond)
 
 
 @pytest.mark.parametrize("start", [(0.5, 0.5), (0.0, 0.0), (1.0, 1.0), (1.0, 0.3)])
@@ -193,10 +193,13 @@ def test_climb_reaches_a_face_from_anywhere(start):
     assert np.all((found >= 0) & (found <= 1))
 
 
-def test_climb_passes_over_what_is_not_a_number():
+@pytest.mark.parametrize("beyond", [math.nan, math.inf, -math.inf])
+def test_climb_passes_over_what_is_not_finite(beyond):
     with jax.enable_x64(True):
-        found = np.asarray(climber(half_blind, 50)(np.array([0.2])))
-    np.testing.assert_allclose(found, [0.6], atol=1e-3)
+        climb = climber(functools.partial(half_blind, beyond=beyond), 50)
+        for start in (0.05, 0.2, 0.4, 0.65):
+            found = np.asarray(climb(np.array([start])))
+            np.testing.assert_allclose(found, [0.6], atol=1e-3)
 
 
 @given(start=st.tuples(*[st.floats(0, 1)] * 2), steps=st.sampled_from([1, 3]))

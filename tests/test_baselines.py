@@ -636,15 +636,17 @@ def test_autolrs_probes_the_least_lower_confidence_bound(strategy):
 
 def test_autolrs_ends_a_diverged_probe_and_counts_it_as_the_worst():
     state = AUTOLRS.init(KEY, -2.3)
-    for scores in ([-2.0, -1.9, -1.8, -1.7], [-2.0, np.nan]):
-        for value in scores:
-            state, decision, _ = tell(AUTOLRS, state, [value])
-    assert decision.hold.tolist() == [1]  # the run, and no probe to go on with
-    assert (state.probe, state.segment) == (2, 0)
-    assert np.isfinite(state.forecasts).tolist() == [True] + [False] * 9
+    for losses in ([2.2, 2.1, 2.05, 2.04], [2.2, math.nan], [2.0, 1.6, 1.4, 1.3]):
+        for loss in losses:
+            state, decision, _ = tell(AUTOLRS, state, [-loss])
+        assert decision.hold.tolist() == [1]  # the run, and no probe to go on with
+    assert (state.probe, state.segment) == (3, 0)
+    first, diverged, third = state.forecasts[:3]
+    assert first > third
+    assert math.isnan(diverged)
     data = autolrs._observations(LINE, state.settings, state.forecasts, state.probe)
-    assert np.asarray(data.feasible).tolist() == [True, True] + [False] * 8
-    np.testing.assert_array_equal(data.gains[:2], -state.forecasts[[0, 0]])
+    assert np.asarray(data.feasible).tolist() == [True] * 3 + [False] * 7
+    np.testing.assert_array_equal(data.gains[:3], [-first, -first, -third])
     assert AUTOLRS.ask(state).parents.tolist() == [0]
 
 

@@ -205,7 +205,7 @@ class DoNothingControl:
     @property
     def metric(self) -> str:
         """What the tuner's scores are."""
-        return getattr(self.tuner, "metric", "accuracy")
+        return self.tuner.metric
 
     def init(self, key: jax.Array, score: float) -> HyperdynState:
         """The tuner's state."""

@@ -1,0 +1,430 @@
+"""ImageNet, too large for memory: workers decode it while a network trains."""
+
+import atexit
+import dataclasses
+import math
+import multiprocessing
+import os
+import resource
+import signal
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from hyperdyn_jax import records
+from hyperdyn_jax.data import Batch, Split, check_batch_sizes
+from hyperdyn_jax.records import DataError, Example, Records
+
+if TYPE_CHECKING:  # its import takes a second that other data need not spend
+    import grain
+
+CLASSES = 1000
+VALIDATION = 100  # a hundredth of the training set is held out: 12,811 images
+
+# Of the training set's red, green and blue in [0, 255], as torchvision and
+# fb.resnet.torch have them; Goyal et al. 2017 (1706.02677, section 5.1) use the latter.
+MEAN = np.array([123.675, 116.28, 103.53], np.float32)
+STDDEV = np.array([58.395, 57.12, 57.375], np.float32)
+
+# Random crops as Szegedy et al. 2014 (1409.4842, section 6) draw them.
+AREA = (0.08, 1.0)  # of the image
+RATIO = (3 / 4, 4 / 3)  # of width to height
+ATTEMPTS = 10  # to draw a box that fits, before the centre is taken
+
+CENTRE = 224 / 256  # side of the part that is evaluated, of the shorter side
+
+WORKERS = 16  # at most, by default: they decode 10,000 images/s and more
+
+_CHUNK = 64  # images that travel together from a worker, at most
+_AHEAD = 2  # chunks that each worker keeps ready
+
+
+class StreamedDataset:
+    """A data set whose images are read and decoded while they are needed.
+
+    It satisfies `data.Dataset`. Every epoch visits each training example once; order
+    and crops follow from the seed and the step alone, however many workers and hosts
+    share the work. The last batch of an epoch is smaller; if it does not divide over
+    the devices, the at most `devices` - 1 examples too many wait for another epoch.
+
+    Workers make the batches that follow the one last asked for, in time for a caller
+    that takes the steps in turn. Any other step takes as long as its batch does.
+
+    Args:
+      train, validation, test: the splits.
+      classes: number of labels.
+      batch_size: examples a training step, over all devices of all hosts.
+      eval_batch_size: examples an evaluation step, likewise.
+      devices: number of devices that share a batch, over all hosts.
+      seed: of the order of the examples and of their crops.
+      image_size: height and width of what the network sees, pixels.
+      workers: processes that decode, for each split in use; 0 for threads of this
+        process, and by default as many as there are cores, up to `WORKERS`.
+      host, hosts: the part of each batch that is made here, and of how many.
+
+    Raises:
+      ValueError: naming the numbers, where a batch does not divide over the devices or
+        hosts, or a split is too small.
+    """
+
+    def __init__(
+        self,
+        train: Records,
+        validation: Records,
+        test: Records,
+        *,
+        classes: int,
+        batch_size: int,
+        eval_batch_size: int,
+        devices: int,
+        seed: int,
+        image_size: int = 224,
+        workers: int | None = None,
+        host: int = 0,
+        hosts: int = 1,
+    ):
+        self._splits = {"train": train, "validation": validation, "test": test}
+        for name in self._splits:
+            if not self.size(name):
+                raise ValueError(
+                    f"split {name!r} is empty; it needs at least one image"
+                )
+        check_batch_sizes(batch_size, eval_batch_size, devices, self.size("train"))
+        if not 0 <= host < hosts or devices % hosts:
+            raise ValueError(
+                f"devices must be a multiple of hosts, and host one of them, got "
+                f"{devices} devices and host {host} of {hosts}"
+            )
+        self.classes, self.batch_size = classes, batch_size
+        self.image_shape = (image_size, image_size, 3)
+        self._eval_batch_size, self._seed = eval_batch_size, seed
+        self._workers = min(_cores(), WORKERS) if workers is None else workers
+        self._host, self._hosts = host, hosts
+        full, rest = divmod(self.size("train"), batch_size)
+        self._examples = full * batch_size + rest // devices * devices
+        self.steps_per_epoch = math.ceil(self._examples / batch_size)
+        self._passes: dict[str, _Passes] = {}
+
+    def size(self, split: str) -> int:
+        return len(self._splits[split])
+
+    def resident(self, split: str) -> tuple[()]:  # noqa: ARG002 (nothing of any split)
+        return ()
+
+    def train_batch(self, step: int) -> Batch:
+        examples = self._open("train").read(*divmod(step, self.steps_per_epoch))
+        return Batch(examples, np.ones(len(examples.labels), np.float32))
+
+    def eval_batches(self, split: str) -> Iterator[Batch]:
+        passes, size = self._open(split), self._eval_batch_size // self._hosts
+        number = passes.begun  # the workers have gone on to it already
+        for i in range(math.ceil(self.size(split) / self._eval_batch_size)):
+            examples = passes.read(number, i)
+            count = len(examples.labels)
+            weights = (np.arange(size) < count).astype(np.float32)
+            yield Batch(jax.tree.map(lambda x: _pad(x, size), examples), weights)
+
+    def load(
+        self,
+        resident: tuple[()],  # noqa: ARG002 (there is nothing)
+        examples: Split,
+        keys: Any | None,  # noqa: ARG002 (images come cropped and mirrored)
+    ) -> Split:
+        mean, stddev = (x[None, None, None] for x in (MEAN, STDDEV))
+        images = (examples.images.astype(jnp.float32) - mean) / stddev
+        return Split(images, examples.labels)
+
+    def close(self) -> None:
+        """Ends the worker processes; new ones start when a batch is asked for."""
+        for passes in self._passes.values():
+            passes.close()
+        self._passes = {}
+
+    def _open(self, split: str) -> "_Passes":
+        if split not in self._passes:
+            train = split == "train"
+            examples = self._training() if train else self._evaluation(split)
+            size = self.batch_size if train else self._eval_batch_size
+            self._passes[split] = _Passes(
+                examples[self._host :: self._hosts],
+                size // self._hosts,
+                self.image_shape,
+                self._workers,
+            )
+        return self._passes[split]
+
+    def _training(self) -> "grain.MapDataset":
+        """One epoch over all hosts; the ones after it are shuffled and cropped anew."""
+        # Seeds far apart: Grain adds the epoch to that of the order.
+        order, crops = np.random.SeedSequence(self._seed).generate_state(2).tolist()
+        examples = _source(self._splits["train"]).shuffle(order)[: self._examples]
+        return examples.random_map(TrainingCrop(self.image_shape[0]), seed=crops)
+
+    def _evaluation(self, split: str) -> "grain.MapDataset":
+        return _source(self._splits[split]).map(CentreCrop(self.image_shape[0]))
+
+
+def imagenet(data_dir: str | Path) -> dict[str, Any]:
+    """ImageNet (ILSVRC 2012): 1,281,167 photographs of 1,000 classes.
+
+    The split is fixed: of the training images in a fixed shuffle the last hundredth
+    validates and the others train; the 50,000 images that ImageNet names validation
+    test, as in all reports.
+
+    Args:
+      data_dir: the TFDS `data_dir` that it was prepared in.
+
+    Returns:
+      Arguments of `StreamedDataset`: the splits and the number of classes.
+
+    Raises:
+      DataError: the data are missing or not whole.
+    """
+    names = ["train", "validation"]
+    train, test = records.open_splits("imagenet", data_dir, CLASSES, names)
+    order = np.random.RandomState(0).permutation(len(train))
+    first = len(order) - max(1, len(order) // VALIDATION)
+    return {
+        "train": train.subset(order[:first]),
+        "validation": train.subset(order[first:]),
+        "test": test,
+        "classes": CLASSES,
+    }
+
+
+class Box(NamedTuple):
+    """A part of an image, pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingCrop:
+    """Decodes a random part of an image, mirrored or not: u8[size, size, 3]."""
+
+    size: int
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Split:
+        box = random_box(*records.image_size(example), rng)
+        image = crop(example, box, self.size)
+        mirrored = image[:, ::-1] if rng.random() < 0.5 else image
+        return Split(mirrored, np.int32(example.label))
+
+
+@dataclasses.dataclass(frozen=True)
+class CentreCrop:
+    """Decodes the centre of an image: u8[size, size, 3].
+
+    The same as resizing its shorter side to size / `CENTRE` and cutting out the centre.
+    """
+
+    size: int
+
+    def __call__(self, example: Example) -> Split:
+        box = centre_box(*records.image_size(example))
+        return Split(crop(example, box, self.size), np.int32(example.label))
+
+
+def random_box(height: int, width: int, rng: np.random.Generator) -> Box:
+    """A box of random area and shape at a random place of an image.
+
+    Areas are uniform in `AREA`, ratios log-uniform in `RATIO`; a box that does not fit
+    is drawn again, and after `ATTEMPTS` it is the largest one at the centre that has
+    a ratio in `RATIO`.
+    """
+    for _ in range(ATTEMPTS):
+        area = rng.uniform(*AREA) * height * width
+        ratio = math.exp(rng.uniform(*map(math.log, RATIO)))
+        h, w = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+        if 0 < h <= height and 0 < w <= width:
+            top, left = rng.integers((height - h + 1, width - w + 1))
+            return Box(int(top), int(left), h, w)
+    h = min(height, max(1, round(width / RATIO[0])))
+    w = min(width, max(1, round(height * RATIO[1])))
+    return Box((height - h) // 2, (width - w) // 2, h, w)
+
+
+def centre_box(height: int, width: int) -> Box:
+    """The square at the centre whose side is `CENTRE` of the shorter side."""
+    side = max(1, round(CENTRE * min(height, width)))
+    return Box((height - side) // 2, (width - side) // 2, side, side)
+
+
+def crop(example: Example, box: Box, size: int) -> np.ndarray:
+    """Decodes a part of an image and resizes it, bilinearly: u8[size, size, 3].
+
+    A part at least twice as large is decoded at a half, quarter or eighth: faster, and
+    bilinear interpolation then never skips a pixel.
+
+    Raises:
+      DataError: the image cannot be decoded, with its place.
+    """
+    times = min(box.height, box.width) // size
+    reduction = next(k for k in (8, 4, 2, 1) if k <= max(1, times))
+    image = records.decode(example, reduction)
+    top, left, height, width = box
+    part = image[
+        top // reduction : (top + height) // reduction,
+        left // reduction : (left + width) // reduction,
+    ]
+    cv2 = records.import_extra("cv2")
+    return cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR)
+
+
+class _Passes:
+    """Batches of a split, one pass over it after another, made ahead by workers.
+
+    Args:
+      examples: Grain data set of one pass: `Split`s of one example each.
+      batch_size: examples a batch; the last of a pass may be smaller.
+      image_shape: of the examples.
+      workers: number of processes, 0 for threads.
+    """
+
+    def __init__(
+        self,
+        examples: "grain.MapDataset",
+        batch_size: int,
+        image_shape: tuple[int, int, int],
+        workers: int,
+    ):
+        # Parts of batches travel, so that all workers share the first one, and to hold
+        # less in memory. They divide a batch: no part belongs to two.
+        part = max(n for n in range(1, _CHUNK + 1) if batch_size % n == 0)
+        self._parts, self._per_batch = examples.batch(part), batch_size // part
+        self._image_shape, self._workers = image_shape, workers
+        self._iterators: list[grain.DatasetIterator] = []
+        self._next = 0  # part, counted on from pass to pass
+
+    @property
+    def begun(self) -> int:
+        """Number of passes of which a part was read."""
+        return math.ceil(self._next / max(1, len(self._parts)))
+
+    def read(self, number: int, position: int) -> Split:
+        """A batch of a pass, both counted from 0; empty behind the last.
+
+        Raises:
+          DataError: naming the record that cannot be read or decoded.
+        """
+        start = position * self._per_batch
+        stop = min(start + self._per_batch, len(self._parts))
+        first = number * len(self._parts)
+        parts = [self._read_part(first + i) for i in range(start, stop)]
+        # Copied: the workers take back the memory that they share the parts in.
+        images = _join([part.images for part in parts], self._image_shape, np.uint8)
+        return Split(images, _join([part.labels for part in parts], (), np.int32))
+
+    def close(self) -> None:
+        if self._iterators:
+            atexit.unregister(self._stop)
+            self._stop()
+
+    def _read_part(self, number: int) -> Split:
+        if not self._iterators or number != self._next:
+            self._seek(number)
+        try:
+            part = next(self._iterators[number % len(self._iterators)])
+        except DataError as error:
+            self.close()
+            raise DataError(str(error)) from None  # without the workers' tracebacks
+        except RuntimeError as error:
+            self.close()
+            raise DataError(
+                f"a process that decodes images died; more memory, a larger /dev/shm "
+                f"or fewer workers may help ({str(error).splitlines()[0]})"
+            ) from error
+        self._next = number + 1
+        return part
+
+    def _seek(self, number: int) -> None:
+        """Makes every worker go on with its first part from this one on."""
+        grain = records.import_extra("grain")
+        if not self._iterators:
+            self._iterators = self._start()  # and _stop empties that list
+            self._stop = weakref.finalize(self, _stop, self._iterators)
+            # At exit before multiprocessing closes the queues, which Grain trips over.
+            atexit.register(self._stop)
+        count = len(self._iterators)
+        for i, iterator in enumerate(self._iterators):
+            position = -(-(number - i) // count)  # rounded up
+            grain.experimental.set_next_index(iterator, position)
+            iterator.start_prefetch()
+
+    def _start(self) -> "list[grain.DatasetIterator]":
+        """Iterators over the parts in turn.
+
+        One for each worker, which Grain can set to any part; of a single one for all
+        workers it cannot.
+        """
+        grain = records.import_extra("grain")
+        if not flags.FLAGS.is_parsed():  # in notebooks and tests; Grain reads some
+            flags.FLAGS.mark_as_parsed()
+        if not self._workers:
+            threads = grain.ReadOptions(_AHEAD, _AHEAD)
+            return [iter(self._parts.repeat().to_iter_dataset(threads))]
+        alone = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        process = grain.MultiprocessingOptions(1, per_worker_buffer_size=_AHEAD)
+        return [
+            iter(
+                self._parts.repeat()[i :: self._workers]
+                .to_iter_dataset(alone)
+                .mp_prefetch(process, worker_init_fn=_start_worker)
+            )
+            for i in range(self._workers)
+        ]
+
+
+def _stop(iterators: "list[grain.DatasetIterator]") -> None:
+    while iterators:
+        iterators.pop().close()
+
+
+def _start_worker(number: int, count: int) -> None:  # noqa: ARG001 (Grain's signature)
+    """Prepares a process that decodes images."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # its parent handles Ctrl-C
+    # Every shard stays open: more files than most systems let a process have.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    records.import_extra("cv2").setNumThreads(0)  # the other cores have their workers
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    """Ends this process when its parent was killed: nobody else would."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _source(split: Records) -> "grain.MapDataset":
+    return records.import_extra("grain").MapDataset.source(split)
+
+
+def _join(
+    parts: Sequence[np.ndarray], shape: tuple[int, ...], dtype: Any
+) -> np.ndarray:
+    joined = np.empty((sum(map(len, parts)), *shape), dtype)
+    if parts:
+        np.concatenate(parts, out=joined)
+    return joined
+
+
+def _pad(array: np.ndarray, size: int) -> np.ndarray:
+    """Zeros behind the examples, until there are as many."""
+    return np.pad(array, [(0, size - len(array))] + [(0, 0)] * (array.ndim - 1))
+
+
+def _cores() -> int:
+    """Number of cores that this process may use."""
+    known = hasattr(os, "sched_getaffinity")  # not on macOS
+    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1

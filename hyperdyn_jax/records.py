@@ -1,0 +1,281 @@
+"""Data sets of tensorflow-datasets on disk: found, checked and read by number.
+
+TFDS keeps a data set in DIR/<name>/<version>/: dataset_info.json and features.json say
+what is in the ArrayRecord shards <name>-<split>.array_record-00000-of-00001 and so on,
+whose records are serialised tf.train.Example protos. Only preparing them needs
+TensorFlow (`hyperdyn_jax.prepare`); nothing here imports it.
+"""
+
+import bisect
+import importlib
+import io
+import itertools
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# What TFDS calls the data sets.
+NAMES = {"cifar10": "cifar10", "imagenet": "imagenet2012"}
+
+INSTALL = "pip install 'hyperdyn_jax[data]'"
+
+
+class DataError(ValueError):
+    """Data that are missing, unfinished or damaged: one line that names them."""
+
+
+class Example(NamedTuple):
+    """One record, its image still encoded.
+
+    image: a JPEG or PNG file. label: class number. place: of the record, in words.
+    """
+
+    image: bytes
+    label: int
+    place: str
+
+
+class Records:
+    """Examples of a split, read from disk when they are asked for.
+
+    It is a Grain data source: `len(records)`, `records[i]`, and it can be sent to other
+    processes.
+
+    Args:
+      source: TFDS data source of the whole split, with images left encoded.
+      split: its name.
+      shards: (file name, number of records) of each of its shards.
+      classes: number of labels.
+      numbers: i32[n], the records of the split that belong to it; all by default.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        split: str,
+        shards: Sequence[tuple[str, int]],
+        classes: int,
+        numbers: np.ndarray | None = None,
+    ):
+        self._source, self._split, self._classes = source, split, classes
+        self._shards = [name for name, _ in shards]
+        self._ends = list(itertools.accumulate(count for _, count in shards))
+        self._numbers = np.arange(self._ends[-1]) if numbers is None else numbers
+
+    def subset(self, numbers: np.ndarray) -> "Records":
+        """Some of the records. numbers: i32[n], positions among those here."""
+        ends = [0, *self._ends]
+        counts = (high - low for low, high in itertools.pairwise(ends))
+        shards = list(zip(self._shards, counts, strict=True))
+        chosen = self._numbers[numbers].astype(np.int32)
+        return Records(self._source, self._split, shards, self._classes, chosen)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: int) -> Example:
+        number = int(self._numbers[index])
+        try:
+            return self._example(number, self._source[number])
+        except DataError:
+            raise
+        except Exception as error:  # the readers raise RuntimeError, KeyError, ...
+            raise self._unreadable(number, error) from error
+
+    def read(self, indices: Iterable[int]) -> list[Example]:
+        """Many records, much faster than one by one."""
+        indices = list(indices)
+        numbers = [int(self._numbers[index]) for index in indices]
+        try:
+            features = self._source.__getitems__(numbers)
+        except Exception:
+            # Says only that something is wrong: look for the record.
+            return [self[index] for index in indices]
+        return list(map(self._example, numbers, features))
+
+    def _example(self, number: int, features: dict[str, Any]) -> Example:
+        label, place = int(features["label"]), self._place(number)
+        if not 0 <= label < self._classes:
+            raise DataError(
+                f"{place}: label {label} is out of range, must be in "
+                f"0..{self._classes - 1}"
+            )
+        return Example(features["image"], label, place)
+
+    def _unreadable(self, number: int, error: Exception) -> DataError:
+        return DataError(f"{self._place(number)}: cannot be read: {_reason(error)}")
+
+    def _place(self, number: int) -> str:
+        shard = bisect.bisect_right(self._ends, number)
+        index = number - (self._ends[shard - 1] if shard else 0)
+        return f"split {self._split!r}, shard {self._shards[shard]}, record {index}"
+
+
+def open_splits(
+    name: str, data_dir: str | Path, classes: int, splits: Sequence[str]
+) -> list[Records]:
+    """Finds a prepared data set and checks that it is whole; reads no record.
+
+    Args:
+      name: 'cifar10' or 'imagenet'.
+      data_dir: the TFDS `data_dir` that it was prepared in.
+      classes: number of labels.
+      splits: the names of the splits in TFDS.
+
+    Returns:
+      Each split.
+
+    Raises:
+      DataError: it is missing or not whole, with the command that prepares it.
+    """
+    tfds = import_extra("tensorflow_datasets")
+    folder, again = find(name, data_dir), command(name, data_dir)
+    try:
+        builder = tfds.builder_from_directory(folder)
+        known = builder.info.features["label"].num_classes
+        infos = [builder.info.splits.get(split) for split in splits]
+    except Exception as error:
+        raise DataError(
+            f"the description of {name} in {folder} cannot be read: {_reason(error)}; "
+            f"delete that folder and prepare it again with: {again}"
+        ) from error
+    if known != classes:
+        raise DataError(f"{folder} has {known} classes, {name} has {classes}")
+    for split, info in zip(splits, infos, strict=True):
+        if info is None or not info.num_examples:
+            raise DataError(
+                f"split {split!r} of {name} in {folder} is empty; delete that folder "
+                f"and prepare it again with: {again}"
+            )
+    _check_format(name, data_dir, folder)
+    for path in itertools.chain.from_iterable(_paths(info) for info in infos):
+        if not path.is_file():
+            raise DataError(
+                f"{name} in {folder} is not whole, {path.name} is missing; delete that "
+                f"folder and prepare it again with: {again}"
+            )
+    return [_records(builder, split, classes) for split in splits]
+
+
+def find(name: str, data_dir: str | Path) -> Path:
+    """The folder of the newest prepared version of a data set.
+
+    Raises:
+      DataError: there is none, with the command that prepares it.
+    """
+    if not str(data_dir):
+        raise DataError(
+            f"{name} needs data_dir, the TFDS folder that it is prepared in; there, "
+            f"prepare it with: {command(name, 'DIR')}"
+        )
+    parent = Path(data_dir).expanduser() / NAMES[name]
+    found = [
+        path.parent
+        for path in parent.glob("*/dataset_info.json")
+        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)
+    ]
+    if not found:
+        state = "only unfinished" if parent.is_dir() else "no"
+        raise DataError(
+            f"there is {state} {name} in {data_dir} (there is no "
+            f"{parent}/<version>/dataset_info.json); prepare it with: "
+            f"{command(name, data_dir)}"
+        )
+    return max(found, key=lambda path: [int(part) for part in path.name.split(".")])
+
+
+def command(name: str, data_dir: str | Path) -> str:
+    """The command line that prepares a data set."""
+    folder = shlex.quote(str(data_dir))
+    return f"python -m hyperdyn_jax.prepare {name} --data_dir={folder}"
+
+
+def decode(example: Example, reduction: int = 1) -> np.ndarray:
+    """An image: u8[h, w, 3], red, green, blue; grey and CMYK ones are converted.
+
+    Args:
+      example: with a JPEG or PNG file.
+      reduction: 1, 2, 4 or 8; the height and width are divided by it, which makes a
+        JPEG much faster to decode.
+
+    Raises:
+      DataError: it cannot be decoded, with its place.
+    """
+    cv2 = import_extra("cv2")
+    mode = {
+        1: cv2.IMREAD_COLOR,
+        2: cv2.IMREAD_REDUCED_COLOR_2,
+        4: cv2.IMREAD_REDUCED_COLOR_4,
+        8: cv2.IMREAD_REDUCED_COLOR_8,
+    }[reduction]
+    data = np.frombuffer(example.image, np.uint8)
+    try:
+        # As TensorFlow and Pillow decode: not turned, whatever EXIF says.
+        image = cv2.imdecode(data, mode | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        image = None  # of no bytes at all
+    if image is None:
+        raise DataError(f"{example.place}: the image cannot be decoded")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def image_size(example: Example) -> tuple[int, int]:
+    """Height and width, from the head of the file alone.
+
+    Raises:
+      DataError: it is no image, with its place.
+    """
+    image = import_extra("PIL.Image")
+    try:
+        width, height = image.open(io.BytesIO(example.image)).size
+    except Exception as error:
+        raise DataError(f"{example.place}: the image cannot be decoded") from error
+    return height, width
+
+
+def import_extra(module: str) -> Any:
+    """Imports what only these data sets need, when one of them is asked for.
+
+    Raises:
+      DataError: it is not installed, with the command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise DataError(
+            f"reading CIFAR-10 or ImageNet needs the package of {module}, which is not "
+            f"installed; install it with: {INSTALL}"
+        ) from error
+
+
+def _check_format(name: str, data_dir: str | Path, folder: Path) -> None:
+    """Refuses data that are there, but not as ArrayRecord."""
+    formats = {path.name.split("-")[1].partition(".")[2] for path in folder.glob("*-*")}
+    if "array_record" not in formats and "tfrecord" in formats:
+        raise DataError(
+            f"{name} in {folder} is stored as TFRecord, which cannot be read by number;"
+            f" convert it with: {command(name, data_dir)} --from_tfrecord"
+        )
+
+
+def _paths(info: Any) -> list[Path]:
+    return [Path(instruction.filename) for instruction in info.file_instructions]
+
+
+def _records(builder: Any, split: str, classes: int) -> Records:
+    tfds = import_extra("tensorflow_datasets")
+    source = builder.as_data_source(
+        split, decoders={"image": tfds.decode.SkipDecoding()}
+    )
+    instructions = builder.info.splits[split].file_instructions
+    shards = [(Path(i.filename).name, i.take) for i in instructions]
+    return Records(source, split, shards, classes)
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
