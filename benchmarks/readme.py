@@ -57,17 +57,18 @@ def decision() -> str:
     rows = [
         [
             str(row["n"]),
-            str(row["d"]),
             f"{row['hyperdyn_ms']:.0f}",
             f"{row['optuna_ms']:.0f}",
             f"{row['ratio']:.1f}x ({row['ratio_q25']:.1f}–{row['ratio_q75']:.1f})",
         ]
         for row in record["results"]["decision"]
+        if row["d"] == 2
     ]
-    head = ["observations", "axes", "here (ms)", "Optuna GPSampler (ms)", "ratio"]
+    head = ["observations", "here (ms)", "Optuna GPSampler (ms)", "ratio"]
     run = record["results"]["run"]
     text = (
-        f"Medians of pairs in turn, the ratio with its quartiles; {record['cores']} "
+        f"Two axes; medians of pairs in turn, the ratio with its quartiles; the cost "
+        f"is the cube of the capacity, the next power of two; {record['cores']} "
         f"cores of {record['processor']}, jax {record['versions']['jax']}, optuna "
         f"{record['versions']['optuna']}, {record['date']}. Over {run['epochs']:,} "
         f"epochs at the default capacity of {run['capacity']}: "

@@ -59,7 +59,7 @@ def get_config(optimizer: str = "sgd") -> ConfigDict:
                 "beta": 0.5,
                 "capacity": 256,
                 "fit_steps": 4,
-                "candidates": 512,
+                "candidates": 2048,
                 "starts": 4,
                 "ascent_steps": 20,
             },

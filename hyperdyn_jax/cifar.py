@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hyperdyn_jax import records
-from hyperdyn_jax.data import Split
+from hyperdyn_jax.data import Split, moments
 from hyperdyn_jax.records import DataError, Records
 
 CLASSES = 10
@@ -21,7 +21,7 @@ _BLOCK = 2048  # records read at once: enough to be fast, few enough to hold
 
 @dataclasses.dataclass(frozen=True)
 class PadCropFlip:
-    """Pads an image f[h, w, c], crops it at a random place and mirrors every other.
+    """Pads an image f[h, w, c], crops it at a random place, mirrors every other one.
 
     He et al. 2015 (1512.03385, section 4.2) pad by 4 pixels after the mean is taken off
     the image, so that the border has the mean colour. `data.ArrayDataset` augments
@@ -38,11 +38,11 @@ class PadCropFlip:
 
     def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
         offset, mirror = self.draw(key)
-        # Padding with zeros about the colour is padding with the colour.
+        pad, (height, width, channels) = self.pixels, image.shape
         fill = jnp.asarray(self.fill, image.dtype)[None, None]
-        border = (self.pixels, self.pixels)
-        padded = jnp.pad(image - fill, (border, border, (0, 0)))
-        cropped = jax.lax.dynamic_slice(padded, (*offset, 0), image.shape) + fill
+        border = jnp.broadcast_to(fill, (height + 2 * pad, width + 2 * pad, channels))
+        padded = jax.lax.dynamic_update_slice(border, image, (pad, pad, 0))
+        cropped = jax.lax.dynamic_slice(padded, (*offset, 0), image.shape)
         return jnp.where(mirror, cropped[:, ::-1], cropped)
 
     def draw(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -152,6 +152,6 @@ def halve(images: np.ndarray) -> np.ndarray:
 
 
 def _arguments(splits: dict[str, Split], pad: int) -> dict[str, Any]:
-    mean = splits["train"].images.mean((0, 1, 2), np.float64)
+    mean, _ = moments(splits["train"].images)
     augment = PadCropFlip(pad, tuple(mean.tolist())) if pad else None
     return splits | {"classes": CLASSES, "augment": augment}

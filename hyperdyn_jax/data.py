@@ -107,9 +107,8 @@ class ArrayDataset:
         self.batch_size, self._eval_batch_size = batch_size, eval_batch_size
         self._seed, self._augment = seed, augment
         # Of the training split alone, as everything that the network learns from.
-        self._mean = train.images.mean((0, 1, 2), np.float64).astype(np.float32)
-        deviation = train.images.std((0, 1, 2), np.float64).astype(np.float32)
-        self._stddev = np.maximum(deviation, 1e-3)
+        self._mean, deviation = moments(train.images)
+        self._stddev = np.maximum(deviation, np.float32(1e-3))
         rest = self.size("train") % batch_size
         self._batches = [batch_size] * (self.size("train") // batch_size)
         self._batches += [rest // devices * devices] if rest >= devices else []
@@ -182,6 +181,20 @@ class Shift:
         offset = jax.random.randint(key, (2,), 0, 2 * pad + 1)
         padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
         return jax.lax.dynamic_slice(padded, (*offset, 0), image.shape)
+
+
+def moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each channel of u8[n, h, w, c]: f32[c] each."""
+    channels, levels = images.shape[-1], np.arange(256.0)
+    counts = np.zeros((channels, 256))
+    for start in range(0, len(images), 1000):  # copies of all would fill the memory
+        for channel in range(channels):
+            pixels = images[start : start + 1000, ..., channel].ravel()
+            counts[channel] += np.bincount(pixels, minlength=256)
+    weights = counts / counts.sum(1, keepdims=True)
+    mean = weights @ levels
+    variance = (weights * (levels - mean[:, None]) ** 2).sum(1)
+    return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
 
 
 def check_batch_sizes(

@@ -93,7 +93,7 @@ class Hyperdyn:
     beta: float = 0.5
     capacity: int = 256
     fit_steps: int = 4
-    candidates: int = 512
+    candidates: int = 2048
     starts: int = 4
     ascent_steps: int = 20
     metric: ClassVar[str] = "accuracy"

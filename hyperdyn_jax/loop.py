@@ -31,7 +31,7 @@ class Run(NamedTuple):
     key: u32[...], raw PRNG key of the augmentation.
     score: of the run on validation data, as the tuner measures it.
     epoch: decisions so far that took the run on, one an epoch for most tuners.
-    attempts: decisions since then in which every branch diverged.
+    attempts: decisions in a row, up to now, in which every branch diverged.
     step, total_steps: optimizer steps on the accepted path, and with every trial.
     """
 
@@ -198,7 +198,7 @@ def follow(
     )
     if decision.branch < 0:  # a failed attempt, or a probe that led back here
         failed = not np.isfinite([branch.score for branch in branches]).any()
-        return run._replace(attempts=run.attempts + int(failed))
+        return run._replace(attempts=run.attempts + 1 if failed else 0)
     return run._replace(
         score=branches[decision.branch].score,
         epoch=run.epoch + 1,

@@ -1,4 +1,4 @@
-"""Prepares CIFAR-10 or ImageNet, once; the only program here that needs TensorFlow.
+"""Prepares CIFAR-10 or ImageNet, once; the only program here that uses TensorFlow.
 
     pip install 'hyperdyn_jax[prepare]'
     python -m hyperdyn_jax.prepare cifar10 --data_dir=DIR
@@ -7,13 +7,16 @@
 
 CIFAR-10 is downloaded (170 MB). ImageNet's two archives have to be downloaded by hand
 from https://image-net.org (145 GB, and room for as much again). A data set that TFDS
-prepared as TFRecord before is converted in its folder, beside what is there.
+prepared as TFRecord before is converted in its folder, beside what is there; that works
+without TensorFlow, and after a stop the same command goes on with it.
 """
 
 import argparse
 import importlib
+import itertools
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,13 +37,14 @@ _BAD_INPUT = 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Prepares what the command line names; returns the exit code."""
     args = _parser().parse_args(argv)
+    data_dir = str(Path(args.data_dir).expanduser())
     try:
-        prepare(args.dataset, args.data_dir, args.manual_dir, args.from_tfrecord)
-        sizes = _check(args.dataset, args.data_dir)
-    except DataError as error:
+        prepare(args.dataset, data_dir, args.manual_dir, args.from_tfrecord)
+        sizes = _check(args.dataset, data_dir)
+    except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return _BAD_INPUT
-    print(f"{args.dataset} is ready in {args.data_dir}: {sizes}")
+    print(f"{args.dataset} is ready in {data_dir}: {sizes}")
     return 0
 
 
@@ -56,11 +60,10 @@ def prepare(
       from_tfrecord: convert the copy that is in data_dir as TFRecord.
 
     Raises:
-      DataError: TensorFlow or what is to be converted or prepared is not there.
+      DataError: what it needs is not there, or it went wrong.
     """
-    _import("tensorflow")
     if from_tfrecord:
-        _convert(records.find(name, data_dir))
+        convert(records.find(name, data_dir))
     elif not _is_there(name, data_dir):
         manual = Path(manual_dir or Path(data_dir, "downloads", "manual"))
         missing = [file for file in ARCHIVES if not (manual / file).is_file()]
@@ -72,20 +75,85 @@ def prepare(
         _generate(name, data_dir, manual)
 
 
+def convert(folder: Path) -> None:
+    """Adds ArrayRecord shards to a data set that TFDS stored as TFRecord.
+
+    Args:
+      folder: <data_dir>/<name>/<version>.
+
+    Raises:
+      DataError: there is nothing to convert, or a record is damaged.
+    """
+    shards = sorted(folder.glob("*.tfrecord-*"))
+    if not shards:
+        raise DataError(f"there are no TFRecord shards to convert in {folder}")
+    for number, source in enumerate(shards, 1):
+        name = source.name.replace(".tfrecord-", ".array_record-")
+        if not (folder / name).exists():
+            _write(folder / f"{name}.incomplete", read_tfrecord(source))
+            (folder / f"{name}.incomplete").replace(folder / name)
+        print(f"{number} of {len(shards)} shards converted", flush=True)
+    # Told last: until then the data set is as it was.
+    description = folder / "dataset_info.json"
+    info = json.loads(description.read_text())
+    formats = {*info.get("alternativeFileFormats", []), "array_record"}
+    info["alternativeFileFormats"] = sorted(formats - {info.get("fileFormat")})
+    new = description.with_suffix(".incomplete")
+    new.write_text(json.dumps(info, indent=2))
+    new.replace(description)
+
+
+def read_tfrecord(path: Path) -> Iterator[bytes]:
+    """The records of a TFRecord file.
+
+    Each has a u64 length, u32 checksum of it, the data, u32 checksum of them:
+    https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details.
+
+    Raises:
+      DataError: a checksum is wrong or the file ends too soon, naming the record.
+    """
+    crc32c = _import("google_crc32c")
+
+    def masked(data: bytes) -> int:
+        crc = crc32c.value(data)
+        return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+    with path.open("rb") as file:
+        for number in itertools.count():
+            head = file.read(12)
+            if not head:
+                return
+            whole = len(head) == 12 and masked(head[:8]) == _u32(head[8:])
+            data = file.read(int.from_bytes(head[:8], "little")) if whole else b""
+            if not whole or masked(data) != _u32(file.read(4)):
+                raise DataError(f"{path}, record {number}: damaged or cut off")
+            yield data
+
+
+def _u32(data: bytes) -> int:
+    return int.from_bytes(data, "little")
+
+
+def _write(path: Path, contents: Iterable[bytes]) -> None:
+    module = records.import_extra("array_record.python.array_record_module")
+    writer = module.ArrayRecordWriter(str(path), "group_size:1")  # as TFDS does
+    for record in contents:
+        writer.write(record)
+    writer.close()
+
+
 def _generate(name: str, data_dir: str, manual: Path) -> None:
+    _import("tensorflow")
     tfds = _import("tensorflow_datasets")
-    builder = tfds.builder(
-        records.NAMES[name], data_dir=data_dir, file_format="array_record"
-    )
-    settings = tfds.download.DownloadConfig(manual_dir=manual)
-    builder.download_and_prepare(download_config=settings)
-
-
-def _convert(folder: Path) -> None:
-    utils = _import("tensorflow_datasets.scripts.cli.convert_format_utils")
-    utils.convert_dataset(
-        out_dir=None, out_file_format="array_record", dataset_version_dir=str(folder)
-    )
+    try:
+        builder = tfds.builder(
+            records.NAMES[name], data_dir=data_dir, file_format="array_record"
+        )
+        settings = tfds.download.DownloadConfig(manual_dir=manual)
+        builder.download_and_prepare(download_config=settings)
+    except Exception as error:  # of the network, of the archives, a full disk
+        line = f"{name} could not be prepared: {records.reason(error)}"
+        raise DataError(line) from error
 
 
 def _is_there(name: str, data_dir: str) -> bool:
@@ -113,7 +181,7 @@ def _import(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise DataError(
-            f"preparing data needs {module.partition('.')[0]}, once; install it with: "
+            f"preparing data needs the package of {module}, once; install it with: "
             f"pip install 'hyperdyn_jax[prepare]'"
         ) from error
 
@@ -128,7 +196,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m hyperdyn_jax.prepare",
-        description="Prepares a data set as ArrayRecord, once; needs TensorFlow.",
+        description="Prepares a data set as ArrayRecord, once.",
     )
     parser.add_argument("dataset", choices=sorted(SPLITS))
     parser.add_argument("--data_dir", required=True, help="the TFDS folder to write to")

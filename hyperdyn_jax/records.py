@@ -51,6 +51,9 @@ class Records:
       shards: (file name, number of records) of each of its shards.
       classes: number of labels.
       numbers: i32[n], the records of the split that belong to it; all by default.
+
+    Attributes:
+      shards: their file names.
     """
 
     def __init__(
@@ -62,7 +65,7 @@ class Records:
         numbers: np.ndarray | None = None,
     ):
         self._source, self._split, self._classes = source, split, classes
-        self._shards = [name for name, _ in shards]
+        self.shards = [name for name, _ in shards]
         self._ends = list(itertools.accumulate(count for _, count in shards))
         self._numbers = np.arange(self._ends[-1]) if numbers is None else numbers
 
@@ -70,7 +73,7 @@ class Records:
         """Some of the records. numbers: i32[n], positions among those here."""
         ends = [0, *self._ends]
         counts = (high - low for low, high in itertools.pairwise(ends))
-        shards = list(zip(self._shards, counts, strict=True))
+        shards = list(zip(self.shards, counts, strict=True))
         chosen = self._numbers[numbers].astype(np.int32)
         return Records(self._source, self._split, shards, self._classes, chosen)
 
@@ -98,21 +101,23 @@ class Records:
         return list(map(self._example, numbers, features))
 
     def _example(self, number: int, features: dict[str, Any]) -> Example:
-        label, place = int(features["label"]), self._place(number)
+        image, label, place = features["image"], features["label"], self._place(number)
+        if image is None or label is None:
+            raise DataError(f"{place}: has no image or no label")
         if not 0 <= label < self._classes:
             raise DataError(
                 f"{place}: label {label} is out of range, must be in "
                 f"0..{self._classes - 1}"
             )
-        return Example(features["image"], label, place)
+        return Example(image, label, place)
 
     def _unreadable(self, number: int, error: Exception) -> DataError:
-        return DataError(f"{self._place(number)}: cannot be read: {_reason(error)}")
+        return DataError(f"{self._place(number)}: cannot be read: {reason(error)}")
 
     def _place(self, number: int) -> str:
         shard = bisect.bisect_right(self._ends, number)
         index = number - (self._ends[shard - 1] if shard else 0)
-        return f"split {self._split!r}, shard {self._shards[shard]}, record {index}"
+        return f"split {self._split!r}, shard {self.shards[shard]}, record {index}"
 
 
 def open_splits(
@@ -134,31 +139,37 @@ def open_splits(
     """
     tfds = import_extra("tensorflow_datasets")
     folder, again = find(name, data_dir), command(name, data_dir)
+    again = f"delete that folder and prepare it again with: {again}"
     try:
         builder = tfds.builder_from_directory(folder)
         known = builder.info.features["label"].num_classes
-        infos = [builder.info.splits.get(split) for split in splits]
+        formats = {known.value for known in builder.info.available_file_formats()}
+        sizes = {
+            split: info.num_examples for split, info in builder.info.splits.items()
+        }
     except Exception as error:
         raise DataError(
-            f"the description of {name} in {folder} cannot be read: {_reason(error)}; "
-            f"delete that folder and prepare it again with: {again}"
+            f"the description of {name} in {folder} cannot be read "
+            f"({reason(error)}); {again}"
         ) from error
     if known != classes:
-        raise DataError(f"{folder} has {known} classes, {name} has {classes}")
-    for split, info in zip(splits, infos, strict=True):
-        if info is None or not info.num_examples:
+        raise DataError(f"{folder} has {known} classes, {name} has {classes}; {again}")
+    for split in splits:
+        if not sizes.get(split):
+            raise DataError(f"split {split!r} of {name} in {folder} is empty; {again}")
+    if "array_record" not in formats:
+        raise DataError(
+            f"{name} in {folder} is stored as {' and '.join(formats)}, which cannot be "
+            f"read by number; convert it with: {command(name, data_dir)} "
+            f"--from_tfrecord"
+        )
+    opened = [_open(builder, split, classes) for split in splits]
+    for shard in itertools.chain.from_iterable(split.shards for split in opened):
+        if not (folder / shard).is_file():
             raise DataError(
-                f"split {split!r} of {name} in {folder} is empty; delete that folder "
-                f"and prepare it again with: {again}"
+                f"{name} in {folder} is not whole, {shard} is missing; {again}"
             )
-    _check_format(name, data_dir, folder)
-    for path in itertools.chain.from_iterable(_paths(info) for info in infos):
-        if not path.is_file():
-            raise DataError(
-                f"{name} in {folder} is not whole, {path.name} is missing; delete that "
-                f"folder and prepare it again with: {again}"
-            )
-    return [_records(builder, split, classes) for split in splits]
+    return opened
 
 
 def find(name: str, data_dir: str | Path) -> Path:
@@ -252,30 +263,19 @@ def import_extra(module: str) -> Any:
         ) from error
 
 
-def _check_format(name: str, data_dir: str | Path, folder: Path) -> None:
-    """Refuses data that are there, but not as ArrayRecord."""
-    formats = {path.name.split("-")[1].partition(".")[2] for path in folder.glob("*-*")}
-    if "array_record" not in formats and "tfrecord" in formats:
-        raise DataError(
-            f"{name} in {folder} is stored as TFRecord, which cannot be read by number;"
-            f" convert it with: {command(name, data_dir)} --from_tfrecord"
-        )
-
-
-def _paths(info: Any) -> list[Path]:
-    return [Path(instruction.filename) for instruction in info.file_instructions]
-
-
-def _records(builder: Any, split: str, classes: int) -> Records:
+def _open(builder: Any, split: str, classes: int) -> Records:
     tfds = import_extra("tensorflow_datasets")
     source = builder.as_data_source(
-        split, decoders={"image": tfds.decode.SkipDecoding()}
+        split,
+        decoders={"image": tfds.decode.SkipDecoding()},
+        file_format="array_record",
     )
     instructions = builder.info.splits[split].file_instructions
     shards = [(Path(i.filename).name, i.take) for i in instructions]
     return Records(source, split, shards, classes)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """The first line of what an error says."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

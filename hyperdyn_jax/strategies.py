@@ -1,6 +1,7 @@
 """Every strategy by the name that `config.strategy` gives it."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,6 +30,16 @@ class Context:
     settings: Mapping[str, Any]
     hyperdyn: Mapping[str, Any]
 
+    def tuner(self, kind: type[Hyperdyn] = Hyperdyn, **changes: Any) -> Hyperdyn:
+        """Hyperdyn, with no more room for observations than the run can fill.
+
+        Empty rows change no prediction, and a decision costs the cube of all rows.
+        """
+        tuner = kind(self.space, **{**self.hyperdyn, **changes})
+        needed = 3 * tuner.initial_points + 2 * self.epochs  # with repeated starts
+        rounded = -(-needed // 16) * 16
+        return dataclasses.replace(tuner, capacity=min(tuner.capacity, rounded))
+
 
 def _scheduled(make: Callable[..., Schedule]) -> Callable[[Context], Strategy]:
     """A schedule over the whole run, from the optimizer's own values."""
@@ -37,8 +48,9 @@ def _scheduled(make: Callable[..., Schedule]) -> Callable[[Context], Strategy]:
 
 # The paper's own, its baselines, and what a user would pick instead.
 STRATEGIES: dict[str, Callable[[Context], Strategy]] = {
-    "hyperdyn": lambda c: Hyperdyn(c.space, **c.hyperdyn),
-    "epoch_bo": lambda c: baselines.epoch_bo(c.space, **{**c.hyperdyn, **c.settings}),
+    "hyperdyn": lambda c: c.tuner(),
+    # Epoch-based Bayesian optimisation is Hyperdyn without rejection (section 4.1).
+    "epoch_bo": lambda c: c.tuner(offset=math.inf),
     "random_search": lambda c: baselines.RandomSearch(c.space, **c.settings),
     "hyperband": lambda c: baselines.HyperbandVariant(c.space, **c.settings),
     "manual_sgd": _scheduled(Schedule.manual_sgd),
@@ -51,8 +63,8 @@ STRATEGIES: dict[str, Callable[[Context], Strategy]] = {
     "wsd": _scheduled(Schedule.wsd),
     "one_cycle": _scheduled(Schedule.one_cycle),
     "plateau": lambda c: baselines.ReduceOnPlateau(c.base, **c.settings),
-    "greedy": lambda c: baselines.GreedyBestOfTwo(c.space, **c.hyperdyn),
-    "control": lambda c: baselines.DoNothingControl(Hyperdyn(c.space, **c.hyperdyn)),
+    "greedy": lambda c: c.tuner(baselines.GreedyBestOfTwo),
+    "control": lambda c: baselines.DoNothingControl(c.tuner()),
     "autolrs": lambda c: baselines.AutoLRS(c.space, **c.settings),
     "pb2": lambda c: baselines.PB2(c.space, **c.settings),
 }

@@ -453,10 +453,6 @@ def test_hyperband_variant_starts_again_when_a_round_gave_nothing():
 # ------------------------------------------------------------------ two branches
 
 
-def test_epoch_bo_is_hyperdyn_that_never_keeps():
-    assert baselines.epoch_bo(LINE, **SMALL) == Hyperdyn(LINE, offset=math.inf, **SMALL)
-
-
 def test_greedy_best_of_two_takes_the_better_score():
     state = GREEDY.init(KEY, 10.0)
     state, decision, trials = tell(GREEDY, state, [1, 9, 4, np.nan, 3])

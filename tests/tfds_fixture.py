@@ -34,13 +34,13 @@ def cifar_examples(count, seed):
     ]
 
 
-def write_cifar10(data_dir, train=None, test=None):
+def write_cifar10(data_dir, train=None, test=None, classes=10):
     """CIFAR-10 with 300 training and 60 test images, or with the examples given."""
     features = tfds.features.FeaturesDict(
         {
             "id": tfds.features.Text(),
             "image": tfds.features.Image(shape=(32, 32, 3)),
-            "label": tfds.features.ClassLabel(num_classes=10),
+            "label": tfds.features.ClassLabel(num_classes=classes),
         }
     )
     splits = {
@@ -67,7 +67,10 @@ SIZES = [
 
 
 def imagenet_examples(count, seed):
-    """count examples of varied sizes; the third is grey and the fourth CMYK."""
+    """count examples of varied sizes, numbered by their labels.
+
+    The third is grey and the fourth CMYK.
+    """
     rng = np.random.default_rng(seed)
     modes = {2: "L", 3: "CMYK"}
     return [
@@ -75,7 +78,7 @@ def imagenet_examples(count, seed):
             "image": encode(
                 picture(rng, *SIZES[i % len(SIZES)]), mode=modes.get(i, "RGB")
             ),
-            "label": int(rng.integers(1000)),
+            "label": i % 1000,
             "file_name": f"n{i:08}_{seed}.JPEG",
         }
         for i in range(count)

@@ -11,4 +11,3 @@ from hyperdyn_jax.baselines.search import DoNothingControl as DoNothingControl
 from hyperdyn_jax.baselines.search import GreedyBestOfTwo as GreedyBestOfTwo
 from hyperdyn_jax.baselines.search import HyperbandVariant as HyperbandVariant
 from hyperdyn_jax.baselines.search import RandomSearch as RandomSearch
-from hyperdyn_jax.baselines.search import epoch_bo as epoch_bo

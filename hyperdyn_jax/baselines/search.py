@@ -5,8 +5,7 @@ diverged.
 """
 
 import dataclasses
-import math
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +16,6 @@ from hyperdyn_jax.baselines import common
 from hyperdyn_jax.hyperdyn import Hyperdyn, HyperdynState
 from hyperdyn_jax.space import SearchSpace
 from hyperdyn_jax.types import Decision, Trials
-
-
-def epoch_bo(space: SearchSpace, **settings: Any) -> Hyperdyn:
-    """The paper's epoch-based Bayesian optimisation: Hyperdyn without rejection, which
-    switches to the challenger every epoch (b = infinity, section 4.1)."""
-    return Hyperdyn(space, offset=math.inf, **settings)
 
 
 class RandomState(NamedTuple):
