@@ -1,6 +1,6 @@
 """The quick start over seeds: its raw rows go to benchmarks/results/digits/.
 
-    python benchmarks/quickstart.py
+python benchmarks/quickstart.py
 """
 
 import shutil

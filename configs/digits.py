@@ -38,7 +38,8 @@ def get_config(optimizer: str = "sgd") -> ConfigDict:
             "batch_size": 32,
             "eval_batch_size": 128,
             "dataset": "digits",
-            "shift": 0,  # pixels of random shift of training images
+            "data_dir": "",  # digits need none
+            "pad": 0,  # pixels of random shift of training images
             "model": {"name": "cifar_resnet", "depth": 8, "width": 16},
             # Weight decay leaves BatchNorm and biases alone unless decay_all is set.
             "optimizer": {

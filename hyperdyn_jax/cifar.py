@@ -1,15 +1,12 @@
 """CIFAR-10 in memory, and the augmentation of its images on the device."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hyperdyn_jax import records
-from hyperdyn_jax.data import Split, moments
+from hyperdyn_jax.data import PadCropFlip, Split, moments
 from hyperdyn_jax.records import DataError, Records
 
 CLASSES = 10
@@ -17,44 +14,6 @@ SIZE = 32  # pixels, height and width
 VALIDATION = 10  # a tenth of the training set is held out: 5,000 of 50,000
 
 _BLOCK = 2048  # records read at once: enough to be fast, few enough to hold
-
-
-@dataclasses.dataclass(frozen=True)
-class PadCropFlip:
-    """Pads an image f[h, w, c], crops it at a random place, mirrors every other one.
-
-    He et al. 2015 (1512.03385, section 4.2) pad by 4 pixels after the mean is taken off
-    the image, so that the border has the mean colour. `data.ArrayDataset` augments
-    before it normalises: give it that colour as `fill`.
-
-    pixels: width of the border on each side.
-    fill: its colour, c numbers in [0, 255].
-    flip: whether half of the images are mirrored, left to right.
-    """
-
-    pixels: int
-    fill: tuple[float, ...]
-    flip: bool = True
-
-    def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
-        offset, mirror = self.draw(key)
-        pad, (height, width, channels) = self.pixels, image.shape
-        fill = jnp.asarray(self.fill, image.dtype)[None, None]
-        border = jnp.broadcast_to(fill, (height + 2 * pad, width + 2 * pad, channels))
-        padded = jax.lax.dynamic_update_slice(border, image, (pad, pad, 0))
-        cropped = jax.lax.dynamic_slice(padded, (*offset, 0), image.shape)
-        return jnp.where(mirror, cropped[:, ::-1], cropped)
-
-    def draw(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """One image's randomness.
-
-        Returns:
-          i32[2], top and left of the crop in the padded image, 0..2 * pixels; and
-          bool[], whether it is mirrored.
-        """
-        where, which = jax.random.split(key)
-        offset = jax.random.randint(where, (2,), 0, 2 * self.pixels + 1)
-        return offset, jax.random.bernoulli(which) & self.flip
 
 
 def cifar10(data_dir: str | Path, pad: int = 4) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from hyperdyn_jax import data, models, optimizers, space, training, types
+from hyperdyn_jax.datasets import DATASETS
 from hyperdyn_jax.strategies import STRATEGIES, Context
 
 Config = Mapping[str, Any]
@@ -29,12 +30,17 @@ FIELDS: dict[str, tuple[type, int]] = {
     "batch_size": (int, 1),
     "eval_batch_size": (int, 1),
     "dataset": (str, 0),
-    "shift": (int, 0),
+    "data_dir": (str, 0),
+    "pad": (int, 0),
     "strategy": (str, 0),
     "model": (Mapping, 0),
     "optimizer": (Mapping, 0),
     "search_space": (Mapping, 0),
 }
+
+
+# Only ImageNet has it.
+OPTIONAL = {"image_size"}
 
 
 class ConfigError(ValueError):
@@ -82,7 +88,7 @@ def build(config: Config) -> Setup:
             problems[part] = f"config.{part}: {error}"
             return None
 
-    for name in set(config) - set(FIELDS) - set(STRATEGIES):
+    for name in set(config) - set(FIELDS) - OPTIONAL - set(STRATEGIES):
         problems[name] = f"config.{name} is no setting; there are {', '.join(FIELDS)}"
     axes = {
         name: make(
@@ -92,7 +98,9 @@ def build(config: Config) -> Setup:
         for name in _names(config)
     }
     optimizer = make("optimizer", _optimizer, "optimizer")
-    strategy = make("strategy", functools.partial(_strategy, axes=axes), *_TUNING)
+    lengths = {name: 1 for name in ("epochs", "batch_size") if name in problems}
+    tuning = functools.partial(_strategy, axes=axes, lengths=lengths)
+    strategy = make("strategy", tuning, "strategy", "search_space")
     dataset = make("dataset", _dataset, *_DATA)
     model = make("model", functools.partial(_model, dataset=dataset), "model")
     if problems:
@@ -103,8 +111,7 @@ def build(config: Config) -> Setup:
     )
 
 
-_TUNING = ("strategy", "search_space", "epochs", "batch_size")
-_DATA = ("dataset", "batch_size", "eval_batch_size", "seed", "shift")
+_DATA = ("dataset", "batch_size", "eval_batch_size", "seed", "data_dir", "pad")
 
 
 def _names(config: Config) -> list[str]:
@@ -141,7 +148,10 @@ def _axis(config: Config, name: str) -> space.Axis:
     return axis
 
 
-def _strategy(config: Config, axes: Mapping[str, space.Axis]) -> types.Strategy:
+def _strategy(
+    config: Config, axes: Mapping[str, space.Axis], lengths: Mapping[str, int]
+) -> types.Strategy:
+    config = {**config, **lengths}  # what stands in for numbers that are wrong
     name = config["strategy"]
     make = _choose("strategy", name, STRATEGIES)
     base = {axis: config["optimizer"].get(axis, 0.0) for axis in axes}
@@ -166,16 +176,9 @@ def _optimizer(config: Config) -> optax.GradientTransformation:
 
 
 def _dataset(config: Config) -> data.Dataset:
-    make = _choose("dataset", config["dataset"], data.DATASETS)
-    devices, sizes = jax.local_device_count(), ("batch_size", "eval_batch_size")
-    augment = data.Shift(config["shift"]) if config["shift"] else None
-    return data.ArrayDataset(
-        **make(),
-        **{size: config[size] for size in sizes},
-        devices=devices,
-        seed=config["seed"],
-        augment=augment,
-    )
+    make = _choose("dataset", config["dataset"], DATASETS)
+    shared = {name: config[name] for name in ("batch_size", "eval_batch_size", "seed")}
+    return make(config, {**shared, "devices": jax.local_device_count()})
 
 
 def _model(config: Config, dataset: data.Dataset | None) -> nn.Module:

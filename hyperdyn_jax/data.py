@@ -146,14 +146,17 @@ class ArrayDataset:
         return np.asarray(jax.random.permutation(key, self.size("train")), np.int32)
 
 
-def digits() -> dict[str, Any]:
+def digits(pad: int = 0) -> dict[str, Any]:
     """Handwritten digits (scikit-learn's copy of the UCI optical digits test set).
 
     1,797 grey images of 8x8 pixels, 43 writers; nothing is downloaded. The split is a
     fixed shuffle: 1,280 train, 257 validation, 260 test.
 
+    Args:
+      pad: pixels by which training images are shifted at most, 0 for none.
+
     Returns:
-      Arguments of `ArrayDataset`: the splits and the number of classes.
+      Arguments of `ArrayDataset`: the splits, the number of classes, the augmentation.
     """
     from sklearn import datasets  # an import of seconds that other data do not need
 
@@ -164,23 +167,47 @@ def digits() -> dict[str, Any]:
     order = np.random.RandomState(0).permutation(len(labels))
     parts = np.split(order, [1280, 1537])
     train, validation, test = (Split(images[i], labels[i]) for i in parts)
-    return {"train": train, "validation": validation, "test": test, "classes": 10}
-
-
-DATASETS: dict[str, Callable[[], dict[str, Any]]] = {"digits": digits}
+    splits = {"train": train, "validation": validation, "test": test}
+    augment = PadCropFlip(pad, fill=(0.0,), flip=False) if pad else None
+    return {**splits, "classes": 10, "augment": augment}
 
 
 @dataclasses.dataclass(frozen=True)
-class Shift:
-    """Pads an image f[h, w, c] with zeros and crops it at a random place."""
+class PadCropFlip:
+    """Pads an image f[h, w, c], crops it at a random place, mirrors every other one.
+
+    He et al. 2015 (1512.03385, section 4.2) pad by 4 pixels after the mean is taken off
+    the image, so that the border has the mean colour. `ArrayDataset` augments
+    before it normalises, so it is given that colour as `fill`.
+
+    pixels: width of the border on each side.
+    fill: its colour, c numbers in [0, 255].
+    flip: whether half of the images are mirrored, left to right.
+    """
 
     pixels: int
+    fill: tuple[float, ...]
+    flip: bool = True
 
     def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
-        pad = self.pixels
-        offset = jax.random.randint(key, (2,), 0, 2 * pad + 1)
-        padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
-        return jax.lax.dynamic_slice(padded, (*offset, 0), image.shape)
+        offset, mirror = self.draw(key)
+        pad, (height, width, channels) = self.pixels, image.shape
+        fill = jnp.asarray(self.fill, image.dtype)[None, None]
+        border = jnp.broadcast_to(fill, (height + 2 * pad, width + 2 * pad, channels))
+        padded = jax.lax.dynamic_update_slice(border, image, (pad, pad, 0))
+        cropped = jax.lax.dynamic_slice(padded, (*offset, 0), image.shape)
+        return jnp.where(mirror, cropped[:, ::-1], cropped)
+
+    def draw(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """One image's randomness.
+
+        Returns:
+          i32[2], top and left of the crop in the padded image, 0..2 * pixels; and
+          bool[], whether it is mirrored.
+        """
+        where, which = jax.random.split(key)
+        offset = jax.random.randint(where, (2,), 0, 2 * self.pixels + 1)
+        return offset, jax.random.bernoulli(which) & self.flip
 
 
 def moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import threading
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -403,6 +404,8 @@ def _start_worker(number: int, count: int) -> None:  # noqa: ARG001 (Grain's sig
 def _leave_with_parent() -> None:
     """Ends this process when its parent was killed: nobody else would."""
     multiprocessing.parent_process().join()
+    # By then its queue is full, and no shared memory is between made and registered.
+    time.sleep(1)
     os._exit(1)
 
 

@@ -98,7 +98,7 @@ def reference(image, offset, mirror, pad, fill):
 def test_augmentation_equals_a_numpy_reference(pad, size):
     rng = np.random.default_rng(0)
     images = rng.uniform(0, 255, (512, size, size, 3)).astype(np.float32)
-    augment = cifar.PadCropFlip(pad, (125.25, 122.5, 113.75))
+    augment = data.PadCropFlip(pad, (125.25, 122.5, 113.75))
     keys = jax.random.split(jax.random.key(1), len(images))
     augmented = np.asarray(jax.jit(jax.vmap(augment))(keys, images))
     offsets, mirrored = map(np.asarray, jax.vmap(augment.draw)(keys))

@@ -30,7 +30,7 @@ def problems(capsys, *words):
     [
         ("--config.epoch=3", "--config.epoch is no setting; did you mean epochs?"),
         ("--config.hyperdyn.windw=3", "--config.hyperdyn.windw is no setting; did you mean window?"),
-        ("--config.zz.y=3", "--config.zz.y is no setting; there are ['batch_size', 'dataset'"),
+        ("--config.zz.y=3", "--config.zz.y is no setting; there are ['batch_size', 'data_dir'"),
         ("--config.epochs=3.5", "--config.epochs must be a whole number, got '3.5'"),
         ("--config.epochs=many", "--config.epochs must be a whole number, got 'many'"),
         ("--config.hyperdyn.beta=x", "--config.hyperdyn.beta must be a number, got 'x'"),
@@ -115,7 +115,7 @@ def settings(**changes):
         ({"batch_size": 12}, "config.dataset: batch_size must be a positive multiple of the number of devices, got 12 for 8 devices"),
         ({"batch_size": 1288}, "config.dataset: batch_size must be at most the number of training examples, got 1288 for 1280 examples"),
         ({"eval_batch_size": 3}, "config.dataset: eval_batch_size must be a positive multiple of the number of devices, got 3 for 8 devices"),
-        ({"dataset": "mnist"}, "config.dataset: dataset must be one of ['digits'], got 'mnist'"),
+        ({"dataset": "mnist"}, "config.dataset: dataset must be one of ['cifar10', 'cifar10_twin', 'digits', 'imagenet'], got 'mnist'"),
         ({"strategy": "magic"}, "config.strategy: strategy must be one of "),
         ({"model__depth": 9}, "config.model: depth must be 6 n + 2"),
         ({"model__name": "vgg"}, "config.model: name must be one of ['cifar_resnet', 'resnet'], got 'vgg'"),

@@ -16,14 +16,12 @@ KEY = jax.random.key(7)
 
 @pytest.fixture(scope="module")
 def digits():
-    return data.digits()
+    return data.digits(pad=1)
 
 
 def make_trainer(digits, devices, axis_name=training.AXIS, **settings):
     settings = {"batch_size": 64, "eval_batch_size": 128} | settings
-    source = data.ArrayDataset(
-        **digits, devices=devices, seed=0, augment=data.Shift(1), **settings
-    )
+    source = data.ArrayDataset(**digits, devices=devices, seed=0, **settings)
     model = models.CifarResNet(10, depth=8, width=4, axis_name=axis_name)
     optimizer = optimizers.create_optimizer("sgd", HPARAMS)
     return training.Trainer(model, optimizer, source, jax.devices()[:devices])

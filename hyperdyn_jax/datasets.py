@@ -1,0 +1,28 @@
+"""Every data set by the name that `config.dataset` gives it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hyperdyn_jax import cifar, data, imagenet
+
+Config = Mapping[str, Any]
+
+
+def _resident(make: Callable[[Config], dict[str, Any]]) -> Callable[..., data.Dataset]:
+    """A data set that is held on the device."""
+    return lambda config, sharing: data.ArrayDataset(**make(config), **sharing)
+
+
+def _imagenet(config: Config, sharing: Config) -> data.Dataset:
+    arguments = imagenet.imagenet(config["data_dir"])
+    size = config.get("image_size", 224)
+    return imagenet.StreamedDataset(**arguments, **sharing, image_size=size)
+
+
+# From a config, and what all of them need: batch sizes, number of devices, seed.
+DATASETS: dict[str, Callable[[Config, Config], data.Dataset]] = {
+    "digits": _resident(lambda config: data.digits(config["pad"])),
+    "cifar10": _resident(lambda c: cifar.cifar10(c["data_dir"], c["pad"])),
+    "cifar10_twin": _resident(lambda c: cifar.cifar10_twin(c["data_dir"], c["pad"])),
+    "imagenet": _imagenet,
+}
