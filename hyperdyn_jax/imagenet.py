@@ -5,7 +5,6 @@ import dataclasses
 import math
 import multiprocessing
 import os
-import resource
 import signal
 import threading
 import time
@@ -56,7 +55,8 @@ class StreamedDataset:
     the devices, the at most `devices` - 1 examples too many wait for another epoch.
 
     Workers make the batches that follow the one last asked for, in time for a caller
-    that takes the steps in turn. Any other step takes as long as its batch does.
+    that takes the steps in turn. Any other step takes as long as its batch does. As
+    always with processes, the main program needs its `if __name__ == "__main__":`.
 
     Args:
       train, validation, test: the splits.
@@ -72,7 +72,7 @@ class StreamedDataset:
 
     Raises:
       ValueError: naming the numbers, where a batch does not divide over the devices or
-        hosts, or a split is too small.
+        hosts, a split is too small, or there are no pixels.
     """
 
     def __init__(
@@ -102,6 +102,11 @@ class StreamedDataset:
             raise ValueError(
                 f"devices must be a multiple of hosts, and host one of them, got "
                 f"{devices} devices and host {host} of {hosts}"
+            )
+        if image_size < 1 or (workers is not None and workers < 0):
+            raise ValueError(
+                f"image_size must be at least 1 and workers at least 0, got "
+                f"{image_size} and {workers}"
             )
         self.classes, self.batch_size = classes, batch_size
         self.image_shape = (image_size, image_size, 3)
@@ -264,8 +269,8 @@ def centre_box(height: int, width: int) -> Box:
 def crop(example: Example, box: Box, size: int) -> np.ndarray:
     """Decodes a part of an image and resizes it, bilinearly: u8[size, size, 3].
 
-    A part at least twice as large is decoded at a half, quarter or eighth: faster, and
-    bilinear interpolation then never skips a pixel.
+    A part at least twice as large is decoded at a half, a quarter or an eighth: that is
+    faster, and bilinear interpolation then leaves few pixels out.
 
     Raises:
       DataError: the image cannot be decoded, with its place.
@@ -306,6 +311,7 @@ class _Passes:
         self._image_shape, self._workers = image_shape, workers
         self._iterators: list[grain.DatasetIterator] = []
         self._next = 0  # part, counted on from pass to pass
+        self._ready = False  # whether it is the one that the iterators give next
 
     @property
     def begun(self) -> int:
@@ -327,13 +333,15 @@ class _Passes:
         return Split(images, _join([part.labels for part in parts], (), np.int32))
 
     def close(self) -> None:
+        self._ready = False
         if self._iterators:
             atexit.unregister(self._stop)
             self._stop()
 
     def _read_part(self, number: int) -> Split:
-        if not self._iterators or number != self._next:
+        if not self._ready or number != self._next:
             self._seek(number)
+        self._ready = False  # unless this goes well, Ctrl-C included
         try:
             part = next(self._iterators[number % len(self._iterators)])
         except DataError as error:
@@ -341,11 +349,13 @@ class _Passes:
             raise DataError(str(error)) from None  # without the workers' tracebacks
         except RuntimeError as error:
             self.close()
+            if "terminated unexpectedly" not in str(error):
+                raise
             raise DataError(
                 f"a process that decodes images died; more memory, a larger /dev/shm "
-                f"or fewer workers may help ({str(error).splitlines()[0]})"
+                f"or fewer workers may help ({records.reason(error)})"
             ) from error
-        self._next = number + 1
+        self._next, self._ready = number + 1, True
         return part
 
     def _seek(self, number: int) -> None:
@@ -395,6 +405,8 @@ def _start_worker(number: int, count: int) -> None:  # noqa: ARG001 (Grain's sig
     """Prepares a process that decodes images."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # its parent handles Ctrl-C
     # Every shard stays open: more files than most systems let a process have.
+    import resource  # Windows lacks it, and the file formats too
+
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     records.import_extra("cv2").setNumThreads(0)  # the other cores have their workers

@@ -143,7 +143,7 @@ def open_splits(
     try:
         builder = tfds.builder_from_directory(folder)
         known = builder.info.features["label"].num_classes
-        formats = {known.value for known in builder.info.available_file_formats()}
+        formats = {form.value for form in builder.info.available_file_formats()}
         sizes = {
             split: info.num_examples for split, info in builder.info.splits.items()
         }

@@ -128,6 +128,40 @@ def test_order_and_crops_follow_from_seed_and_step(make):
     assert len(same) < 119 / 4
 
 
+class Interrupted:
+    """An iterator whose second element is lost to Ctrl-C."""
+
+    def __init__(self, iterator):
+        self._iterator, self._count = iterator, 0
+
+    def __next__(self):
+        self._count += 1
+        element = next(self._iterator)
+        if self._count == 2:
+            raise KeyboardInterrupt
+        return element
+
+    def __getattr__(self, name):
+        return getattr(self._iterator, name)
+
+
+def test_an_interrupted_step_can_be_asked_for_again(make, monkeypatch):
+    source, other = make(), make()
+    start = imagenet._Passes._start
+    monkeypatch.setattr(
+        imagenet._Passes, "_start", lambda self: [*map(Interrupted, start(self))]
+    )
+    monkeypatch.setattr("grain.experimental.set_next_index", seek)
+    source.train_batch(0)
+    with pytest.raises(KeyboardInterrupt):
+        source.train_batch(1)
+    assert_same(source.train_batch(1), other.train_batch(1))
+
+
+def seek(iterator, index):
+    iterator._set_next_index(index)
+
+
 def test_worker_processes_make_the_same_batches_and_are_closed(make):
     here, there = make(), make(workers=2)
     expected = [batch for batches in epochs(here, 2) for batch in batches]
@@ -359,6 +393,8 @@ def test_images_in_which_no_box_fits_are_cropped_at_the_centre(height_width, box
         ({"batch_size": 120}, "at most .*got 120 for 119 examples"),
         ({"hosts": 2}, "got 1 devices and host 0 of 2"),
         ({"devices": 2, "hosts": 2, "host": 2}, "got 2 devices and host 2 of 2"),
+        ({"image_size": 0}, "image_size must be at least 1 .*got 0 and 0"),
+        ({"workers": -1}, "workers at least 0, got 48 and -1"),
     ],
 )
 def test_bad_settings_are_refused_with_their_numbers(make, settings, message):

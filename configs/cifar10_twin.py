@@ -1,0 +1,35 @@
+"""The CPU twin of CIFAR-10: small enough to compare strategies over seeds in minutes.
+
+    python train.py --config=configs/cifar10_twin.py --config.data_dir=DIR
+
+A ResNet-8 of width 8 on 16x16 pixels (2x2 means); 4,096 images train, 2,048 validate,
+4,096 test; batch 128, 32 steps an epoch. Cosine at learning rate 0.2, momentum 0.9 is
+about the best of the plain schedules. After the colon: the optimizer.
+"""
+
+from ml_collections import ConfigDict
+
+from hyperdyn_jax import presets
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    choices = presets.parse(argument, optimizer=tuple(presets.OPTIMIZERS))
+    config = ConfigDict(
+        {
+            "name": "cifar10_twin",
+            "seed": 0,
+            "epochs": 24,
+            "batch_size": 128,
+            "eval_batch_size": 512,
+            "dataset": "cifar10_twin",
+            "data_dir": "",
+            "pad": 2,  # pixels: half of 4, as the images are half the size
+            "model": {"name": "cifar_resnet", "depth": 8, "width": 8},
+            **presets.tuning(choices["optimizer"]),
+            # A stage of 1 epoch would have probes of less than a step.
+            "autolrs": {"stage": 4.0, "max_stage": 4.0},
+        }
+    )
+    if choices["optimizer"] == "sgd":
+        config.optimizer.learning_rate = 0.2
+    return config

@@ -1,0 +1,78 @@
+"""What config files share: their argument, and the usual axes of each optimizer."""
+
+from collections.abc import Sequence
+from typing import Any
+
+AXES: dict[str, dict[str, Any]] = {
+    "learning_rate": {"kind": "log_uniform", "low": 1e-3, "high": 1.0},
+    "momentum": {"kind": "log_complement", "low": 0.0, "high": 0.99},
+    "b1": {"kind": "log_complement", "low": 0.0, "high": 0.99},
+    "b2": {"kind": "log_complement", "low": 0.9, "high": 0.9999},
+}
+OPTIMIZERS: dict[str, dict[str, float]] = {
+    "sgd": {"learning_rate": 0.1, "momentum": 0.9},
+    "plain_sgd": {"learning_rate": 0.1},
+    "adam": {"learning_rate": 1e-3, "b1": 0.9, "b2": 0.999},
+}
+HYPERDYN: dict[str, Any] = {  # the paper's values, section 4
+    "initial_points": 5,
+    "window": 4,
+    "temperature": 1.0,
+    "offset": 0.01,
+    "kernel": "matern52",
+    "alpha": 1.0,
+    "beta": 0.5,
+    "capacity": 256,
+    "fit_steps": 4,
+    "candidates": 2048,
+    "starts": 4,
+    "ascent_steps": 20,
+}
+
+
+def tuning(
+    optimizer: str, strategy: str = "hyperdyn", weight_decay: float = 1e-4
+) -> dict[str, Any]:
+    """Sections of a config: the optimizer, what is tuned of it, and by what.
+
+    Weight decay leaves BatchNorm and biases alone unless `decay_all` is set.
+    """
+    hparams = OPTIMIZERS[optimizer]
+    return {
+        "optimizer": {
+            "name": optimizer,
+            "weight_decay": weight_decay,
+            "decay_all": False,
+            **hparams,
+        },
+        "search_space": {name: dict(AXES[name]) for name in hparams},
+        "strategy": strategy,
+        "hyperdyn": dict(HYPERDYN),
+    }
+
+
+def parse(argument: str, **choices: Sequence[str]) -> dict[str, str]:
+    """The argument after a config file's colon, as name=value pairs.
+
+    Args:
+      argument: pairs separated by commas; a value alone stands for the first name that
+        has it among its choices.
+      **choices: the values that each name may have, the default first.
+
+    Returns:
+      A value for every name.
+
+    Raises:
+      ValueError: saying what there is.
+    """
+    chosen = {name: values[0] for name, values in choices.items()}
+    for word in filter(None, argument.split(",")):
+        name, equals, value = word.partition("=")
+        if not equals:
+            value = name
+            name = next((n for n, v in choices.items() if value in v), "")
+        if value not in choices.get(name, ()):
+            known = "; ".join(f"{n}={'|'.join(v)}" for n, v in choices.items())
+            raise ValueError(f"after the colon may be {known}, got {word!r}")
+        chosen[name] = value
+    return chosen
