@@ -80,6 +80,28 @@ def decision() -> str:
     return table(head, rows) + "\n\n" + text
 
 
+def twin() -> str:
+    """Every strategy on the CPU twin of CIFAR-10, best test accuracy first."""
+    machine = json.loads((RESULTS / "twin" / "machine.json").read_text())
+    rows = []
+    for folder in (RESULTS / "twin").iterdir():
+        if not folder.is_dir():
+            continue
+        last = [report.load_run(run).metrics[-1] for run in sorted(folder.iterdir())]
+        test = np.array([row["test_accuracy"] for row in last])
+        total = np.array([row["total_steps"] for row in last])
+        spread = f"{test.mean():.1f} ± {test.std(ddof=1):.1f}"
+        steps = f"{last[0]['step']:,} / {total.mean():,.0f}"
+        rows.append((-test.mean(), [folder.name, str(len(last)), spread, steps]))
+    head = "strategy, seeds, test accuracy (%), accepted / total steps"
+    text = (
+        f"Mean ± standard deviation over seeds; {machine['cores']} cores of "
+        f"{machine['processor']}, jax {machine['versions']['jax']}, {machine['date']}; "
+        f"raw rows in `benchmarks/results/twin/`."
+    )
+    return table(head.split(", "), [row for _, row in sorted(rows)]) + "\n\n" + text
+
+
 TABLES: dict[str, Callable[[], str]] = {"digits": digits, "decision": decision}
 
 

@@ -23,7 +23,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         if problems:
             if good is not None:
                 problems += _check_rest(*good)
-            _print(problems)
+            print_problems(problems)
             raise SystemExit(BAD_INPUT)
     return flags.FLAGS(argv)
 
@@ -34,10 +34,10 @@ def run(config: ConfigDict, workdir: str | None) -> int:
     try:
         loop.train_and_evaluate(config.to_dict(), path)
     except config_lib.ConfigError as error:
-        _print(error.problems)
+        print_problems(error.problems)
         return BAD_INPUT
     except loop.DivergedError as error:
-        _print([str(error)])
+        print_problems([str(error)])
         return DIVERGED
     except KeyboardInterrupt:
         print(f"stopped; the same command goes on from {path}", file=sys.stderr)
@@ -56,7 +56,7 @@ def _path(config: ConfigDict, workdir: str | None) -> Path:
     return Path(workdir or Path("runs", str(config.get("name", "unnamed"))))
 
 
-def _print(problems: Sequence[str]) -> None:
+def print_problems(problems: Sequence[str]) -> None:
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
 

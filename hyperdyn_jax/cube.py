@@ -33,7 +33,7 @@ def climb(
         curvature, is larger.
 
     Returns:
-      The point reached, f[d] in [0, 1]; never worse than the start.
+      The point reached, f[d] in [0, 1]; but for rounding, never worse than the start.
     """
 
     def objective(angle: jax.Array) -> jax.Array:

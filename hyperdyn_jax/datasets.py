@@ -1,5 +1,6 @@
 """Every data set by the name that `config.dataset` gives it."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,10 +20,14 @@ def _imagenet(config: Config, sharing: Config) -> data.Dataset:
     return imagenet.StreamedDataset(**arguments, **sharing, image_size=size)
 
 
+# Decoded once for the many runs of a study.
+_cifar10 = functools.lru_cache(maxsize=1)(cifar.cifar10)
+_cifar10_twin = functools.lru_cache(maxsize=1)(cifar.cifar10_twin)
+
 # From a config, and what all of them need: batch sizes, number of devices, seed.
 DATASETS: dict[str, Callable[[Config, Config], data.Dataset]] = {
     "digits": _resident(lambda config: data.digits(config["pad"])),
-    "cifar10": _resident(lambda c: cifar.cifar10(c["data_dir"], c["pad"])),
-    "cifar10_twin": _resident(lambda c: cifar.cifar10_twin(c["data_dir"], c["pad"])),
+    "cifar10": _resident(lambda c: _cifar10(c["data_dir"], c["pad"])),
+    "cifar10_twin": _resident(lambda c: _cifar10_twin(c["data_dir"], c["pad"])),
     "imagenet": _imagenet,
 }

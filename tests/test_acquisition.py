@@ -209,7 +209,7 @@ def test_climb_is_never_worse_than_its_start(start, steps):
         start = np.array(start)
         found = np.asarray(climber(camel, steps)(start))
         assert np.all((found >= 0) & (found <= 1))
-        assert float(camel(found)) >= float(camel(start))
+        assert float(camel(found)) >= float(camel(start)) - 1e-12  # rounding
 
 
 # -------------------------------------------------------------------- the maximiser

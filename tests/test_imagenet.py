@@ -181,8 +181,9 @@ def test_worker_processes_make_the_same_batches_and_are_closed(make):
     assert len(workers()) == 4
     there.close()
     assert not workers()
-    there.close()  # again: nothing happens
-    assert_same(there.train_batch(1), expected[1])  # and it can be used again
+    here.close()
+    here.close()  # again: nothing happens
+    assert_same(here.train_batch(1), expected[1])  # and it can be used again
 
 
 def test_hosts_share_every_batch(make):
@@ -424,7 +425,7 @@ def write_bad(folder, **change):
 PLACE = "split 'train', shard imagenet2012-train.array_record-00001-of-00003, record 2"
 
 
-@pytest.mark.parametrize("count", [0, 2])
+@pytest.mark.parametrize("count", [0, 1])
 def test_an_image_that_cannot_be_decoded_is_named_with_its_place(tmp_path, count):
     write_bad(tmp_path, image=b"no image")
     source = imagenet.StreamedDataset(

@@ -1,0 +1,56 @@
+"""Every strategy on the CPU twin of CIFAR-10; raw rows to benchmarks/results/twin/.
+
+    python benchmarks/twin.py DATA_DIR [WORKDIR]
+
+A study (`python -m hyperdyn_jax.study`) that goes on where it was stopped.
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import record
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "twin"
+SEEDS = (0, 1, 2)
+STRATEGIES = (
+    "cosine",
+    "hyperdyn",
+    "manual_sgd",
+    "constant",
+    "wsd",
+    "one_cycle",
+    "plateau",
+    "epoch_bo",
+    "greedy",
+    "control",
+    "random_search",
+    "hyperband",
+    "autolrs",
+    "pb2",
+)
+ROWS = ("config.json", "metrics.jsonl", "decisions.jsonl")
+
+
+def main() -> None:
+    data_dir = sys.argv[1]
+    work = Path(sys.argv[2] if len(sys.argv) > 2 else "runs/twin")
+    program = [sys.executable, "-m", "hyperdyn_jax.study", f"--output={work}"]
+    program += ["--config=configs/cifar10_twin.py", f"--config.data_dir={data_dir}"]
+    program += [f"--strategies={','.join(STRATEGIES)}"]
+    program += [f"--seeds={','.join(map(str, SEEDS))}"]
+    subprocess.run(program, cwd=ROOT, check=False)  # some may diverge, and say so
+    for run in sorted(work.glob("*/seed*")):
+        if '"test_accuracy"' not in (run / "metrics.jsonl").read_text():
+            continue  # not finished
+        folder = RESULTS / run.relative_to(work)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ROWS:
+            shutil.copy(run / name, folder / name)
+    record.write(RESULTS / "machine.json", ("jax", "flax", "optax"), {"seeds": SEEDS})
+
+
+if __name__ == "__main__":
+    main()

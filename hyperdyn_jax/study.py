@@ -1,0 +1,103 @@
+"""Many runs: every strategy with every seed, one directory each.
+
+    python -m hyperdyn_jax.study --config=configs/cifar10_twin.py \
+        --config.data_dir=DIR --strategies=cosine,hyperdyn --seeds=0,1,2
+
+The same command again goes on: finished runs are skipped, a stopped one is resumed.
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from hyperdyn_jax import cli, loop
+from hyperdyn_jax.config import ConfigError
+from hyperdyn_jax.display import Display
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Config file of every run.")
+STRATEGIES = flags.DEFINE_list(
+    "strategies", ["hyperdyn"], "What to compare: names of config.strategy."
+)
+SEEDS = flags.DEFINE_list("seeds", ["0"], "Values of config.seed.")
+OUTPUT = flags.DEFINE_string("output", "studies", "OUTPUT/<strategy>/seed<n> is a run.")
+
+
+def run_all(
+    config: Mapping[str, Any],
+    strategies: list[str],
+    seeds: list[int],
+    output: Path,
+    say: Any = print,
+) -> list[str]:
+    """Runs every strategy with every seed.
+
+    Args:
+      config: of all runs; its strategy and seed are replaced.
+      strategies: names of `strategies.STRATEGIES`.
+      seeds: whole numbers.
+      output: the runs are its subdirectories <strategy>/seed<n>.
+      say: is told what happens.
+
+    Returns:
+      A line for each run that diverged for good; the others are done.
+
+    Raises:
+      ConfigError: before any run, with the problems of all of them.
+    """
+    runs = {
+        output / strategy / f"seed{seed}": {
+            **config,
+            "strategy": strategy,
+            "seed": seed,
+        }
+        for seed in seeds
+        for strategy in strategies
+    }
+    problems: dict[str, None] = {}  # each once, in order
+    for path, settings in runs.items():
+        try:
+            loop.check(settings, path)
+        except ConfigError as error:
+            problems |= dict.fromkeys(error.problems)
+    if problems:
+        raise ConfigError(list(problems))
+    diverged = []
+    for number, (path, settings) in enumerate(runs.items(), start=1):
+        say(f"run {number} of {len(runs)}: {path}")
+        try:
+            loop.train_and_evaluate(settings, path, Display(config["epochs"]))
+        except loop.DivergedError as error:
+            diverged.append(f"{path}: {error}")
+    return diverged
+
+
+def main(_: list[str]) -> int:
+    logging.set_verbosity(logging.ERROR)
+    # The runs share their steps: compiled for the first, they are read for the others.
+    output = Path(OUTPUT.value)
+    jax.config.update("jax_compilation_cache_dir", str(output / ".compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if wrong := [seed for seed in SEEDS.value if not seed.isdigit()]:
+        cli.print_problems([f"--seeds must be whole numbers >= 0, got {wrong[0]!r}"])
+        return cli.BAD_INPUT
+    seeds = [int(seed) for seed in SEEDS.value]
+    try:
+        diverged = run_all(CONFIG.value.to_dict(), STRATEGIES.value, seeds, output)
+    except ConfigError as error:
+        cli.print_problems(error.problems)
+        return cli.BAD_INPUT
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return cli.DONE
+    cli.print_problems(diverged)
+    return cli.DIVERGED if diverged else cli.DONE
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    sys.exit(app.run(main))
