@@ -11,6 +11,7 @@ from ml_collections import ConfigDict, config_flags
 
 from hyperdyn_jax import config as config_lib
 from hyperdyn_jax import loop
+from hyperdyn_jax.records import DataError
 
 DONE, BAD_INPUT, DIVERGED = 0, 2, 3  # exit codes
 
@@ -35,6 +36,9 @@ def run(config: ConfigDict, workdir: str | None) -> int:
         loop.train_and_evaluate(config.to_dict(), path)
     except config_lib.ConfigError as error:
         print_problems(error.problems)
+        return BAD_INPUT
+    except DataError as error:  # a record that cannot be read, found on the way
+        print_problems([str(error)])
         return BAD_INPUT
     except loop.DivergedError as error:
         print_problems([str(error)])

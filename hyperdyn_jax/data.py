@@ -63,6 +63,10 @@ class Dataset(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Ends what works in the background; a batch asked for starts it again."""
+        ...
+
 
 class ArrayDataset:
     """A data set that fits into the memory of each device.
@@ -140,6 +144,9 @@ class ArrayDataset:
             images = jax.vmap(self._augment)(keys, images)
         mean, stddev = (x[None, None, None] for x in (self._mean, self._stddev))
         return Split((images - mean) / stddev, resident.labels[examples])
+
+    def close(self) -> None:
+        """Nothing works in the background."""
 
     def _draw_order(self, epoch: int) -> np.ndarray:
         key = jax.random.fold_in(jax.random.key(self._seed), epoch)

@@ -1,5 +1,6 @@
 """The story of a run: ask, train every branch, score them, tell, go on with one."""
 
+import contextlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -102,7 +103,7 @@ def run_to_end(
 ) -> None:
     """From w0 or the last checkpoint to the last epoch."""
     trainer = Trainer(setup.model, setup.optimizer, setup.dataset)
-    with display.working("compiling"):
+    with display.working("compiling"), contextlib.closing(setup.dataset):
         run = resume(start(setup, trainer), trainer, directory)
         if run.epoch:
             display.say(f"resuming {directory.path} at epoch {run.epoch}")
