@@ -1,0 +1,72 @@
+"""Every config file, run by the real command on data in the real on-disk format."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tfds_fixture
+
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAM = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    assert "tensorflow" not in sys.modules
+"""
+
+
+def train(workdir, *flags):
+    """One device, and no TensorFlow."""
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    program = [sys.executable, "-c", PROGRAM, str(ROOT / "train.py")]
+    return subprocess.run(
+        [*program, *flags, f"--workdir={workdir}"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "write", "batches", "rows"),
+    [
+        # 270 training images: two batches of 128 and one of 14.
+        ("cifar10.py:smoke", tfds_fixture.write_cifar10, 3, 2),
+        # 119 training images: fourteen batches of 8 and one of 7.
+        ("imagenet.py:smoke", tfds_fixture.write_imagenet, 15, 1),
+    ],
+)
+def test_smoke(tmp_path, config, write, batches, rows):
+    write(tmp_path / "data")
+    done = train(
+        tmp_path / "run",
+        f"--config=configs/{config}",
+        f"--config.data_dir={tmp_path / 'data'}",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    metrics = [json.loads(line) for line in lines]
+    assert [row["step"] for row in metrics] == [batches * (i + 1) for i in range(rows)]
+    assert 0 <= metrics[-1]["test_accuracy"] <= 100
+
+
+@pytest.mark.parametrize("config", ["cifar10.py", "cifar10_twin.py", "imagenet.py"])
+def test_missing_data_says_how_to_prepare_it(tmp_path, config):
+    done = train(
+        tmp_path / "run",
+        f"--config=configs/{config}",
+        f"--config.data_dir={tmp_path / 'data'}",
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    name = "imagenet" if config.startswith("imagenet") else "cifar10"
+    command = f"python -m hyperdyn_jax.prepare {name} --data_dir={tmp_path / 'data'}"
+    assert command in done.stderr
+    assert not (tmp_path / "run").exists()
