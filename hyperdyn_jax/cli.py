@@ -89,7 +89,7 @@ def _check_flags(
         config = _parse(good)
         config.to_dict()  # a file that is not there is not missed before
     except Exception as error:
-        reason = str(error).strip().splitlines()[-1].strip()
+        reason = (str(error) or type(error).__name__).strip().splitlines()[-1].strip()
         return [*problems, f"{sources[-1]} cannot be loaded: {reason}"], None
     for word in settings:
         try:
@@ -105,13 +105,21 @@ def _join_values(words: Sequence[str]) -> list[str]:
     """--name value as --name=value, and -name as --name."""
     joined: list[str] = []
     for word in words:
-        if word.startswith("-") and not word[1:2].isdigit():  # -3 is a value
+        if word.startswith("-") and not _is_number(word):  # -3 is a value
             joined.append("--" + word.lstrip("-"))
         elif joined and "=" not in joined[-1]:
             joined[-1] += f"={word}"
         else:
             joined.append(word)
     return joined
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _parse(argv: Sequence[str]) -> ConfigDict:

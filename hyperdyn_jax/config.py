@@ -88,7 +88,7 @@ def build(config: Config) -> Setup:
             problems[part] = f"config.{part}: {error}"
             return None
 
-    for name in set(config) - set(FIELDS) - OPTIONAL - set(STRATEGIES):
+    for name in sorted(set(config) - set(FIELDS) - OPTIONAL - set(STRATEGIES)):
         problems[name] = f"config.{name} is no setting; there are {', '.join(FIELDS)}"
     axes = {
         name: make(
@@ -129,6 +129,8 @@ def _check_field(config: Config, name: str) -> str | None:
         return f"config.{name} must be {wanted}, got {value!r}"
     if kind is int and value < least:
         return f"config.{name} must be >= {least}, got {value}"
+    if name == "seed" and value >= 2**32:  # JAX would cut off the rest
+        return f"config.seed must be < 2**32, got {value}"
     return None
 
 
@@ -154,6 +156,9 @@ def _strategy(
     config = {**config, **lengths}  # what stands in for numbers that are wrong
     name = config["strategy"]
     make = _choose("strategy", name, STRATEGIES)
+    for section in {name, "hyperdyn"} & set(config):
+        if not isinstance(config[section], Mapping):
+            raise ValueError(f"config.{section} must be a section")
     base = {axis: config["optimizer"].get(axis, 0.0) for axis in axes}
     return make(
         Context(

@@ -46,13 +46,13 @@ class Display:
         Args:
           rows: its row of decisions.jsonl and, if it was accepted, of metrics.jsonl.
           metrics: all rows of metrics.jsonl so far.
-          images: trained a second, every branch counted.
+          images: a second, in all branches, validation and decision in the time.
         """
         decision = rows["decisions"]
         last = str(self._epochs - 1)
         number = f"epoch {decision['epoch']:>{len(last)}}/{last}"
         if "metrics" not in rows:
-            tried = ", ".join(map(_setting, decision["trials"]))
+            tried = ", ".join(map(setting, decision["trials"]))
             self.say(f"{number}  every branch diverged at {tried}; trying others")
             return
         row = metrics[-1]
@@ -61,7 +61,7 @@ class Display:
         self.say(
             f"{number}  loss {row['train_loss']:.4f}"
             f"  validation {row['validation_accuracy']:.2f}%"
-            f"  {_setting(row['hyperparams'])}  {why(decision)}"
+            f"  {setting(row['hyperparams'])}  {why(decision)}"
             f"  {images:,.0f} img/s  ETA {_clock(left)}"
         )
         if self._status is not None:
@@ -94,7 +94,7 @@ def why(decision: Row) -> str:
     mean, stddev = decision["posterior_mean"][-1], decision["posterior_stddev"][-1]
     score = decision["scores"][-1]
     gain = f"{score - decision['score_before']:+.1f}" if _known(score) else "diverged"
-    challenger = _setting(decision["trials"][-1])
+    challenger = setting(decision["trials"][-1])
     return (
         f"{text} (keep p {probability:.2f}; challenger {challenger} "
         f"expected {mean:+.1f} ± {stddev:.1f}, got {gain})"
@@ -105,8 +105,9 @@ def _known(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _setting(setting: Row) -> str:
-    return " ".join(f"{_SHORT.get(k, k)} {v:.3g}" for k, v in setting.items())
+def setting(hparams: Row) -> str:
+    """Hyperparameters in a few words."""
+    return " ".join(f"{_SHORT.get(k, k)} {v:.3g}" for k, v in hparams.items())
 
 
 _SHORT = {"learning_rate": "lr", "weight_decay": "wd"}

@@ -178,7 +178,8 @@ class Hyperdyn:
 
         Returns:
           The state for the next epoch, and the decision. If every trial diverged the
-          state stays at the same epoch and the next `ask` tries other settings.
+          state stays at the same epoch and the next `ask` tries another challenger, or
+          other random settings.
 
         Raises:
           ValueError: the number of scores is not the number of trials.

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from hyperdyn_jax import config as config_lib
+from hyperdyn_jax import display as display_lib
 from hyperdyn_jax import report, rundir
 from hyperdyn_jax.display import Display
 from hyperdyn_jax.hyperdyn import key_data
@@ -77,7 +78,6 @@ def train_and_evaluate(
     display = display or Display(setup.epochs)
     with RunDirectory(Path(workdir), config) as directory:
         if directory.steps_done() >= setup.steps:
-            directory.resume()
             display.say(f"{workdir} is finished already; nothing to do")
         else:
             run_to_end(setup, directory, display)
@@ -108,7 +108,20 @@ def run_to_end(
         if run.epoch:
             display.say(f"resuming {directory.path} at epoch {run.epoch}")
         while run.step < setup.steps:
+            if run.attempts >= ATTEMPTS:  # also when the same command is given again
+                raise DivergedError(diverged(run, directory))
             run = advance(setup, trainer, run, directory, display)
+
+
+def diverged(run: Run, directory: RunDirectory) -> str:
+    """Why a run cannot go on."""
+    tried = directory.rows["decisions"][-1]["trials"]
+    settings = "; ".join(map(display_lib.setting, tried))
+    return (
+        f"every branch of epoch {run.epoch} ended with numbers that are not finite, "
+        f"{ATTEMPTS} times in a row, last at {settings}; lower the upper bounds of "
+        f"config.search_space and take another --workdir"
+    )
 
 
 def start(setup: config_lib.Setup, trainer: Trainer) -> Run:
@@ -151,12 +164,6 @@ def advance(
 
     images = (new.total_steps - run.total_steps) * trainer.dataset.batch_size
     display.decision(rows, directory.rows["metrics"], images / trained)
-    if new.attempts == ATTEMPTS:
-        raise DivergedError(
-            f"every branch of epoch {run.epoch} ended with numbers that are not finite,"
-            f" {ATTEMPTS} times in a row, last at {rows['decisions']['trials']}; lower "
-            f"the upper bounds of config.search_space"
-        )
     return new
 
 

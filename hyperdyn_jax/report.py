@@ -142,7 +142,9 @@ def _outcome(row: Row) -> str:
     if not _has_incumbent(row):
         return "random start" if row["epoch"] == 0 else "best of random"
     kept = row["branch"] == 0
-    forced = "" if row.get("kept", kept) == kept else " (other diverged)"
+    probability, draw = row.get("keep_probability"), row.get("draw")
+    wanted = kept if None in (probability, draw) else draw < probability
+    forced = "" if wanted == kept else " (other diverged)"
     return ("kept" if kept else "switched") + forced
 
 

@@ -1,11 +1,12 @@
 """The run directory: rows as they happen, checkpoints, and a resume that fits both."""
 
+import fcntl
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from tensorboardX import SummaryWriter
@@ -35,11 +36,16 @@ class RunDirectory:
 
     def __init__(self, path: Path, config: Row):
         self.path = path
-        _claim(path, config)
-        self.rows: dict[str, list[Row]] = {log: [] for log in LOGS}
+        self._lock = _claim(path, config)
         self.checkpoints = Checkpoints(path / "checkpoints")
         self._facts = self.checkpoints.latest()
         self._board: SummaryWriter | None = None
+        counts = self._facts["rows"] if self._facts else {}
+        try:
+            self.rows = {log: _read(path, log, counts.get(log)) for log in LOGS}
+        except ConfigError:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> "RunDirectory":
         return self
@@ -48,6 +54,7 @@ class RunDirectory:
         self.checkpoints.close()
         if self._board is not None:
             self._board.close()
+        self._lock.close()
 
     def steps_done(self) -> int:
         """Accepted optimizer steps in the newest checkpoint."""
@@ -55,13 +62,9 @@ class RunDirectory:
 
     def resume(self) -> dict[str, Any] | None:
         """Cuts the rows back to the newest checkpoint and returns its facts."""
-        counts = self._facts["rows"] if self._facts else {}
-        for log in LOGS:
-            file = self.path / f"{log}.jsonl"
-            lines = file.read_bytes().splitlines() if file.exists() else []
-            lines = lines[: counts.get(log, 0)]
-            self.rows[log] = [json.loads(line) for line in lines]
-            replace_bytes(file, b"".join(line + b"\n" for line in lines))
+        for log, rows in self.rows.items():
+            text = "".join(dump(row) + "\n" for row in rows)
+            replace_bytes(self.path / f"{log}.jsonl", text.encode())
         return self._facts
 
     def record(self, rows: Mapping[str, Row]) -> None:
@@ -106,50 +109,99 @@ def problems(path: Path, config: Row) -> list[str]:
     if not (first.is_dir() and os.access(first, os.W_OK | os.X_OK)):
         return [f"{where} cannot be written: {first} is no writable folder"]
     if not file.exists():
-        rows = [f"{log}.jsonl" for log in LOGS if (path / f"{log}.jsonl").exists()]
-        return [f"{where} holds {name} but no {file.name}" for name in rows]
+        parts = ["checkpoints", *(f"{log}.jsonl" for log in LOGS)]
+        found = [name for name in parts if (path / name).exists()]
+        return [f"{where} holds {name} but no {file.name}" for name in found]
     try:
         there = json.loads(file.read_text())
     except ValueError as error:
         return [f"{where}: {file.name} is damaged: {error}"]
-    changes = "; ".join(differences(there, json.loads(dump(config))))
+    changes = "; ".join(differences(there, json.loads(_dump_config(config))))
     advice = "choose another directory, or the same settings"
     message = f"{where} holds a run of another config; {advice}: {changes}"
     return [message] if changes else []
 
 
-def _claim(path: Path, config: Row) -> None:
-    """Makes the directory this config's."""
+def _claim(path: Path, config: Row) -> TextIO:
+    """Makes the directory this config's and, until the file is closed, this process's.
+
+    The lock goes with the process, however it ends.
+    """
     if found := problems(path, config):
         raise ConfigError(found)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        content = dump(config, indent=2) + "\n"
-        replace_bytes(path / "config.json", content.encode())
+        lock = (path / ".lock").open("w")
     except OSError as error:
         message = f"--workdir={path} cannot be written: {error.strerror}"
         raise ConfigError([message]) from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        message = f"--workdir={path} is in use by another process"
+        raise ConfigError([message]) from None
+    replace_bytes(path / "config.json", _dump_config(config).encode())
+    return lock
+
+
+def _read(path: Path, log: str, count: int | None) -> list[Row]:
+    """The rows of a log that a checkpoint counts; what comes after them was not saved.
+
+    Raises:
+      ConfigError: there are fewer, or one is damaged, or there is no checkpoint to
+        rows that had one.
+    """
+    file = path / f"{log}.jsonl"
+    lines = file.read_bytes().splitlines() if file.exists() else []
+    if count is None and len(lines) > 1:  # one may come before the first checkpoint
+        raise ConfigError(
+            [f"--workdir={path}: {file.name} has {len(lines)} rows, but no checkpoint"]
+        )
+    if len(lines) < (count or 0):
+        found = f"{file.name} has {len(lines)} rows"
+        raise ConfigError(
+            [f"--workdir={path}: {found}, but the checkpoint comes after {count}"]
+        )
+    rows = []
+    for number, line in enumerate(lines[: count or 0], start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise ConfigError(
+                [f"--workdir={path}: {file.name}, row {number}, is damaged: {error}"]
+            ) from None
+    return rows
 
 
 def dump(value: Any, indent: int | None = None) -> str:
     """JSON of plain values and arrays; a number that is not finite becomes null."""
-    return json.dumps(_plain(value), indent=indent, allow_nan=False)
+    return json.dumps(_plain(value, lambda _: None), indent=indent, allow_nan=False)
 
 
-def _plain(value: Any) -> Any:
+def _dump_config(config: Row) -> str:
+    """The same, but an infinite setting stays what it is, as text."""
+    return json.dumps(_plain(config, str), indent=2, allow_nan=False) + "\n"
+
+
+def _plain(value: Any, otherwise: Callable[[float], Any]) -> Any:
+    """JSON's own types, with something else for numbers that are not finite."""
     if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {str(name): _plain(item, otherwise) for name, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
+        return _plain(value.tolist(), otherwise)
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_plain(item, otherwise) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
-        return None
+        return otherwise(value)
     return value
 
 
 def replace_bytes(file: Path, content: bytes) -> None:
     """Writes a file whole or not at all."""
     part = file.with_name(f".{file.name}.part")
-    part.write_bytes(content)
+    with part.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
     os.replace(part, file)

@@ -39,6 +39,7 @@ def load_schedule(path: str | Path) -> dict[str, optax.Schedule]:
 
     Raises:
       ValueError: the file is not a schedule.
+      OSError: the file cannot be read.
     """
     file = Path(path)
     file = file / "schedule.json" if file.is_dir() else file
@@ -49,7 +50,7 @@ def load_schedule(path: str | Path) -> dict[str, optax.Schedule]:
             name: np.array(value, np.float32)
             for name, value in content["hyperparams"].items()
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} is not a schedule: {error!r}") from None
     if not len(ends) or any(v.shape != ends.shape for v in values.values()):
         raise ValueError(f"{file} is not a schedule: it has no or uneven values")

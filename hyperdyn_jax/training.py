@@ -133,7 +133,7 @@ class Trainer:
             for i, state in enumerate(branches):
                 branches[i], loss = self._train_step(state, resident, batch, key)
                 losses[i].append(loss)
-        # The only time that the host waits for the devices.
+        # Once an epoch, and not before its end, the host waits for the devices.
         means = np.mean(np.array(jax.device_get(losses), np.float32), axis=1)
         return branches, means
 

@@ -60,7 +60,7 @@ class Decision(NamedTuple):
     epoch: the decision epoch the trials belong to; 0 is the random start.
     branch: index of the branch that becomes the run, or -1 if the run stays where it
       was because every branch was infeasible.
-    kept: the incumbent setting continues, by its own right.
+    kept: the incumbent setting continues.
     keep_probability: of the wait-and-watch test, in [0, 1]; NaN where there was none.
     draw: the uniform number it was compared with, in [0, 1); NaN where there was none.
     hold: i32[h], states to hold on to for the next trials, by their index in (branches,

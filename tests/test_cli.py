@@ -1,10 +1,12 @@
 """Bad input: every problem at once, a line each, before anything is made or changed."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hyperdyn_jax import cli, config, loop, rundir
@@ -56,7 +58,7 @@ def test_config_files_that_cannot_be_loaded(capsys, tmp_path):
     (line,) = problems(capsys, f"--config={tmp_path / 'broken.py'}", "--config.x=1")
     assert "cannot be loaded: invalid syntax" in line
     (line,) = problems(capsys, f"{DIGITS}:adagrad")
-    assert "must be one of ['adam', 'plain_sgd', 'sgd'], got 'adagrad'" in line
+    assert "after the colon may be optimizer=sgd|plain_sgd|adam, got 'adagrad'" in line
 
 
 def test_all_problems_are_told_at_once(capsys, tmp_path):
@@ -112,6 +114,8 @@ def settings(**changes):
         ({"epochs": "3"}, "config.epochs must be a whole number, got '3'"),
         ({"epochs": True}, "config.epochs must be a whole number, got True"),
         ({"seed": -1}, "config.seed must be >= 0, got -1"),
+        ({"seed": 2**32}, "config.seed must be < 2**32, got 4294967296"),
+        ({"hyperdyn": 7}, "config.strategy: config.hyperdyn must be a section"),
         ({"batch_size": 12}, "config.dataset: batch_size must be a positive multiple of the number of devices, got 12 for 8 devices"),
         ({"batch_size": 1288}, "config.dataset: batch_size must be at most the number of training examples, got 1288 for 1280 examples"),
         ({"eval_batch_size": 3}, "config.dataset: eval_batch_size must be a positive multiple of the number of devices, got 3 for 8 devices"),
@@ -195,3 +199,64 @@ def test_the_command_exits_with_2_and_no_traceback(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: config.epochs must be >= 1, got -1\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def directory_with(tmp_path, decisions, metrics, rows):
+    """A run directory with so many rows, and a checkpoint that counts `rows`."""
+    with rundir.RunDirectory(tmp_path, settings()) as directory:
+        directory.rows = {"decisions": [{}] * rows, "metrics": [{}] * rows}
+        directory.checkpoint({"x": np.zeros(2)}, {"step": 0})
+    (tmp_path / "decisions.jsonl").write_text(decisions)
+    (tmp_path / "metrics.jsonl").write_text(metrics)
+
+
+@pytest.mark.parametrize(
+    ("decisions", "message"),
+    [
+        ("{}\n", "decisions.jsonl has 1 rows, but the checkpoint comes after 3"),
+        ("{}\n{\n{}\n", "decisions.jsonl, row 2, is damaged: Expecting"),
+    ],
+)
+def test_rows_that_do_not_fit_the_checkpoint_are_told(tmp_path, decisions, message):
+    directory_with(tmp_path, decisions, "{}\n" * 3, rows=3)
+    with pytest.raises(config.ConfigError) as caught:
+        rundir.RunDirectory(tmp_path, settings())
+    (line,) = caught.value.problems
+    assert message in line
+    assert (tmp_path / "decisions.jsonl").read_text() == decisions
+
+
+def test_rows_without_their_checkpoint_are_not_thrown_away(tmp_path):
+    directory_with(tmp_path, "{}\n" * 3, "{}\n" * 3, rows=3)
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(config.ConfigError, match="3 rows, but no checkpoint"):
+        rundir.RunDirectory(tmp_path, settings())
+    assert (tmp_path / "decisions.jsonl").read_text() == "{}\n" * 3
+
+
+def test_checkpoints_of_an_unknown_config_are_not_taken(tmp_path):
+    directory_with(tmp_path, "", "", rows=0)
+    for name in ("config.json", "decisions.jsonl", "metrics.jsonl"):
+        (tmp_path / name).unlink()
+    with pytest.raises(config.ConfigError, match=r"holds checkpoints but no config"):
+        rundir.RunDirectory(tmp_path, settings())
+
+
+def test_a_directory_in_use_is_left_to_its_process(tmp_path):
+    first = rundir.RunDirectory(tmp_path, settings())
+    with pytest.raises(config.ConfigError, match="in use by another process"):
+        rundir.RunDirectory(tmp_path, settings())
+    first.__exit__()
+    rundir.RunDirectory(tmp_path, settings()).__exit__()
+
+
+def test_infinite_settings_are_told_apart(tmp_path):
+    always, never = (settings(hyperdyn__offset=x) for x in (np.inf, -np.inf))
+    rundir.RunDirectory(tmp_path, always).__exit__()
+    assert (
+        json.loads((tmp_path / "config.json").read_text())["hyperdyn"]["offset"]
+        == "inf"
+    )
+    assert rundir.problems(tmp_path, always) == []
+    (line,) = rundir.problems(tmp_path, never)
+    assert "config.hyperdyn.offset is '-inf' here, 'inf' there" in line

@@ -133,8 +133,9 @@ DECISIONS = [
         [47.75, None],
         47.25,
         0,
-        kept=False,
+        kept=True,
         keep_probability=0.5,
+        draw=0.75,  # a switch, to a branch that diverged
         posterior_mean=[0.5, -1.0],
         posterior_stddev=[0.25, 0.5],
         gp=GP,
