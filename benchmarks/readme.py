@@ -44,7 +44,7 @@ def digits() -> str:
     ]
     head = "run, seeds, validation (%), test (%), accepted / total steps, seconds"
     hardware = (
-        f"Mean ± standard deviation over seeds; seconds of training, scoring and decisions, "
+        f"Mean ± standard deviation over seeds; seconds of training and decisions, "
         f"without start-up and checkpoints; {machine['cores']} cores of "
         f"{machine['processor']}, jax {machine['versions']['jax']}, "
         f"{machine['date']}; raw rows in `benchmarks/results/digits/`."

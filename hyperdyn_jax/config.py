@@ -159,8 +159,10 @@ def _strategy(
     for section in {name, "hyperdyn"} & set(config):
         if not isinstance(config[section], Mapping):
             raise ValueError(f"config.{section} must be a section")
-    base = {axis: config["optimizer"].get(axis, 0.0) for axis in axes}
-    return make(
+    optimizer = config.get("optimizer", {})  # its own problems are told elsewhere
+    optimizer = optimizer if isinstance(optimizer, Mapping) else {}
+    base = {axis: optimizer.get(axis, 0.0) for axis in axes}
+    strategy = make(
         Context(
             space=space.SearchSpace(**axes),
             base=base,
@@ -170,6 +172,14 @@ def _strategy(
             hyperdyn=config.get("hyperdyn", {}),
         )
     )
+    # A schedule takes any name; the optimizer does not.
+    known = optimizers.HYPERPARAMETERS.get(optimizer.get("name"), optimizers.LIMITS)
+    if unknown := sorted(set(getattr(strategy, "hparams", ())) - set(known)):
+        raise ValueError(
+            f"config.{name} sets {unknown}, which the optimizer lacks; it has "
+            f"{list(known)}"
+        )
+    return strategy
 
 
 def _optimizer(config: Config) -> optax.GradientTransformation:

@@ -121,6 +121,7 @@ def settings(**changes):
         ({"eval_batch_size": 3}, "config.dataset: eval_batch_size must be a positive multiple of the number of devices, got 3 for 8 devices"),
         ({"dataset": "mnist"}, "config.dataset: dataset must be one of ['cifar10', 'cifar10_twin', 'digits', 'imagenet'], got 'mnist'"),
         ({"strategy": "magic"}, "config.strategy: strategy must be one of "),
+        ({"strategy": "cosine", "cosine": {"nope": 1.0}}, "config.strategy: config.cosine sets ['nope'], which the optimizer lacks"),
         ({"model__depth": 9}, "config.model: depth must be 6 n + 2"),
         ({"model__name": "vgg"}, "config.model: name must be one of ['cifar_resnet', 'resnet'], got 'vgg'"),
         ({"optimizer__name": "rms"}, "config.optimizer: optimizer must be one of ['adam', 'plain_sgd', 'sgd'], got 'rms'"),

@@ -44,7 +44,8 @@ def test_optax_takes_it(run):
 
 @pytest.mark.parametrize(
     "content",
-    ["{", "{}", '{"until_step": [1], "hyperparams": []}', '{"until_step": [], "hyperparams": {}}',
+    ["{", "{}", '{"until_step": [1], "hyperparams": []}',
+     '{"until_step": [], "hyperparams": {}}',
      '{"until_step": [1, 2], "hyperparams": {"learning_rate": [0.1]}}'],
 )  # fmt: skip
 def test_files_that_are_no_schedule_are_named(tmp_path, content):
