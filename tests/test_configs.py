@@ -34,6 +34,13 @@ def train(workdir, *flags):
     )
 
 
+def test_quick_start_is_as_good_as_it_says(tmp_path):
+    done = train(tmp_path, "--config=configs/digits.py")
+    assert (done.returncode, done.stderr) == (0, "")
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["validation_accuracy"] >= 97
+
+
 @pytest.mark.parametrize(
     ("config", "write", "batches", "rows"),
     [
