@@ -37,8 +37,8 @@ def gain(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def hyperdyn(count: int, dimensions: int, capacity: int = 0) -> Callable[[], None]:
     """A function that makes one decision, with `count` observations behind it."""
     names = [f"x{i}" for i in range(dimensions)]
-    # Room for what the decisions themselves add, as a power of two.
-    capacity = capacity or 2 ** int(np.ceil(np.log2(count + 2 * PAIRS + 4)))
+    # Room for what the decisions themselves add, rounded up as the loop rounds it.
+    capacity = capacity or -(-(count + 2 * PAIRS + 4) // 16) * 16
     space = SearchSpace(**{name: Uniform(0.0, 1.0) for name in names})
     tuner, rng = Hyperdyn(space, capacity=capacity), np.random.default_rng(0)
     state = tuner.init(jax.random.key(0), 10.0)

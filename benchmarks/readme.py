@@ -69,7 +69,7 @@ def decision() -> str:
     run = record["results"]["run"]
     text = (
         f"Two axes; medians of pairs in turn, the ratio with its quartiles; the cost "
-        f"is the cube of the capacity, the next power of two; {record['cores']} "
+        f"is about the cube of the observations; {record['cores']} "
         f"cores of {record['processor']}, jax {record['versions']['jax']}, optuna "
         f"{record['versions']['optuna']}, {record['date']}. Over {run['epochs']:,} "
         f"epochs at the default capacity of {run['capacity']}: "
