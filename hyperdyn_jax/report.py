@@ -163,23 +163,16 @@ def _challengers(run: Run, fate: str) -> list[tuple[float, Row]]:
 def predictions(run: Run) -> list[Prediction]:
     """Returns every prediction whose gain came to be known, in order.
 
-    The recorded standard deviation is that of the latent gain. A realised gain has
-    noise in it too: its variance, recorded in units of the standardised gains, is
-    brought back to points by the spread of the feasible gains known at that time.
+    The recorded standard deviation is that of the latent gain; a realised gain has the
+    fitted noise in it too, recorded in points.
     """
-    made, known = [], []
+    made = []
     for row in run.decisions:
-        spread = float(np.std(known)) if known else 0.0
-        constant = spread <= 1e-12 * max(map(abs, known), default=0.0)
-        noise = (row.get("gp") or {}).get("noise") or 0.0
-        variance = noise * (1.0 if constant else spread**2)
-        gains = [_gain(row, i) for i in range(len(row["trials"]))]
-        for i, gain in enumerate(gains):
-            mean, latent = _posterior(row, i)
+        noise = (row.get("gp") or {}).get("noise_stddev") or 0.0
+        for i in range(len(row["trials"])):
+            gain, (mean, latent) = _gain(row, i), _posterior(row, i)
             if None not in (gain, mean, latent):
-                stddev = math.sqrt(latent**2 + variance)
-                made.append(Prediction(i > 0, mean, stddev, gain))
-        known += [gain for gain in gains if gain is not None]
+                made.append(Prediction(i > 0, mean, math.hypot(latent, noise), gain))
     return made
 
 

@@ -83,6 +83,17 @@ def test_rows_tell_the_whole_run(finished):
         assert decision["score_before"] == before["validation_accuracy"]
 
 
+def test_noise_is_recorded_in_points_too(finished):
+    """In units of the standardised gains it means nothing to a reader of the rows."""
+    known = []
+    for row in rows(finished[0], "decisions"):
+        if row["gp"]:
+            noise = np.sqrt(row["gp"]["noise"]) * np.std(known)
+            assert row["gp"]["noise_stddev"] == pytest.approx(noise, rel=1e-4)
+        known += [score - row["score_before"] for score in row["scores"]]
+    assert len(known) == 5 + 9 * 2
+
+
 def test_directory_has_everything(finished):
     workdir, _ = finished
     names = {path.name for path in workdir.iterdir()}

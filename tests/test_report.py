@@ -94,7 +94,12 @@ def decision(epoch, trials, scores, before, branch, **more):
 
 
 A, B, C, D = setting(0.1), setting(0.5, 0.5), setting(0.02, 0.99), setting(0.9, 0.0)
-GP = {"length_scales": {"learning_rate": 0.4}, "amplitude": 1.0, "noise": 0.25}
+GP = {
+    "length_scales": {"learning_rate": 0.4},
+    "amplitude": 1.0,
+    "noise": 0.25,
+    "noise_stddev": 2.5,  # percentage points
+}
 
 METRICS = [
     metric(0, 10, 30, 40.0, A),
@@ -125,7 +130,7 @@ DECISIONS = [
         keep_probability=0.125,
         posterior_mean=[0.5, 1.5],
         posterior_stddev=[0.25, 0.5],
-        gp=GP,
+        gp=GP | {"noise_stddev": 5.75},
     ),
     decision(
         3,
@@ -237,22 +242,20 @@ def test_predictive_interval_adds_the_noise_in_points(tmp_path):
     made = report.predictions(report.load_run(make_run(tmp_path / "run")))
     assert [p.challenger for p in made] == [False, True, False, True, False]
     assert [p.gain for p in made] == [5.0, 1.0, -1.0, 2.25, 0.5]
-    # Epoch 1 knows the gains 30 and 20, whose population variance is 25.
-    assert made[0].stddev == pytest.approx(math.sqrt(1.0 + 0.25 * 25.0))
-    assert made[1].stddev == pytest.approx(math.sqrt(4.0 + 0.25 * 25.0))
-    # Epoch 2 knows 30, 20, 5, 1: mean 14, variance (256 + 36 + 81 + 169) / 4.
-    assert made[2].stddev == pytest.approx(math.sqrt(0.0625 + 0.25 * 135.5))
+    assert made[0].stddev == pytest.approx(math.sqrt(1.0 + 2.5**2))
+    assert made[1].stddev == pytest.approx(math.sqrt(4.0 + 2.5**2))
+    assert made[2].stddev == pytest.approx(math.sqrt(0.0625 + 5.75**2))
 
 
 def test_coverage_is_counted_with_1_645_standard_deviations(page):
-    # |gain - mean|: 1, 11, 1.5, 0.75, 0; half widths above 4, 5.3, 9, 9, 7.
+    # |gain - mean|: 1, 11, 1.5, 0.75, 0; half widths 4.4, 5.3, 9.5, 9.5, 4.1.
     assert "90% intervals held 4 of 5 gains (80%)" in page.images[2]["alt"]
 
 
-def test_one_known_gain_leaves_the_noise_as_it_is(tmp_path):
-    rows = [decision(0, [A], [40.0], 10.0, 0), DECISIONS[1]]
+def test_an_interval_without_recorded_noise_is_the_latent_one(tmp_path):
+    rows = [DECISIONS[0], DECISIONS[1] | {"gp": None}]
     run = report.load_run(make_run(tmp_path / "run", decisions=rows))
-    assert report.predictions(run)[0].stddev == pytest.approx(math.sqrt(1.25))
+    assert [p.stddev for p in report.predictions(run)] == [1.0, 2.0]
 
 
 def test_page_is_self_contained(page):
