@@ -40,7 +40,7 @@ FIELDS: dict[str, tuple[type, int]] = {
 
 
 # Only ImageNet has it.
-OPTIONAL = {"image_size"}
+OPTIONAL: dict[str, tuple[type, int]] = {"image_size": (int, 1)}
 
 
 class ConfigError(ValueError):
@@ -76,7 +76,8 @@ def build(config: Config) -> Setup:
     Raises:
       ConfigError: with all problems at once.
     """
-    problems = {name: line for name in FIELDS if (line := _check_field(config, name))}
+    names = [*FIELDS, *(name for name in OPTIONAL if name in config)]
+    problems = {name: line for name in names if (line := _check_field(config, name))}
 
     def make(part: str, function: Callable[..., Any], *needs: str) -> Any:
         """A part of the run, or None where it or what it needs is wrong."""
@@ -88,7 +89,7 @@ def build(config: Config) -> Setup:
             problems[part] = f"config.{part}: {error}"
             return None
 
-    for name in sorted(set(config) - set(FIELDS) - OPTIONAL - set(STRATEGIES)):
+    for name in sorted(set(config) - set(FIELDS) - set(OPTIONAL) - set(STRATEGIES)):
         problems[name] = f"config.{name} is no setting; there are {', '.join(FIELDS)}"
     axes = {
         name: make(
@@ -111,7 +112,15 @@ def build(config: Config) -> Setup:
     )
 
 
-_DATA = ("dataset", "batch_size", "eval_batch_size", "seed", "data_dir", "pad")
+_DATA = (
+    "dataset",
+    "batch_size",
+    "eval_batch_size",
+    "seed",
+    "data_dir",
+    "pad",
+    *OPTIONAL,
+)
 
 
 def _names(config: Config) -> list[str]:
@@ -120,7 +129,7 @@ def _names(config: Config) -> list[str]:
 
 
 def _check_field(config: Config, name: str) -> str | None:
-    kind, least = FIELDS[name]
+    kind, least = (FIELDS | OPTIONAL)[name]
     if name not in config:
         return f"config.{name} is missing"
     value = config[name]
@@ -185,6 +194,8 @@ def _strategy(
 def _optimizer(config: Config) -> optax.GradientTransformation:
     settings = dict(config["optimizer"])
     name, decay_all = settings.pop("name", None), settings.pop("decay_all", False)
+    if not isinstance(decay_all, bool):
+        raise ValueError(f"decay_all must be True or False, got {decay_all!r}")
     for hyperparameter, value in settings.items():
         optimizers.check_hyperparameter(hyperparameter, value)
     return optimizers.create_optimizer(name, settings, decay_all=decay_all)

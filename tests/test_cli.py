@@ -136,6 +136,8 @@ def settings(**changes):
         ({"search_space": {}}, "config.strategy: SearchSpace needs at least one axis"),
         ({"hyperdyn__temperature": 0.0}, "config.strategy: temperature must be > 0 and finite, got 0.0"),
         ({"hyperdyn__kernel": "linear"}, "config.strategy: kernel must be one of ['matern32', 'matern52', 'rbf'], got 'linear'"),
+        ({"image_size": "x"}, "config.image_size must be a whole number, got 'x'"),
+        ({"optimizer__decay_all": "no"}, "config.optimizer: decay_all must be True or False, got 'no'"),
         ({"eval_batch_size": None}, "config.eval_batch_size is missing"),
         ({"eval_batchsize": 3}, "config.eval_batchsize is no setting; there are name, seed"),
     ],
