@@ -14,7 +14,7 @@ import record
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "twin"
-SEEDS = (0, 1)
+SEEDS = (0, 1, 2, 3, 4)
 STRATEGIES = (
     "cosine",
     "hyperdyn",
@@ -29,7 +29,26 @@ STRATEGIES = (
     "random_search",
     "hyperband",
     "autolrs",
+    "autolrs_95",
     "pb2",
+    "plain_sgd:hyperdyn",
+    "adam:hyperdyn",
+    "adam:manual_adam",
+    "lars:cosine",
+    "prodigy:cosine",
+    "schedule_free:constant",
+    "salera:constant",
+)
+# For the figures of the paper that compare batch sizes.
+LARGE_BATCHES = (
+    "batch=1000:manual_large_batch",
+    "batch=1000:hyperdyn",
+    "batch=1000:epoch_bo",
+    "batch=1000:random_search",
+    "batch=1000:hyperband",
+    "batch=2000:hyperdyn",
+    "batch=4000:manual_large_batch",
+    "batch=4000:hyperdyn",
 )
 ROWS = ("config.json", "metrics.jsonl", "decisions.jsonl")
 
@@ -39,7 +58,7 @@ def main() -> None:
     work = Path(sys.argv[2] if len(sys.argv) > 2 else "runs/twin")
     program = [sys.executable, "-m", "hyperdyn_jax.study", f"--output={work}"]
     program += ["--config=configs/cifar10_twin.py", f"--config.data_dir={data_dir}"]
-    program += [f"--strategies={','.join(STRATEGIES)}"]
+    program += [f"--strategies={','.join(STRATEGIES + LARGE_BATCHES)}"]
     program += [f"--seeds={','.join(map(str, SEEDS))}"]
     subprocess.run(program, cwd=ROOT, check=False)  # some may diverge, and say so
     for run in sorted(work.glob("*/seed*")):

@@ -6,8 +6,9 @@
         --config.strategy=manual_large_batch --workdir=runs/cifar10_manual_1000
 
 0.27 M parameters; 45,000 images train, 5,000 validate, 10,000 test; pad-and-crop by 4
-pixels and flips. After the colon: the optimizer (sgd, plain_sgd, adam), the batch size
-(128, 1000, 2000, 4000), and smoke, which is two epochs of a tiny network.
+pixels and flips. After the colon: the optimizer (sgd, plain_sgd, adam, lars, prodigy,
+schedule_free, salera), the batch size (128, 1000, 2000, 4000), and smoke, which is two
+epochs of a tiny network.
 
 64,000 iterations of 128 images are 182 epochs. Time and accuracy: not measured.
 """
@@ -21,7 +22,7 @@ def get_config(argument: str = "") -> ConfigDict:
     choices = presets.parse(
         argument,
         optimizer=tuple(presets.OPTIMIZERS),
-        batch=("128", "1000", "2000", "4000"),
+        batch=presets.BATCH_SIZES,
         size=("full", "smoke"),
     )
     config = ConfigDict(

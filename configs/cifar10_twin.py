@@ -4,7 +4,8 @@
 
 A ResNet-8 of width 8 on 16x16 pixels (2x2 means); 4,096 images train, 2,048 validate,
 4,096 test; batch 128, 32 steps an epoch. Cosine at learning rate 0.2, momentum 0.9 is
-about the best of the plain schedules. After the colon: the optimizer.
+about the best of the plain schedules. After the colon: the optimizer (sgd, plain_sgd,
+adam, lars, prodigy, schedule_free, salera) and the batch size (128, 1000, 2000, 4000).
 """
 
 from ml_collections import ConfigDict
@@ -13,13 +14,15 @@ from hyperdyn_jax import presets
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    choices = presets.parse(argument, optimizer=tuple(presets.OPTIMIZERS))
+    choices = presets.parse(
+        argument, optimizer=tuple(presets.OPTIMIZERS), batch=presets.BATCH_SIZES
+    )
     config = ConfigDict(
         {
             "name": "cifar10_twin",
             "seed": 0,
             "epochs": 24,
-            "batch_size": 128,
+            "batch_size": int(choices["batch"]),
             "eval_batch_size": 512,
             "dataset": "cifar10_twin",
             "data_dir": "",
@@ -28,6 +31,7 @@ def get_config(argument: str = "") -> ConfigDict:
             **presets.tuning(choices["optimizer"]),
             # A stage of 1 epoch would have probes of less than a step.
             "autolrs": {"stage": 4.0, "max_stage": 4.0},
+            "autolrs_95": {"stage": 4.0, "max_stage": 4.0},
         }
     )
     if choices["optimizer"] == "sgd":

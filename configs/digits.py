@@ -31,7 +31,7 @@ def get_config(argument: str = "") -> ConfigDict:
             **presets.tuning(choices["optimizer"]),
         }
     )
-    if choices["optimizer"] != "adam":
+    if choices["optimizer"] in ("sgd", "plain_sgd"):
         config.search_space.learning_rate.update(low=3e-3, high=0.5)
     if choices["optimizer"] == "sgd":
         config.search_space.momentum.update(high=0.9)

@@ -16,11 +16,16 @@ from hyperdyn_jax.records import DataError
 DONE, BAD_INPUT, DIVERGED = 0, 2, 3  # exit codes
 
 
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parses the command line, or prints every problem with it and exits with 2."""
+def parse_flags(argv: Sequence[str], others: Sequence[str] = ("workdir",)) -> list[str]:
+    """Parses the command line, or prints every problem with it and exits with 2.
+
+    Args:
+      argv: the command line.
+      others: names of the flags that it may have beside those of the config.
+    """
     words = _join_values(argv[1:])
     if not any(word.lstrip("-").startswith("help") for word in words):
-        problems, good = _check_flags(argv[0], words)
+        problems, good = _check_flags(argv[0], words, others)
         if problems:
             if good is not None:
                 problems += _check_rest(*good)
@@ -48,6 +53,33 @@ def run(config: ConfigDict, workdir: str | None) -> int:
     return DONE
 
 
+def load_config(argv: Sequence[str], argument: str = "") -> ConfigDict:
+    """The config of a command line, without its other flags.
+
+    Args:
+      argv: a command line with --config=FILE and perhaps --config.x=y.
+      argument: more for the config file, beside what FILE has after a colon.
+
+    Raises:
+      ValueError: the file does not take the argument.
+    """
+    words = _join_values(argv[1:])
+    source = [word for word in words if word.startswith("--config=")][-1]
+    settings = [word for word in words if word.startswith("--config.")]
+    if argument:
+        source += f",{argument}" if ":" in source else f":{argument}"
+    try:
+        return _parse([argv[0], source, *settings])
+    except flags.Error as error:
+        raise ValueError(_reason(error)) from None
+
+
+def _reason(error: Exception) -> str:
+    """What a config file said, without what the parser says of it."""
+    line = (str(error) or type(error).__name__).strip().splitlines()[-1].strip()
+    return line.removeprefix("ValueError: ")
+
+
 def _check_rest(config: ConfigDict, workdir: str | None) -> list[str]:
     try:
         loop.check(config.to_dict(), _path(config, workdir))
@@ -66,7 +98,7 @@ def print_problems(problems: Sequence[str]) -> None:
 
 
 def _check_flags(
-    program: str, words: Sequence[str]
+    program: str, words: Sequence[str], others: Sequence[str]
 ) -> tuple[list[str], tuple[ConfigDict, str | None] | None]:
     """Every problem, where a parser stops at the first: each setting is tried alone.
 
@@ -74,12 +106,13 @@ def _check_flags(
       The problems; and what is left of config and workdir without them, or None.
     """
     sources = [word for word in words if word.startswith("--config=")]
-    workdirs = [word for word in words if word.startswith("--workdir=")]
     settings = [word for word in words if word.startswith("--config.")]
+    known = tuple(f"--{name}=" for name in ("config", *others))
+    names = ", ".join(f"--{name}" for name in ("config", "config.x=y", *others[:-1]))
     problems = [
-        f"{word!r} is no flag; there are --config, --config.x=y and --workdir"
+        f"{word!r} is no flag; there are {names} and --{others[-1]}"
         for word in words
-        if word not in sources + workdirs + settings
+        if not word.startswith((*known, "--config."))
     ]
     if not sources:
         missing = "--config is missing, for example --config=configs/digits.py"
@@ -89,14 +122,14 @@ def _check_flags(
         config = _parse(good)
         config.to_dict()  # a file that is not there is not missed before
     except Exception as error:
-        reason = (str(error) or type(error).__name__).strip().splitlines()[-1].strip()
-        return [*problems, f"{sources[-1]} cannot be loaded: {reason}"], None
+        return [*problems, f"{sources[-1]} cannot be loaded: {_reason(error)}"], None
     for word in settings:
         try:
             _parse([*good, word])
             good.append(word)
         except (flags.Error, AttributeError, LookupError, TypeError):
             problems.append(_explain(word, config))
+    workdirs = [word for word in words if word.startswith("--workdir=")]
     workdir = workdirs[-1].partition("=")[2] if workdirs else None
     return problems, (_parse(good), workdir)
 

@@ -10,19 +10,16 @@ One epoch of Algorithm 4 is
 and epoch 0 is Random-Start (Algorithm 3): k settings drawn from S, the best one kept.
 """
 
-import contextlib
 import dataclasses
-import functools
-from collections.abc import Iterator
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hyperdyn_jax import acquisition, gp, trend
+from hyperdyn_jax import acquisition, gp, host, trend
 from hyperdyn_jax.space import SearchSpace
-from hyperdyn_jax.types import Decision, Trials
+from hyperdyn_jax.types import Decision, Trials, check_scores
 
 
 class HyperdynState(NamedTuple):
@@ -138,7 +135,7 @@ class Hyperdyn:
             raise ValueError(f"the untrained network's score must be finite: {score}")
         dimensions = len(self.space)
         return HyperdynState(
-            key=key_data(key),
+            key=host.key_data(key),
             epoch=np.int32(0),
             incumbent={name: np.float32(np.nan) for name in self.space},
             history=np.full(self.window + 1, score, np.float32),
@@ -186,13 +183,15 @@ class Hyperdyn:
         """
         scores = check_scores(scores, trials)
         data = state.data.append(
-            points=_to_unit(self, trials.hparams),
+            points=host.to_unit(self, trials.hparams),
             epoch=state.epoch,
             gains=scores - state.history[-1],
         )
         decision = self._decide(state, scores)
         state = state._replace(
-            key=split_key(state.key), data=data, model=_fit(self, data, state.model)
+            key=host.split_key(state.key),
+            data=data,
+            model=_fit(self, data, state.model),
         )
         if decision.branch < 0:
             return state, decision
@@ -225,92 +224,16 @@ class Hyperdyn:
         )
 
 
-def key_data(key: jax.Array) -> np.ndarray:
-    """Raw uint32 data of a typed or raw PRNG key, a form that JSON can hold."""
-    try:
-        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-            key = jax.random.key_data(key)
-        # As the tuner will read it: keys of another kind than JAX's default do not fit.
-        single = jax.random.wrap_key_data(key).ndim == 0
-    except (AttributeError, TypeError, ValueError):
-        single = False
-    if not single:
-        raise ValueError(
-            f"key must be one PRNG key such as jax.random.key(0), got {key!r}"
-        )
-    return np.asarray(key)
-
-
-def split_key(key: np.ndarray) -> np.ndarray:
-    """The key data for the next decision."""
-    with _on_host():
-        return np.asarray(_next_key(key))
-
-
-def check_scores(scores: Any, trials: Trials) -> np.ndarray:
-    """Scores as f32[c], or ValueError if there is not one for each trial."""
-    scores = np.asarray(scores, np.float32)
-    if scores.shape != (len(trials.parents),):
-        raise ValueError(
-            f"expected one score for each of {len(trials.parents)} trials, "
-            f"got shape {scores.shape}"
-        )
-    return scores
-
-
-@contextlib.contextmanager
-def _on_host() -> Iterator[None]:
-    """In float64 on the host's processor: no accelerator factorises a small matrix
-    faster, TPUs have no float64, and training need not wait for the decision."""
-    try:
-        device = jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX_PLATFORMS leaves the host out
-        device = None
-    with jax.enable_x64(True), jax.default_device(device):
-        yield
-
-
-def _compiled(function: Any) -> Any:
-    """Compiles once per tuner; takes and returns NumPy arrays, floats as float32.
-
-    One thread: XLA's batched LAPACK calls wait for the pool that they run on, which
-    hangs for ever when every thread of it does so (jaxlib 0.10.2), and the other cores
-    are busy training.
-    """
-    compiled = jax.jit(
-        function,
-        static_argnums=0,
-        compiler_options={"xla_cpu_multi_thread_eigen": False},
-    )
-
-    @functools.wraps(function)
-    def call(tuner: Hyperdyn, *args: Any) -> Any:
-        with _on_host():
-            return jax.device_get(compiled(tuner, *args))
-
-    call.compilations = compiled._cache_size
-    return call
-
-
-@jax.jit
-def _next_key(key: jax.Array) -> jax.Array:
-    return jax.random.key_data(jax.random.split(jax.random.wrap_key_data(key))[0])
-
-
-def _stream(key: jax.Array, index: int) -> jax.Array:
-    return jax.random.fold_in(jax.random.wrap_key_data(key), index)
-
-
 _SEARCH, _TREND = 1, 2  # streams of the state's key
 
 
-@_compiled
+@host.compiled
 def _sample(tuner: Hyperdyn, key: jax.Array) -> dict[str, jax.Array]:
     """Random-Start: k settings uniform in the cube."""
-    return tuner.space.sample(_stream(key, _SEARCH), tuner.initial_points)
+    return tuner.space.sample(host.stream(key, _SEARCH), tuner.initial_points)
 
 
-@_compiled
+@host.compiled
 def _propose(tuner: Hyperdyn, state: HyperdynState) -> tuple:
     """One-Step-BO over S x [t, t], and what the model expects of both trials.
 
@@ -318,7 +241,7 @@ def _propose(tuner: Hyperdyn, state: HyperdynState) -> tuple:
     improvement of the gains of (incumbent, challenger), f32[2] each; the model.
     """
     kernel, time = _kernels(tuner)
-    data, model = _double(state.data), _double(state.model)
+    data, model = host.double(state.data), host.double(state.model)
     posterior = gp.condition(model, data, kernel, time)
     epoch = state.epoch.astype(jnp.float64)
 
@@ -330,11 +253,11 @@ def _propose(tuner: Hyperdyn, state: HyperdynState) -> tuple:
             mean, stddev, posterior.best
         ) + jnp.log(weight)
 
-    incumbent = _double(tuner.space.to_unit(state.incumbent))
+    incumbent = host.double(tuner.space.to_unit(state.incumbent))
     best_seen = data.points[jnp.argmax(jnp.where(data.feasible, data.gains, -jnp.inf))]
     point, _ = acquisition.maximize(
         log_weighted_improvement,
-        _stream(state.key, _SEARCH),
+        host.stream(state.key, _SEARCH),
         jnp.stack([incumbent, best_seen]),
         candidates=tuner.candidates,
         starts=tuner.starts,
@@ -342,7 +265,7 @@ def _propose(tuner: Hyperdyn, state: HyperdynState) -> tuple:
     )
     challenger = tuner.space.from_unit(point)
     # Predicted where the trial will be, not where float32 rounded it from.
-    both = jnp.stack([incumbent, _double(tuner.space.to_unit(challenger))])
+    both = jnp.stack([incumbent, host.double(tuner.space.to_unit(challenger))])
     mean, stddev = jax.vmap(lambda u: posterior.predict(gp.Query(u, epoch)))(both)
     improvement = acquisition.expected_improvement(mean, stddev, posterior.best)
     parameters = {
@@ -351,21 +274,27 @@ def _propose(tuner: Hyperdyn, state: HyperdynState) -> tuple:
         "noise": jnp.exp(model.log_noise),  # variance of standardised gains
         "noise_stddev": posterior.scale * jnp.exp(0.5 * model.log_noise),  # points
     }
-    return challenger, _single((mean, stddev, improvement)), _single(parameters)
+    return challenger, host.single((mean, stddev, improvement)), host.single(parameters)
 
 
-@_compiled
+@host.compiled
 def _fit(
     tuner: Hyperdyn, data: gp.Observations, model: gp.KernelParams
 ) -> gp.KernelParams:
     """Update-Statistical-Model: the kernel parameters for the next epoch."""
     kernel, time = _kernels(tuner)
-    return _single(
-        gp.fit(_double(data), _double(model), kernel, time, max_steps=tuner.fit_steps)
+    return host.single(
+        gp.fit(
+            host.double(data),
+            host.double(model),
+            kernel,
+            time,
+            max_steps=tuner.fit_steps,
+        )
     )
 
 
-@_compiled
+@host.compiled
 def _trend_test(tuner: Hyperdyn, key: jax.Array, history: jax.Array) -> tuple:
     """Check-Accuracy-Trend: the keep probability and the number drawn against it."""
     probability = trend.keep_probability(
@@ -374,24 +303,8 @@ def _trend_test(tuner: Hyperdyn, key: jax.Array, history: jax.Array) -> tuple:
         temperature=tuner.temperature,
         offset=tuner.offset,
     )
-    return probability, jax.random.uniform(_stream(key, _TREND), (), jnp.float32)
-
-
-@_compiled
-def _to_unit(tuner: Hyperdyn, hparams: dict[str, jax.Array]) -> jax.Array:
-    return tuner.space.to_unit(hparams)
+    return probability, jax.random.uniform(host.stream(key, _TREND), (), jnp.float32)
 
 
 def _kernels(tuner: Hyperdyn) -> tuple:
     return gp.SPATIAL_KERNELS[tuner.kernel], gp.TimeKernel(tuner.alpha, tuner.beta)
-
-
-def _cast(tree: Any, source: Any, target: Any) -> Any:
-    return jax.tree.map(
-        lambda x: x.astype(target) if x.dtype == source else x,
-        jax.tree.map(jnp.asarray, tree),
-    )
-
-
-_double = functools.partial(_cast, source=jnp.float32, target=jnp.float64)
-_single = functools.partial(_cast, source=jnp.float64, target=jnp.float32)

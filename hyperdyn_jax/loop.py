@@ -13,7 +13,7 @@ from hyperdyn_jax import config as config_lib
 from hyperdyn_jax import display as display_lib
 from hyperdyn_jax import report, rundir
 from hyperdyn_jax.display import Display
-from hyperdyn_jax.hyperdyn import key_data
+from hyperdyn_jax.host import key_data
 from hyperdyn_jax.rundir import RunDirectory
 from hyperdyn_jax.training import Evaluation, Trainer, TrainState
 from hyperdyn_jax.types import Decision, Strategy, Trials

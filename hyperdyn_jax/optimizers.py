@@ -12,6 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from optax import contrib
+
+from hyperdyn_jax import salera as salera_lib
+
+AVERAGING = 0.9  # schedule-free's interpolation, its authors' default
 
 
 def sgd(
@@ -40,16 +45,64 @@ def adam(
     return optax.adamw(learning_rate, b1, b2, weight_decay=weight_decay, mask=mask)
 
 
+def lars(
+    learning_rate: float, momentum: float, weight_decay: float, mask: Any
+) -> optax.GradientTransformation:
+    """LARS (You et al. 2017, 1708.03888): the step of every array of parameters is in
+    proportion to its norm."""
+    mask = True if mask is None else mask
+    return optax.lars(
+        learning_rate, weight_decay, weight_decay_mask=mask, momentum=momentum
+    )
+
+
+def prodigy(
+    learning_rate: float, b1: float, b2: float, weight_decay: float, mask: Any
+) -> optax.GradientTransformation:
+    """Prodigy (Mishchenko and Defazio 2023, 2306.06101): Adam that estimates its own
+    rate, which `learning_rate` multiplies; coupled weight decay."""
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask),
+        contrib.prodigy(learning_rate, (b1, b2)),
+    )
+
+
+def schedule_free(
+    learning_rate: float, weight_decay: float, mask: Any
+) -> optax.GradientTransformation:
+    """Schedule-free SGD (Defazio et al. 2024, 2405.15682): evaluate `eval_params`."""
+    return contrib.schedule_free(
+        plain_sgd(learning_rate, weight_decay, mask), learning_rate, b1=AVERAGING
+    )
+
+
+def salera(
+    learning_rate: float, weight_decay: float, mask: Any
+) -> optax.GradientTransformation:
+    """SALeRA, with coupled weight decay; `learning_rate` is that of the start."""
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask), salera_lib.salera(learning_rate)
+    )
+
+
 # Every optimizer with the hyperparameters it has, and the values they may take.
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "sgd": sgd,
     "plain_sgd": plain_sgd,
     "adam": adam,
+    "lars": lars,
+    "prodigy": prodigy,
+    "schedule_free": schedule_free,
+    "salera": salera,
 }
 HYPERPARAMETERS: dict[str, tuple[str, ...]] = {
     "sgd": ("learning_rate", "momentum", "weight_decay"),
     "plain_sgd": ("learning_rate", "weight_decay"),
     "adam": ("learning_rate", "b1", "b2", "weight_decay"),
+    "lars": ("learning_rate", "momentum", "weight_decay"),
+    "prodigy": ("learning_rate", "b1", "b2", "weight_decay"),
+    "schedule_free": ("learning_rate", "weight_decay"),
+    "salera": ("learning_rate", "weight_decay"),
 }
 # Where each may be. A decay rate of one would never forget.
 _RATE = (np.inf, ">= 0 and finite")
@@ -103,11 +156,27 @@ def create_optimizer(
     )(**hparams, mask=mask)
 
     def update(*args: Any, **kwargs: Any) -> Any:
-        # Optax's Adam mixes its integer step with floats, which strict callers forbid.
+        # Optax mixes integer steps with floats, which strict callers forbid.
         with jax.numpy_dtype_promotion("standard"):
             return optimizer.update(*args, **kwargs)
 
     return optax.GradientTransformationExtraArgs(optimizer.init, update)
+
+
+def eval_params(opt_state: Any, params: Any) -> Any:
+    """The parameters to evaluate: of most optimizers those that are trained.
+
+    Args:
+      opt_state: state of an optimizer made by `create_optimizer`.
+      params: the parameters in training.
+
+    Returns:
+      `params` themselves, or schedule-free's average of the path.
+    """
+    inner = opt_state.inner_state
+    if not isinstance(inner, contrib.ScheduleFreeState):
+        return params
+    return contrib.schedule_free_eval_params(inner, params)
 
 
 def get_hyperparams(opt_state: Any) -> dict[str, jax.Array]:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 AXES: dict[str, dict[str, Any]] = {
-    "learning_rate": {"kind": "log_uniform", "low": 1e-3, "high": 1.0},
     "momentum": {"kind": "log_complement", "low": 0.0, "high": 0.99},
     "b1": {"kind": "log_complement", "low": 0.0, "high": 0.99},
     "b2": {"kind": "log_complement", "low": 0.9, "high": 0.9999},
@@ -13,7 +12,20 @@ OPTIMIZERS: dict[str, dict[str, float]] = {
     "sgd": {"learning_rate": 0.1, "momentum": 0.9},
     "plain_sgd": {"learning_rate": 0.1},
     "adam": {"learning_rate": 1e-3, "b1": 0.9, "b2": 0.999},
+    "lars": {"learning_rate": 5.0, "momentum": 0.9},
+    "prodigy": {"learning_rate": 1.0, "b1": 0.9, "b2": 0.999},
+    "schedule_free": {"learning_rate": 1.0},
+    "salera": {"learning_rate": 0.5},
 }
+# What an optimizer is run with unless config.strategy says otherwise. Those that adapt
+# their own rates leave nothing to tune but, for Prodigy, an anneal its authors advise.
+STRATEGY = {
+    "lars": "cosine",
+    "prodigy": "cosine",
+    "schedule_free": "constant",
+    "salera": "constant",
+}
+BATCH_SIZES = ("128", "1000", "2000", "4000")  # the paper's, section 4.1
 HYPERDYN: dict[str, Any] = {  # the paper's values, section 4
     "initial_points": 5,
     "window": 4,
@@ -31,7 +43,7 @@ HYPERDYN: dict[str, Any] = {  # the paper's values, section 4
 
 
 def tuning(
-    optimizer: str, strategy: str = "hyperdyn", weight_decay: float = 1e-4
+    optimizer: str, strategy: str | None = None, weight_decay: float = 1e-4
 ) -> dict[str, Any]:
     """Sections of a config: the optimizer, what is tuned of it, and by what.
 
@@ -45,10 +57,17 @@ def tuning(
             "decay_all": False,
             **hparams,
         },
-        "search_space": {name: dict(AXES[name]) for name in hparams},
-        "strategy": strategy,
+        "search_space": {name: _axis(name, value) for name, value in hparams.items()},
+        "strategy": strategy or STRATEGY.get(optimizer, "hyperdyn"),
         "hyperdyn": dict(HYPERDYN),
     }
+
+
+def _axis(name: str, usual: float) -> dict[str, Any]:
+    """A learning rate may be from a hundredth to ten times of what is usual."""
+    if name == "learning_rate":
+        return {"kind": "log_uniform", "low": usual / 100, "high": usual * 10}
+    return dict(AXES[name])
 
 
 def parse(argument: str, **choices: Sequence[str]) -> dict[str, str]:

@@ -224,7 +224,7 @@ def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
     return figure, list(grid[:count])
 
 
-def _with_legend(figure: Figure) -> Figure:
+def with_legend(figure: Figure) -> Figure:
     """One legend under all panels, where it hides no data."""
     entries = {}
     for axes in figure.axes:
@@ -257,7 +257,7 @@ def accuracy(runs: Sequence[Run]) -> Figure:
     grid[1, 0].set_ylabel("training loss (nats)")
     grid[1, 0].set_xlabel("accepted optimizer steps")
     grid[1, 1].set_xlabel("total optimizer steps, trials included")
-    return _with_legend(figure)
+    return with_legend(figure)
 
 
 def hyperparameters(runs: Sequence[Run]) -> Figure:
@@ -270,7 +270,7 @@ def hyperparameters(runs: Sequence[Run]) -> Figure:
     style = {"color": matplotlib.rcParams["text.color"], "markerfacecolor": "none"}
     for fate, marker in MARKERS.items():
         panels[-1].plot([], [], marker, label=f"challenger, {fate}", **style)
-    return _with_legend(figure)
+    return with_legend(figure)
 
 
 def _draw_paths(axes: Axes, runs: Sequence[Run], name: str) -> None:
@@ -324,7 +324,7 @@ def gains(runs: Sequence[Run]) -> Figure:
             axes.set(xticks=[], yticks=[])
         axes.set_xlabel("realised gain (percentage points)")
         axes.set_ylabel("predicted gain (percentage points)")
-    return _with_legend(figure)
+    return with_legend(figure)
 
 
 def cost(runs: Sequence[Run]) -> Figure:
@@ -343,7 +343,7 @@ def cost(runs: Sequence[Run]) -> Figure:
         axes.set_ylabel("cumulative optimizer steps")
         axes.set_xlabel("accepted epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return _with_legend(figure)
+    return with_legend(figure)
 
 
 FIGURES = (accuracy, hyperparameters, gains, cost)

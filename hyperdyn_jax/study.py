@@ -1,11 +1,15 @@
 """Many runs: every strategy with every seed, one directory each.
 
     python -m hyperdyn_jax.study --config=configs/cifar10_twin.py \
-        --config.data_dir=DIR --strategies=cosine,hyperdyn --seeds=0,1,2
+        --config.data_dir=DIR --strategies=cosine,hyperdyn,adam:hyperdyn --seeds=0,1,2
+
+A strategy may have an argument of the config file before it: adam:hyperdyn is hyperdyn
+with the config of configs/cifar10_twin.py:adam, and its runs are in adam_hyperdyn/.
 
 The same command again goes on: finished runs are skipped, a stopped one is resumed.
 """
 
+import functools
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,26 +25,27 @@ from hyperdyn_jax.display import Display
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file of every run.")
 STRATEGIES = flags.DEFINE_list(
-    "strategies", ["hyperdyn"], "What to compare: names of config.strategy."
+    "strategies",
+    ["hyperdyn"],
+    "What to compare: names of config.strategy, or ARGUMENT:NAME with an argument of "
+    "the config file, its parts joined by +.",
 )
 SEEDS = flags.DEFINE_list("seeds", ["0"], "Values of config.seed.")
 OUTPUT = flags.DEFINE_string("output", "studies", "OUTPUT/<strategy>/seed<n> is a run.")
 
 
 def run_all(
-    config: Mapping[str, Any],
-    strategies: list[str],
+    configs: Mapping[str, Mapping[str, Any]],
     seeds: list[int],
     output: Path,
     say: Any = print,
 ) -> list[str]:
-    """Runs every strategy with every seed.
+    """Runs every config with every seed.
 
     Args:
-      config: of all runs; its strategy and seed are replaced.
-      strategies: names of `strategies.STRATEGIES`.
+      configs: of the runs, by the name of their directory; the seed is replaced.
       seeds: whole numbers.
-      output: the runs are its subdirectories <strategy>/seed<n>.
+      output: the runs are its subdirectories <name>/seed<n>.
       say: is told what happens.
 
     Returns:
@@ -50,13 +55,9 @@ def run_all(
       ConfigError: before any run, with the problems of all of them.
     """
     runs = {
-        output / strategy / f"seed{seed}": {
-            **config,
-            "strategy": strategy,
-            "seed": seed,
-        }
+        output / name / f"seed{seed}": {**config, "seed": seed}
         for seed in seeds
-        for strategy in strategies
+        for name, config in configs.items()
     }
     problems: dict[str, None] = {}  # each once, in order
     for path, settings in runs.items():
@@ -70,10 +71,38 @@ def run_all(
     for number, (path, settings) in enumerate(runs.items(), start=1):
         say(f"run {number} of {len(runs)}: {path}")
         try:
-            loop.train_and_evaluate(settings, path, Display(config["epochs"]))
+            loop.train_and_evaluate(settings, path, Display(settings["epochs"]))
         except loop.DivergedError as error:
             diverged.append(f"{path}: {error}")
     return diverged
+
+
+def load_configs(strategies: list[str], argv: list[str]) -> dict[str, dict[str, Any]]:
+    """The config of every strategy.
+
+    Args:
+      strategies: NAME or ARGUMENT:NAME, the parts of an argument joined by +.
+      argv: the command line, whose --config and --config.x=y hold for all.
+
+    Returns:
+      Configs by NAME or ARGUMENT_NAME, the name of a directory.
+
+    Raises:
+      ConfigError: an argument is not one of the config file's.
+    """
+    configs, problems = {}, []
+    for item in strategies:
+        argument, _, strategy = item.rpartition(":")
+        try:
+            config = cli.load_config(argv, argument.replace("+", ",")).to_dict()
+        except ValueError as error:
+            problems.append(f"--strategies: {item!r}: {error}")
+            continue
+        name = item.replace(":", "_").replace("+", "_").replace("=", "")
+        configs[name] = {**config, "strategy": strategy}
+    if problems:
+        raise ConfigError(problems)
+    return configs
 
 
 def main(_: list[str]) -> int:
@@ -87,7 +116,8 @@ def main(_: list[str]) -> int:
         return cli.BAD_INPUT
     seeds = [int(seed) for seed in SEEDS.value]
     try:
-        diverged = run_all(CONFIG.value.to_dict(), STRATEGIES.value, seeds, output)
+        configs = load_configs(STRATEGIES.value, sys.argv)
+        diverged = run_all(configs, seeds, output)
     except ConfigError as error:
         cli.print_problems(error.problems)
         return cli.BAD_INPUT
@@ -99,5 +129,5 @@ def main(_: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
-    sys.exit(app.run(main))
+    others = ("strategies", "seeds", "output")
+    app.run(main, flags_parser=functools.partial(cli.parse_flags, others=others))

@@ -18,6 +18,10 @@ AXIS = (
 )
 
 
+# Batches that BatchNorm statistics are measured over: 0.9^32 of the old ones is left.
+MEASURED = 32
+
+
 class TrainState(NamedTuple):
     """Everything that a trial changes and its continuation needs.
 
@@ -65,6 +69,7 @@ class Trainer:
         devices: Sequence[jax.Device] | None = None,
     ):
         self._devices = list(devices or jax.local_devices())
+        optimizer = optax.with_extra_args_support(optimizer)
         self._model, self._optimizer, self.dataset = model, optimizer, dataset
         pmap = functools.partial(
             jax.pmap, axis_name=AXIS, out_axes=None, devices=self._devices
@@ -78,6 +83,10 @@ class Trainer:
         )
         self._eval_step = pmap(
             functools.partial(eval_step, model, dataset.load), in_axes=(None, None, 0)
+        )
+        self._measure_step = pmap(
+            functools.partial(measure_step, model, dataset.load),
+            in_axes=(None, None, 0),
         )
         # Runs once, so it is compiled fast and not to be fast: that saves 5 to 15 s.
         host = self._devices[0].platform == "cpu"
@@ -139,6 +148,7 @@ class Trainer:
 
     def evaluate(self, state: TrainState, split: str) -> Evaluation:
         """Scores a network on a whole split, with running BatchNorm statistics."""
+        state = self._averaged(state)
         resident = self._hold(split)
         batches = map(self._shard, self.dataset.eval_batches(split))
         sums = [self._eval_step(state, resident, batch) for batch in batches]
@@ -148,6 +158,23 @@ class Trainer:
     def is_finite(self, state: TrainState) -> bool:
         """Whether every number of a state is finite."""
         return bool(self._is_finite(state))
+
+    def _averaged(self, state: TrainState) -> TrainState:
+        """The network to score, where an optimizer evaluates others than it trains.
+
+        The running statistics are those of the trained one, so they are measured anew
+        over the last batches, as schedule-free's authors advise.
+        """
+        params = optimizers.eval_params(state.opt_state, state.params)
+        if params is state.params:
+            return state
+        state = state._replace(params=self.replicate(params))
+        resident, last = self._hold("train"), int(state.step)
+        for step in range(max(last - MEASURED, 0), last):
+            batch = self._shard(self.dataset.train_batch(step))
+            batch_stats = self._measure_step(state, resident, batch)
+            state = state._replace(batch_stats=batch_stats)
+        return state
 
     def _hold(self, split: str) -> Any:
         if split not in self._resident:
@@ -211,10 +238,22 @@ def train_step(
 
     (loss, updates), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     loss, grads = jax.lax.pmean((loss, grads), AXIS)
-    changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    changes, opt_state = optimizer.update(
+        grads, state.opt_state, state.params, value=loss
+    )
     params = optax.apply_updates(state.params, changes)
     batch_stats = updates.get("batch_stats", {})
     return TrainState(state.step + 1, params, batch_stats, opt_state), loss
+
+
+def measure_step(
+    model: nn.Module, load: Any, state: TrainState, resident: Any, batch: Batch
+) -> Any:
+    """Running BatchNorm statistics after one more batch, without training on it."""
+    images, _ = load(resident, batch.examples, None)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    _, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    return updates.get("batch_stats", {})
 
 
 def eval_step(

@@ -98,3 +98,14 @@ class Strategy(Protocol):
     ) -> tuple[Any, Decision]:
         """Takes the scores of all trials, f32[c], and decides."""
         ...
+
+
+def check_scores(scores: Any, trials: Trials) -> np.ndarray:
+    """Scores as f32[c], or ValueError if there is not one for each trial."""
+    scores = np.asarray(scores, np.float32)
+    if scores.shape != (len(trials.parents),):
+        raise ValueError(
+            f"expected one score for each of {len(trials.parents)} trials, "
+            f"got shape {scores.shape}"
+        )
+    return scores

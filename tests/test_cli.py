@@ -58,7 +58,8 @@ def test_config_files_that_cannot_be_loaded(capsys, tmp_path):
     (line,) = problems(capsys, f"--config={tmp_path / 'broken.py'}", "--config.x=1")
     assert "cannot be loaded: invalid syntax" in line
     (line,) = problems(capsys, f"{DIGITS}:adagrad")
-    assert "after the colon may be optimizer=sgd|plain_sgd|adam, got 'adagrad'" in line
+    assert "after the colon may be optimizer=sgd|plain_sgd|adam|lars|" in line
+    assert line.endswith("|salera, got 'adagrad'")
 
 
 def test_all_problems_are_told_at_once(capsys, tmp_path):
@@ -124,7 +125,7 @@ def settings(**changes):
         ({"strategy": "cosine", "cosine": {"nope": 1.0}}, "config.strategy: config.cosine sets ['nope'], which the optimizer lacks"),
         ({"model__depth": 9}, "config.model: depth must be 6 n + 2"),
         ({"model__name": "vgg"}, "config.model: name must be one of ['cifar_resnet', 'resnet'], got 'vgg'"),
-        ({"optimizer__name": "rms"}, "config.optimizer: optimizer must be one of ['adam', 'plain_sgd', 'sgd'], got 'rms'"),
+        ({"optimizer__name": "rms"}, "config.optimizer: optimizer must be one of ['adam', 'lars', 'plain_sgd', 'prodigy', 'salera', 'schedule_free', 'sgd'], got 'rms'"),
         ({"optimizer__momentum": 1.0}, "config.optimizer: momentum must be a number >= 0 and < 1, got 1.0"),
         ({"optimizer__learning_rate": -1.0}, "config.optimizer: learning_rate must be a number >= 0 and finite, got -1.0"),
         ({"optimizer__weight_decay": None}, "config.optimizer: optimizer 'sgd' needs ['learning_rate', 'momentum', 'weight_decay'], got ['learning_rate', 'momentum']"),

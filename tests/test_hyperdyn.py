@@ -19,6 +19,7 @@ from hyperdyn_jax import (
     SearchSpace,
     Uniform,
     gp,
+    host,
     hyperdyn,
 )
 
@@ -47,7 +48,13 @@ TUNERS = {
     "adam": Hyperdyn(ADAM, window=1, kernel="matern32", capacity=72),
 }
 SMALL = Hyperdyn(SGD, capacity=16, candidates=32, starts=2, ascent_steps=10)
-FUNCTIONS = ("_sample", "_propose", "_fit", "_trend_test", "_to_unit")
+FUNCTIONS = (
+    hyperdyn._sample,
+    hyperdyn._propose,
+    hyperdyn._fit,
+    hyperdyn._trend_test,
+    host.to_unit,
+)
 EPOCHS = 32
 
 
@@ -91,7 +98,7 @@ first_runs = {}  # of each tuner: compilations by function, and epochs they fell
 
 
 def count_compilations():
-    return {name: getattr(hyperdyn, name).compilations() for name in FUNCTIONS}
+    return {function: function.compilations() for function in FUNCTIONS}
 
 
 @functools.cache
@@ -353,7 +360,7 @@ def test_run_compiles_once(name):
     counts, epochs = first_runs[name]
     once = dict.fromkeys(FUNCTIONS, 1)
     # Its one argument is as long as there are trials: k, then two.
-    assert counts == {**once, "_to_unit": 2}
+    assert counts == {**once, host.to_unit: 2}
     assert max(epochs) <= 1, "something compiles after the first decision"
 
 
@@ -488,9 +495,9 @@ def keys_of_a_long_run():
     """The keys of successive decisions, as `tell` splits one off the other."""
 
     def advance(key, _):
-        return hyperdyn._next_key(key), key
+        return host._next_key(key), key
 
-    first = hyperdyn.key_data(jax.random.key(7))
+    first = host.key_data(jax.random.key(7))
     return np.asarray(jax.lax.scan(advance, jnp.asarray(first), length=COUNT)[1])
 
 
@@ -597,7 +604,7 @@ def test_same_seed_same_run_and_another_seed_another():
 def test_raw_key_is_as_good():
     typed = SMALL.init(jax.random.key(3), 1.0)
     assert tree_equal(typed, SMALL.init(jax.random.PRNGKey(3), 1.0))
-    assert tree_equal(typed, SMALL.init(hyperdyn.key_data(jax.random.key(3)), 1.0))
+    assert tree_equal(typed, SMALL.init(host.key_data(jax.random.key(3)), 1.0))
 
 
 @pytest.mark.parametrize("started", [False, True], ids=["epoch 0", "epoch 1"])

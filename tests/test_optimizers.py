@@ -1,5 +1,7 @@
 """Hyperparameters in the optimizer state: read, set, traced once, and in effect."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,51 +13,143 @@ HPARAMS = {
     "sgd": {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.01},
     "plain_sgd": {"learning_rate": 0.1, "weight_decay": 0.01},
     "adam": {"learning_rate": 0.1, "b1": 0.9, "b2": 0.99, "weight_decay": 0.01},
+    "lars": {"learning_rate": 2.0, "momentum": 0.9, "weight_decay": 0.01},
+    "prodigy": {"learning_rate": 1.0, "b1": 0.9, "b2": 0.99, "weight_decay": 0.01},
+    "schedule_free": {"learning_rate": 0.1, "weight_decay": 0.01},
+    "salera": {"learning_rate": 0.1, "weight_decay": 0.01},  # see test_salera.py
 }
 NEW = {"learning_rate": 0.5, "momentum": 0.25, "b1": 0.5, "b2": 0.75}
 PARAMS = {"kernel": np.array([[1.0, -2.0]], np.float32), "bias": np.ones(2, np.float32)}
 GRADS = {"kernel": np.array([[0.5, 3.0]], np.float32), "bias": np.full(2, 2.0, "f4")}
 
 
-def reference(name, trajectory, decay_all=False):
-    """The textbook updates in float64, one for each setting of the trajectory."""
-    params = {k: v.astype(np.float64) for k, v in PARAMS.items()}
-    first = {k: np.zeros_like(v) for k, v in params.items()}
-    second = {k: np.zeros_like(v) for k, v in params.items()}
-    for t, h in enumerate(trajectory, start=1):
+def decayed(w, h, k, decay_all):
+    """A gradient with coupled weight decay in it, float64."""
+    return GRADS[k] + h["weight_decay"] * w * (decay_all or k == "kernel")
+
+
+def sgd(trajectory, decay_all):
+    params, trace = start()
+    for h in trajectory:
         for k, w in params.items():
-            decay = h["weight_decay"] * w * (decay_all or k == "kernel")
-            g = GRADS[k].astype(np.float64)
-            if name == "adam":
-                first[k] = h["b1"] * first[k] + (1 - h["b1"]) * g
-                second[k] = h["b2"] * second[k] + (1 - h["b2"]) * g**2
-                m = first[k] / (1 - h["b1"] ** t)
-                v = second[k] / (1 - h["b2"] ** t)
-                step = m / (np.sqrt(v) + 1e-8) + decay
-            else:
-                first[k] = h.get("momentum", 0.0) * first[k] + g + decay
-                step = first[k]
-            params[k] = w - h["learning_rate"] * step
+            trace[k] = h.get("momentum", 0.0) * trace[k] + decayed(w, h, k, decay_all)
+            params[k] = w - h["learning_rate"] * trace[k]
     return params
 
 
-@pytest.mark.parametrize("decay_all", [False, True])
-@pytest.mark.parametrize("name", HPARAMS)
-def test_updates_follow_the_textbook_before_and_after_a_change(name, decay_all):
+def adam(trajectory, decay_all):
+    (params, first), (_, second) = start(), start()
+    for t, h in enumerate(trajectory, start=1):
+        for k, w in params.items():
+            first[k] = h["b1"] * first[k] + (1 - h["b1"]) * GRADS[k]
+            second[k] = h["b2"] * second[k] + (1 - h["b2"]) * GRADS[k] ** 2
+            m = first[k] / (1 - h["b1"] ** t)
+            v = second[k] / (1 - h["b2"] ** t)
+            decay = h["weight_decay"] * w * (decay_all or k == "kernel")
+            params[k] = w - h["learning_rate"] * (m / (np.sqrt(v) + 1e-8) + decay)
+    return params
+
+
+def lars(trajectory, decay_all):
+    """You et al. 2017, algorithm 1, with eta = 0.001; all layers scaled."""
+    params, trace = start()
+    for h in trajectory:
+        for k, w in params.items():
+            g = decayed(w, h, k, decay_all)
+            local = 0.001 * np.linalg.norm(w) / np.linalg.norm(g)
+            trace[k] = h["momentum"] * trace[k] + h["learning_rate"] * local * g
+            params[k] = w - trace[k]
+    return params
+
+
+def prodigy(trajectory, decay_all):
+    """Mishchenko and Defazio 2023, algorithm 4, with the bias correction of their
+    program's use_bias_correction; the estimate starts at 1e-6."""
+    (params, first), (first_params, second) = start(), start()
+    _, sums = start()
+    d, r = 1e-6, 0.0
+    for t, h in enumerate(trajectory, start=1):
+        b1, b2 = h["b1"], h["b2"]
+        b3 = np.sqrt(b2)
+        rate = d * h["learning_rate"] * np.sqrt(1 - b2**t) / (1 - b1**t)
+        g = {k: decayed(w, h, k, decay_all) for k, w in params.items()}
+        inner = sum(np.sum(g[k] * (first_params[k] - params[k])) for k in g)
+        r = b3 * r + d / 1e-6 * rate * inner
+        for k in g:
+            first[k] = b1 * first[k] + (1 - b1) * d * g[k]
+            second[k] = b2 * second[k] + (1 - b2) * (d * g[k]) ** 2
+            sums[k] = b3 * sums[k] + rate * d * g[k] / 1e-6
+        d = max(d, r / sum(np.abs(s).sum() for s in sums.values()))
+        for k in g:
+            params[k] = params[k] - rate * first[k] / (np.sqrt(second[k]) + d * 1e-8)
+    return params
+
+
+def schedule_free(trajectory, decay_all, evaluated=False):
+    """Defazio et al. 2024, eq. 1-3, with averaging weights of the squared rate."""
+    (z, _), (x, _) = start(), start()
+    total = largest = 0.0
+    for h in trajectory:
+        largest = max(largest, h["learning_rate"])
+        total += largest**2
+        for k in z:
+            y = 0.1 * z[k] + 0.9 * x[k]
+            z[k] = z[k] - h["learning_rate"] * decayed(y, h, k, decay_all)
+            x[k] = x[k] + largest**2 / total * (z[k] - x[k])
+    return x if evaluated else {k: 0.1 * z[k] + 0.9 * x[k] for k in z}
+
+
+def start():
+    """Parameters in float64, and zeros like them."""
+    params = {k: v.astype(np.float64) for k, v in PARAMS.items()}
+    return params, {k: np.zeros_like(v) for k, v in params.items()}
+
+
+REFERENCES = {
+    "sgd": sgd,
+    "plain_sgd": sgd,
+    "adam": adam,
+    "lars": lars,
+    "prodigy": prodigy,
+    "schedule_free": schedule_free,
+}
+
+
+def optimize(name, decay_all=False):
+    """Two steps, a change of settings, two steps -> parameters, state, settings."""
     optimizer = optimizers.create_optimizer(name, HPARAMS[name], decay_all=decay_all)
     new = {k: v for k, v in NEW.items() if k in HPARAMS[name]}
-    trajectory = [HPARAMS[name]] * 2 + [HPARAMS[name] | new] * 2
-
     params, state = PARAMS, optimizer.init(PARAMS)
     for i in range(4):
         if i == 2:
             state = optimizers.set_hyperparams(state, new)
-        updates, state = optimizer.update(GRADS, state, params)
+        updates, state = optimizer.update(GRADS, state, params, value=jnp.float32(1))
         params = jax.tree.map(jnp.add, params, updates)
+    return params, state, [HPARAMS[name]] * 2 + [HPARAMS[name] | new] * 2
 
-    wanted = reference(name, trajectory, decay_all)
+
+@pytest.mark.parametrize("decay_all", [False, True])
+@pytest.mark.parametrize("name", REFERENCES)
+def test_updates_follow_the_definition_before_and_after_a_change(name, decay_all):
+    params, _, trajectory = optimize(name, decay_all)
+    wanted = REFERENCES[name](trajectory, decay_all)
     for k in PARAMS:
-        np.testing.assert_allclose(params[k], wanted[k], rtol=1e-5)
+        np.testing.assert_allclose(params[k], wanted[k], rtol=2e-5)
+
+
+def test_schedule_free_is_evaluated_at_its_average():
+    params, state, trajectory = optimize("schedule_free")
+    wanted = schedule_free(trajectory, decay_all=False, evaluated=True)
+    average = optimizers.eval_params(state, params)
+    for k in PARAMS:
+        np.testing.assert_allclose(average[k], wanted[k], rtol=2e-5)
+        assert np.abs(average[k] - params[k]).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", HPARAMS.keys() - {"schedule_free"})
+def test_the_others_are_evaluated_where_they_are(name):
+    params, state, _ = optimize(name)
+    assert optimizers.eval_params(state, params) is params
 
 
 @pytest.mark.parametrize("name", HPARAMS)
@@ -79,7 +173,7 @@ def test_setting_leaves_the_old_state_alone():
 @pytest.mark.parametrize("name", HPARAMS)
 def test_setting_never_compiles_the_step_again(name, value, compilations):
     optimizer = optimizers.create_optimizer(name, HPARAMS[name])
-    step = jax.jit(optimizer.update)
+    step = jax.jit(functools.partial(optimizer.update, value=jnp.float32(1)))
     _, state = step(GRADS, optimizer.init(PARAMS), PARAMS)
     _, state = step(GRADS, state, PARAMS)
     jnp.asarray(value, jnp.float32)  # a conversion is a program of its own
@@ -91,7 +185,7 @@ def test_setting_never_compiles_the_step_again(name, value, compilations):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match=r"one of .*'adam', 'plain_sgd', 'sgd'.*'rms'"):
+    with pytest.raises(ValueError, match=r"one of .*'adam', .*'sgd'.*'rms'"):
         optimizers.create_optimizer("rms", {})
     with pytest.raises(ValueError, match=r"needs .*'momentum'.*got .*'b1'"):
         optimizers.create_optimizer("sgd", {"learning_rate": 0.1, "b1": 0.9})

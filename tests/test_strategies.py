@@ -9,7 +9,8 @@ import pytest
 
 from hyperdyn_jax import loop
 from hyperdyn_jax.display import Display
-from hyperdyn_jax.strategies import STRATEGIES
+from hyperdyn_jax.space import LogUniform, SearchSpace
+from hyperdyn_jax.strategies import STRATEGIES, Context
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 10  # an epoch
@@ -25,6 +26,7 @@ TOTAL = {
     # A stage of two epochs: ten probes of four segments of one step (2 / 10 / 4 epochs,
     # rounded); the second stage is cut off by the end of the run.
     "autolrs": 2 * 10 * 4 * 1 + 3 * STEPS,
+    "autolrs_95": 2 * 10 * 4 * 1 + 3 * STEPS,
 }
 
 
@@ -48,8 +50,8 @@ def settings(strategy):
     config.model.width = 2
     config.hyperdyn.update(capacity=16, candidates=64)
     content = config.to_dict()
-    if strategy == "autolrs":
-        content["autolrs"] = {"stage": 2.0, "max_stage": 2.0}
+    if strategy.startswith("autolrs"):
+        content[strategy] = {"stage": 2.0, "max_stage": 2.0}
     if strategy == "pb2":
         content["pb2"] = {"capacity": 16}
     if strategy == "manual_large_batch":
@@ -71,3 +73,19 @@ def test_strategy_runs_and_is_counted(strategy, tmp_path):
     extra = sum(row["extra_steps"] for row in decisions)
     assert steps[-1] + extra == last["total_steps"]
     assert (tmp_path / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "settings", "kappa"),
+    [
+        ("autolrs", {}, 1e6),
+        ("autolrs_95", {}, 1.96),
+        ("autolrs_95", {"kappa": 3.0}, 3.0),
+    ],
+)
+def test_autolrs_has_the_published_bound_and_that_of_an_interval(
+    strategy, settings, kappa
+):
+    space = SearchSpace(learning_rate=LogUniform(1e-3, 1.0))
+    context = Context(space, {"learning_rate": 0.1}, 10, 32, settings, {})
+    assert STRATEGIES[strategy](context).kappa == kappa

@@ -160,3 +160,47 @@ def test_branches_at_different_steps_are_refused(trainer):
     (later,), _ = trainer.train([begin], [FAST], 2, KEY)
     with pytest.raises(ValueError, match=r"one step, got \[0, 2\]"):
         trainer.train([begin, later], [FAST, FAST], 1, KEY)
+
+
+def test_schedule_free_is_scored_at_its_average_with_statistics_of_its_own(digits):
+    source = data.ArrayDataset(
+        **digits, devices=1, seed=0, batch_size=64, eval_batch_size=128
+    )
+    hparams = {"learning_rate": 1.0, "weight_decay": 1e-3}
+    optimizer = optimizers.create_optimizer("schedule_free", hparams)
+    model = models.CifarResNet(10, depth=8, width=4, axis_name=training.AXIS)
+    trainer = training.Trainer(model, optimizer, source, jax.devices()[:1])
+    rate = {"learning_rate": np.float32(1.0)}
+    begin = trainer.init(jax.random.key(0))
+    (state,), _ = trainer.train([begin], [rate], 40, KEY)
+    before = jax.device_get(state)
+    scored = trainer.evaluate(state, "validation")
+
+    average = optimizers.eval_params(state.opt_state, state.params)
+    statistics, plain = state.batch_stats, models.CifarResNet(10, depth=8, width=4)
+    for step in range(40 - training.MEASURED, 40):
+        images, _ = source.load(
+            source.resident("train"), source.train_batch(step).examples, None
+        )
+        _, updates = plain.apply(
+            {"params": average, "batch_stats": statistics},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        statistics = updates["batch_stats"]
+    split = source.resident("validation")
+    everything = np.arange(source.size("validation"))
+    images, labels = source.load(split, everything, None)
+
+    def accuracy(params, batch_stats):
+        logits = plain.apply(
+            {"params": params, "batch_stats": batch_stats}, images, train=False
+        )
+        return 100 * float((jnp.argmax(logits, -1) == labels).mean())
+
+    assert scored.accuracy == pytest.approx(accuracy(average, statistics), abs=0.8)
+    assert scored.accuracy > accuracy(average, state.batch_stats)
+    assert scored.accuracy > accuracy(state.params, state.batch_stats)
+    # Scoring changes nothing of what is trained on.
+    jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(state))

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import optimize
 
-from hyperdyn_jax import acquisition, gp, hyperdyn
+from hyperdyn_jax import acquisition, gp, host
 from hyperdyn_jax.baselines import common
 from hyperdyn_jax.space import SearchSpace
-from hyperdyn_jax.types import Decision, Trials
+from hyperdyn_jax.types import Decision, Trials, check_scores
 
 # Of the search for a probe's setting: as for Hyperdyn's challenger, but every fit
 # starts afresh, because every stage has a model of its own.
@@ -24,6 +24,8 @@ _FIT_STEPS = 16
 _CANDIDATES = 256
 _STARTS = 4
 _ASCENT_STEPS = 20
+
+_SETTINGS = 1  # the stream of the state's key that settings are drawn from
 
 # Decay of the loss over a probe that a forecast may find, as b = exp(-rate) with the
 # probe's length as the unit of time: from next to a straight line to a single step.
@@ -120,7 +122,7 @@ class AutoLRS:
     def init(self, key: jax.Array, score: float) -> AutoLRSState:
         """State of a run that starts at a network with this score."""
         return self._new_stage(
-            key=hyperdyn.key_data(key),
+            key=host.key_data(key),
             epoch=np.int32(0),
             stage=np.int32(0),
             first_loss=-common.check_start(score),
@@ -154,7 +156,7 @@ class AutoLRS:
           an epoch of training becomes the run. If that diverges, or every probe of a
           stage does, the run stays where it was and the stage is searched again.
         """
-        (score,) = hyperdyn.check_scores(scores, trials)
+        (score,) = check_scores(scores, trials)
         if state.probe == self.probes:
             return self._tell_training(state, score)
         return self._tell_segment(state, trials, score)
@@ -187,7 +189,7 @@ class AutoLRS:
             return state, common.stay(state.epoch, hold=[1, 0])
         forecast = self._forecast(state) if np.isfinite(score) else np.nan
         state = state._replace(
-            key=hyperdyn.split_key(state.key),
+            key=host.split_key(state.key),
             probe=state.probe + np.int32(1),
             segment=np.int32(0),
             losses=np.full_like(state.losses, np.nan),
@@ -208,7 +210,7 @@ class AutoLRS:
     def _search(self, state: AutoLRSState, stage: np.ndarray) -> AutoLRSState:
         """The beginning of a stage's search, from where the run is."""
         return self._new_stage(
-            key=hyperdyn.split_key(state.key),
+            key=host.split_key(state.key),
             epoch=state.epoch,
             stage=stage,
             first_loss=state.first_loss,
@@ -303,20 +305,20 @@ def _with(values: np.ndarray, index: int, value: float) -> np.ndarray:
     return values
 
 
-@hyperdyn._compiled
+@host.compiled
 def _random(space: SearchSpace, key: jax.Array) -> dict[str, jax.Array]:
     """One setting uniform in the cube."""
-    return space.sample(hyperdyn._stream(key, hyperdyn._SEARCH), 1)
+    return space.sample(host.stream(key, _SETTINGS), 1)
 
 
-@hyperdyn._compiled
+@host.compiled
 def _propose(
     space: SearchSpace, key: jax.Array, kappa: jax.Array, tried: tuple
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """The setting with the least lower confidence bound, and the model behind it."""
     kernel, time = gp.SPATIAL_KERNELS["matern52"], gp.TimeKernel()
-    data = hyperdyn._double(_observations(space, *tried))
-    mode = hyperdyn._double(gp.prior_mean(len(space)))
+    data = host.double(_observations(space, *tried))
+    mode = host.double(gp.prior_mean(len(space)))
     model = gp.fit(data, mode, kernel, time, max_steps=_FIT_STEPS)
     posterior = gp.condition(model, data, kernel, time)
     now = jnp.zeros((), jnp.float64)
@@ -329,7 +331,7 @@ def _propose(
     best = data.points[jnp.argmax(jnp.where(data.feasible, data.gains, -jnp.inf))]
     point, _ = acquisition.maximize(
         negative_bound,
-        hyperdyn._stream(key, hyperdyn._SEARCH),
+        host.stream(key, _SETTINGS),
         best[None],
         candidates=_CANDIDATES,
         starts=_STARTS,
@@ -340,7 +342,7 @@ def _propose(
         "amplitude": jnp.exp(model.log_amplitude),
         "noise": jnp.exp(model.log_noise),
     }
-    return space.from_unit(point), hyperdyn._single(parameters)
+    return space.from_unit(point), host.single(parameters)
 
 
 def _observations(

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from tinygp import kernels
 
-from hyperdyn_jax import acquisition, gp, hyperdyn
+from hyperdyn_jax import acquisition, gp, host
 from hyperdyn_jax.baselines import common
 from hyperdyn_jax.space import SearchSpace
-from hyperdyn_jax.types import Decision, Trials
+from hyperdyn_jax.types import Decision, Trials, check_scores
 
 # beta_t = c1 + log(c2 n) of the upper confidence bound, with the constants of Ray Tune
 # for theory's unknown ones; n is the number of observations.
@@ -121,7 +121,7 @@ class PB2:
         """State of a run that starts at a network with this score."""
         dimensions = len(self.space)
         return PB2State(
-            key=hyperdyn.key_data(key),
+            key=host.key_data(key),
             epoch=np.int32(0),
             settings=self._unknown(),
             parents=np.zeros(self.population, np.int32),
@@ -151,16 +151,16 @@ class PB2:
           The new state, and the decision to hold the members that go on. If all
           diverged, the states before are held and every member takes a new setting.
         """
-        scores = hyperdyn.check_scores(scores, trials)
+        scores = check_scores(scores, trials)
         data = state.data.append(
-            points=hyperdyn._to_unit(self, trials.hparams),
+            points=host.to_unit(self, trials.hparams),
             epoch=state.epoch,
             gains=scores - state.start,
         )
         model, epsilon = _fit(self.space, data, state.model)
         state = state._replace(data=data, model=model, epsilon=epsilon)
         survivors = self._survivors(scores)
-        following = state._replace(key=hyperdyn.split_key(state.key))
+        following = state._replace(key=host.split_key(state.key))
         if not len(survivors):
             held = len(scores) + np.arange(state.parents.max() + 1)
             return following._replace(settings=self._unknown()), common.stay(
@@ -218,25 +218,25 @@ def _first_axis(settings: dict[str, np.ndarray]) -> np.ndarray:
     return next(iter(settings.values()))
 
 
-@hyperdyn._compiled
+@host.compiled
 def _first(tuner: PB2, key: jax.Array) -> dict[str, jax.Array]:
     """Settings uniform in the cube, one a member."""
-    return tuner.space.sample(hyperdyn._stream(key, _SETTINGS), tuner.population)
+    return tuner.space.sample(host.stream(key, _SETTINGS), tuner.population)
 
 
-@hyperdyn._compiled
+@host.compiled
 def _uniform(tuner: PB2, key: jax.Array) -> jax.Array:
     shape = (tuner.population,)
-    return jax.random.uniform(hyperdyn._stream(key, _COPIES), shape, jnp.float32)
+    return jax.random.uniform(host.stream(key, _COPIES), shape, jnp.float32)
 
 
-@hyperdyn._compiled
+@host.compiled
 def _fit(
     space: SearchSpace, data: gp.Observations, model: gp.KernelParams
 ) -> tuple[gp.KernelParams, jax.Array]:
     """Epsilon of the greatest density at the last fit, then the fit at that epsilon."""
     del space  # its size is the data's
-    data, model = hyperdyn._double((data, model))
+    data, model = host.double((data, model))
     epsilons = jnp.asarray(_EPSILONS, jnp.float64)
     densities = jax.lax.map(
         lambda epsilon: gp.log_density(model, data, _KERNEL, Forgetting(epsilon)),
@@ -245,10 +245,10 @@ def _fit(
     epsilon = epsilons[jnp.argmax(densities)]
     time = Forgetting(epsilon)
     fitted = gp.fit(data, model, _KERNEL, time, max_steps=_FIT_STEPS)
-    return hyperdyn._single((fitted, epsilon))
+    return host.single((fitted, epsilon))
 
 
-@hyperdyn._compiled
+@host.compiled
 def _propose(
     space: SearchSpace,
     state: PB2State,
@@ -261,10 +261,10 @@ def _propose(
     those that diverged, and those that the other members are about to try (Desautels
     et al. 2014). A deviation does not depend on gains.
     """
-    data, model = hyperdyn._double((state.data, state.model))
+    data, model = host.double((state.data, state.model))
     time = Forgetting(state.epsilon.astype(jnp.float64))
     epoch = state.epoch.astype(jnp.float64)
-    tried = hyperdyn._double(_all_tried(space, state, settings))
+    tried = host.double(_all_tried(space, state, settings))
     known = gp.condition(model, data, _KERNEL, time)
     explored = gp.condition(model, tried, _KERNEL, time)
     count = jnp.sum(data.feasible).astype(jnp.float64)
@@ -281,7 +281,7 @@ def _propose(
     best = data.points[jnp.argmax(jnp.where(data.feasible, data.gains, -jnp.inf))]
     point, _ = acquisition.maximize(
         upper_bound,
-        hyperdyn._stream(state.key, _FIRST_SLOT + member),
+        host.stream(state.key, _FIRST_SLOT + member),
         best[None],
         candidates=_CANDIDATES,
         starts=_STARTS,

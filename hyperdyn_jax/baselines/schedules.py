@@ -14,8 +14,7 @@ import jax
 import numpy as np
 
 from hyperdyn_jax.baselines import common
-from hyperdyn_jax.hyperdyn import check_scores
-from hyperdyn_jax.types import Decision, Trials
+from hyperdyn_jax.types import Decision, Trials, check_scores
 
 # A value, or a function of the time since the start of the run in epochs.
 Value = float | Callable[[float], float]

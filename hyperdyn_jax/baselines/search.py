@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hyperdyn_jax import hyperdyn
+from hyperdyn_jax import host
 from hyperdyn_jax.baselines import common
 from hyperdyn_jax.hyperdyn import Hyperdyn, HyperdynState
 from hyperdyn_jax.space import SearchSpace
-from hyperdyn_jax.types import Decision, Trials
+from hyperdyn_jax.types import Decision, Trials, check_scores
+
+_SETTINGS = 1  # the stream of the state's key that settings are drawn from
 
 
 class RandomState(NamedTuple):
@@ -50,7 +52,7 @@ class RandomSearch:
     def init(self, key: jax.Array, score: float) -> RandomState:
         """State of a run that starts at a network with this score."""
         common.check_start(score)
-        return RandomState(hyperdyn.key_data(key), np.int32(0))
+        return RandomState(host.key_data(key), np.int32(0))
 
     def ask(self, state: RandomState) -> Trials:
         """Settings drawn from the whole space."""
@@ -61,8 +63,8 @@ class RandomSearch:
         self, state: RandomState, trials: Trials, scores: np.ndarray
     ) -> tuple[RandomState, Decision]:
         """The best branch becomes the run; if all diverged, others are drawn."""
-        branch = common.best_branch(hyperdyn.check_scores(scores, trials))
-        state = state._replace(key=hyperdyn.split_key(state.key))
+        branch = common.best_branch(check_scores(scores, trials))
+        state = state._replace(key=host.split_key(state.key))
         if branch < 0:
             return state, common.stay(state.epoch, hold=[len(trials.parents)])
         decision = common.accept(state.epoch, branch)
@@ -126,7 +128,7 @@ class HyperbandVariant:
         """State of a run that starts at a network with this score."""
         common.check_start(score)
         return HyperbandState(
-            hyperdyn.key_data(key), np.int32(0), np.int32(0), np.float32(0)
+            host.key_data(key), np.int32(0), np.int32(0), np.float32(0)
         )
 
     def ask(self, state: HyperbandState) -> Trials:
@@ -141,14 +143,14 @@ class HyperbandVariant:
     ) -> tuple[HyperbandState, Decision]:
         """The best branch becomes the run and the middle of the next range, which is
         moved inside the space where it would reach out of it."""
-        branch = common.best_branch(hyperdyn.check_scores(scores, trials))
-        state = state._replace(key=hyperdyn.split_key(state.key))
+        branch = common.best_branch(check_scores(scores, trials))
+        state = state._replace(key=host.split_key(state.key))
         if branch < 0:
             return state, common.stay(state.epoch, hold=[len(trials.parents)])
         decision = common.accept(state.epoch, branch)
         following = (state.round + np.int32(1)) % np.int32(self.rounds)
         width = self._width(following)
-        best = hyperdyn._to_unit(self, trials.hparams)[branch, self._axis()]
+        best = host.to_unit(self, trials.hparams)[branch, self._axis()]
         return state._replace(
             epoch=state.epoch + np.int32(1),
             round=following,
@@ -232,7 +234,7 @@ def _whole(space: SearchSpace) -> tuple[np.ndarray, np.ndarray]:
     return np.zeros(len(space), np.float32), np.ones(len(space), np.float32)
 
 
-@hyperdyn._compiled
+@host.compiled
 def _draw(
     strategy: RandomSearch | HyperbandVariant,
     key: jax.Array,
@@ -241,6 +243,6 @@ def _draw(
 ) -> dict[str, jax.Array]:
     """Settings uniform in a box of the unit cube: f32[settings] each."""
     shape = (strategy.settings, len(strategy.space))
-    key = hyperdyn._stream(key, hyperdyn._SEARCH)
+    key = host.stream(key, _SETTINGS)
     draws = jax.random.uniform(key, shape, jnp.float32)
     return strategy.space.from_unit(low[None] + draws * width[None])

@@ -1,0 +1,119 @@
+"""P5: an epoch of the loop's training against a bare loop over the same jitted step.
+
+    python benchmarks/epoch.py DATA_DIR
+
+The network, the data and the compiled step are those of a config; the bare loop has its
+batches at hand, dispatches one step after the other, and waits once at the end, as
+Flax's ImageNet example does. Both in turn in one process, the order swapped from pair
+to pair; that both end with the same parameters is checked.
+"""
+
+import argparse
+import importlib.util
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import record
+
+from hyperdyn_jax import config as config_lib
+from hyperdyn_jax import optimizers
+from hyperdyn_jax.training import Trainer, TrainState
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+# The config's file, the steps of a timed epoch, and pairs of such epochs.
+CASES = {"cifar10": (20, 7), "cifar10_twin": (256, 15)}
+
+
+def load(name: str, data_dir: str) -> dict[str, Any]:
+    """The config of configs/<name>.py."""
+    path = ROOT / "configs" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config().to_dict() | {"data_dir": data_dir}
+
+
+def bare(
+    trainer: Trainer, state: TrainState, steps: int, key: jax.Array
+) -> Callable[[], TrainState]:
+    """The bare loop, with its batches made beforehand."""
+    resident = trainer._hold("train")
+    batches = [trainer._shard(trainer.dataset.train_batch(i)) for i in range(steps)]
+    hparams = {"learning_rate": np.float32(0.1), "momentum": np.float32(0.9)}
+    opt_state = optimizers.set_hyperparams(state.opt_state, hparams)
+
+    def epoch() -> TrainState:
+        new, losses = state._replace(opt_state=opt_state), []
+        for batch in batches:
+            new, loss = trainer._train_step(new, resident, batch, key)
+            losses.append(loss)
+        np.mean(jax.device_get(losses))
+        return new
+
+    return epoch
+
+
+def ours(
+    trainer: Trainer, state: TrainState, steps: int, key: jax.Array
+) -> Callable[[], TrainState]:
+    """The loop's epoch: one branch."""
+    hparams = {"learning_rate": np.float32(0.1), "momentum": np.float32(0.9)}
+    return lambda: trainer.train([state], [hparams], steps, key)[0][0]
+
+
+def seconds(function: Callable[[], TrainState]) -> tuple[float, TrainState]:
+    """How long it takes, its result on the device included."""
+    start = time.perf_counter()
+    state = jax.block_until_ready(function())
+    return time.perf_counter() - start, state
+
+
+def measure(name: str, data_dir: str) -> dict[str, Any]:
+    """Rates of both in images a second, and their ratio, pair by pair."""
+    setup = config_lib.build(load(name, data_dir))
+    trainer = Trainer(setup.model, setup.optimizer, setup.dataset)
+    steps, pairs = CASES[name]
+    state, key = trainer.init(jax.random.key(0)), jax.random.key(1)
+    ways = {way.__name__: way(trainer, state, steps, key) for way in (ours, bare)}
+    ends = [seconds(epoch)[1] for epoch in ways.values()]  # also compiles
+    same = jax.tree.map(np.array_equal, ends[0].params, ends[1].params)
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    for pair in range(pairs):
+        for way in list(ways) if pair % 2 else reversed(ways):
+            times[way].append(seconds(ways[way])[0])
+    images = steps * setup.dataset.batch_size
+    ratios = [b / a for a, b in zip(times["ours"], times["bare"], strict=True)]
+    low, _, high = statistics.quantiles(ratios, n=4)
+    return {
+        "config": name,
+        "steps": steps,
+        "batch_size": setup.dataset.batch_size,
+        "pairs": pairs,
+        "same_parameters": all(jax.tree.leaves(same)),
+        "ours_images_per_second": images / statistics.median(times["ours"]),
+        "bare_images_per_second": images / statistics.median(times["bare"]),
+        "ratio": statistics.median(ratios),
+        "ratio_q25": low,
+        "ratio_q75": high,
+        "seconds": times,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data_dir", metavar="DATA_DIR")
+    data_dir = parser.parse_args().data_dir
+    rows = [measure(name, data_dir) for name in CASES]
+    for row in rows:
+        print({name: x for name, x in row.items() if name != "seconds"})
+    record.write(RESULTS / "epoch.json", ("jax", "flax", "optax"), rows)
+
+
+if __name__ == "__main__":
+    main()

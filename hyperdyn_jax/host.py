@@ -1,0 +1,94 @@
+"""What runs on the host: small programs in float64, for NumPy arrays in and out."""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@contextlib.contextmanager
+def on_host() -> Iterator[None]:
+    """In float64 on the host's processor: no accelerator factorises a small matrix
+    faster, TPUs have no float64, and training need not wait for the decision."""
+    try:
+        device = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS leaves the host out
+        device = None
+    with jax.enable_x64(True), jax.default_device(device):
+        yield
+
+
+def compiled(function: Any) -> Any:
+    """Compiles once per tuner; takes and returns NumPy arrays, floats as float32.
+
+    One thread: XLA's batched LAPACK calls wait for the pool that they run on, which
+    hangs for ever when every thread of it does so (jaxlib 0.10.2), and the other cores
+    are busy training.
+    """
+    program = jax.jit(
+        function,
+        static_argnums=0,
+        compiler_options={"xla_cpu_multi_thread_eigen": False},
+    )
+
+    @functools.wraps(function)
+    def call(tuner: Any, *args: Any) -> Any:
+        with on_host():
+            return jax.device_get(program(tuner, *args))
+
+    call.compilations = program._cache_size
+    return call
+
+
+def key_data(key: jax.Array) -> np.ndarray:
+    """Raw uint32 data of a typed or raw PRNG key, a form that JSON can hold."""
+    try:
+        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+            key = jax.random.key_data(key)
+        # As the tuner will read it: keys of another kind than JAX's default do not fit.
+        single = jax.random.wrap_key_data(key).ndim == 0
+    except (AttributeError, TypeError, ValueError):
+        single = False
+    if not single:
+        raise ValueError(
+            f"key must be one PRNG key such as jax.random.key(0), got {key!r}"
+        )
+    return np.asarray(key)
+
+
+def split_key(key: np.ndarray) -> np.ndarray:
+    """The key data for the next decision."""
+    with on_host():
+        return np.asarray(_next_key(key))
+
+
+@jax.jit
+def _next_key(key: jax.Array) -> jax.Array:
+    return jax.random.key_data(jax.random.split(jax.random.wrap_key_data(key))[0])
+
+
+def stream(key: jax.Array, index: int) -> jax.Array:
+    """One of the independent keys that raw key data stand for; to be traced."""
+    return jax.random.fold_in(jax.random.wrap_key_data(key), index)
+
+
+@compiled
+def to_unit(tuner: Any, hparams: dict[str, jax.Array]) -> jax.Array:
+    """Settings as points of the unit cube of the tuner's space, f32[n, d]."""
+    return tuner.space.to_unit(hparams)
+
+
+def _cast(tree: Any, source: Any, target: Any) -> Any:
+    return jax.tree.map(
+        lambda x: x.astype(target) if x.dtype == source else x,
+        jax.tree.map(jnp.asarray, tree),
+    )
+
+
+# Floats to the other precision; other numbers stay as they are.
+double = functools.partial(_cast, source=jnp.float32, target=jnp.float64)
+single = functools.partial(_cast, source=jnp.float64, target=jnp.float32)

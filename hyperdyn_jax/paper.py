@@ -1,0 +1,459 @@
+"""Table 1 and Figures 1 to 4 of the paper, from run directories.
+
+    python -m hyperdyn_jax.paper table1 runs/study
+    python -m hyperdyn_jax.paper figure1a runs/study --output=figures
+    python -m hyperdyn_jax.paper all runs/study
+
+Runs are looked for below the given folders and told apart by their configs. Every
+figure comes with a table: mean ± standard deviation over seeds, the steps of the
+accepted path and the total with every trial in it, and what the paper says.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from hyperdyn_jax import report
+from hyperdyn_jax.report import Run
+
+
+class Kind(NamedTuple):
+    """What runs have in common that make one curve."""
+
+    label: str
+    strategy: str
+    optimizer: str = "sgd"
+    batch_size: int = 128
+
+    def has(self, run: Run) -> bool:
+        """Whether a run is of this kind."""
+        config = run.config
+        mine = (self.strategy, self.optimizer, self.batch_size)
+        optimizer = config["optimizer"]["name"]
+        return mine == (config["strategy"], optimizer, config["batch_size"])
+
+    def __str__(self) -> str:
+        return f"{self.strategy} with {self.optimizer} at batch {self.batch_size}"
+
+
+class Curve(NamedTuple):
+    """The runs of one kind, one a seed."""
+
+    kind: Kind
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A figure of the paper.
+
+    data: what the names of its data sets begin with.
+    claim: what the paper's text says about it.
+    kinds: its curves.
+    draw: makes the picture.
+    tabulate: makes the table beside it.
+    """
+
+    data: str
+    claim: str
+    kinds: tuple[Kind, ...]
+    draw: Callable[[Sequence[Curve]], Figure]
+    tabulate: Callable[[Sequence[Curve]], str]
+
+
+def find_runs(folders: Iterable[str | Path]) -> list[Run]:
+    """Every finished run in the folders, or below them.
+
+    Raises:
+      ValueError: there is none, or one cannot be read.
+    """
+    runs = []
+    for folder in map(Path, folders):
+        for config in sorted(folder.rglob("config.json")):
+            rows = config.with_name("metrics.jsonl")
+            if rows.is_file() and '"test_accuracy"' in rows.read_text(errors="replace"):
+                runs.append(report.load_run(config.parent))
+    if not runs:
+        where = ", ".join(map(str, folders))
+        raise ValueError(f"no finished run in or below {where}")
+    return runs
+
+
+def collect(kind: Kind, runs: Iterable[Run]) -> Curve:
+    """The runs of one kind, by seed.
+
+    Raises:
+      ValueError: two are of one seed, or of different data sets.
+    """
+    chosen: dict[int, Run] = {}
+    for run in filter(kind.has, runs):
+        seed = run.config["seed"]
+        if seed in chosen:
+            both = f"{chosen[seed].path} and {run.path}"
+            raise ValueError(f"two runs of {kind} have seed {seed}: {both}")
+        chosen[seed] = run
+    if len(data := {run.config["dataset"] for run in chosen.values()}) > 1:
+        raise ValueError(f"runs of {kind} are of several data sets, {sorted(data)}")
+    return Curve(kind, tuple(chosen[seed] for seed in sorted(chosen)))
+
+
+def curves(name: str, runs: Sequence[Run]) -> list[Curve]:
+    """What a figure shows.
+
+    Raises:
+      ValueError: naming the runs that are missing.
+    """
+    figure = FIGURES[name]
+    runs = [run for run in runs if run.config["dataset"].startswith(figure.data)]
+    found = [collect(kind, runs) for kind in figure.kinds]
+    if missing := [str(curve.kind) for curve in found if not curve.runs]:
+        raise ValueError(
+            f"{name} needs finished runs on {figure.data} of {'; '.join(missing)}"
+        )
+    return found
+
+
+# Tables ------------------------------------------------------------------------------
+
+
+def table(head: str, rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; the names of the columns are separated by |."""
+    columns = head.split("|")
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def spread(values: Sequence[float], form: str = ".1f") -> str:
+    """Mean ± standard deviation."""
+    mean = format(np.mean(values), form)
+    return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):{form}}"
+
+
+def steps(runs: Sequence[Run]) -> str:
+    """Accepted / total steps, means over seeds."""
+    accepted = np.mean([run.metrics[-1]["step"] for run in runs])
+    total = np.mean([run.metrics[-1]["total_steps"] for run in runs])
+    return f"{accepted:,.0f} / {total:,.0f}"
+
+
+def _accuracies(found: Sequence[Curve]) -> str:
+    rows = []
+    for kind, runs in found:
+        last = [run.metrics[-1] for run in runs]
+        validation = spread([row["validation_accuracy"] for row in last])
+        test = spread([row["test_accuracy"] for row in last])
+        rows.append([kind.label, str(len(runs)), validation, test, steps(runs)])
+    head = "curve|seeds|validation (%)|test (%)|accepted / total steps"
+    return table(head, rows)
+
+
+def _paths(names: Sequence[str]) -> Callable[[Sequence[Curve]], str]:
+    """How hyperparameters move: means over the run and over its ends."""
+
+    def tabulate(found: Sequence[Curve]) -> str:
+        rows = []
+        for kind, runs in found:
+            for name in names:
+                paths = [_path(run, name) for run in runs]
+                quarter = max(1, len(paths[0]) // 4)
+                parts = (slice(None), slice(quarter), slice(-quarter, None))
+                means = [
+                    spread([path[part].mean() for path in paths], ".3g")
+                    for part in parts
+                ]
+                rows.append([kind.label, name, str(len(runs)), *means])
+        head = "curve|hyperparameter|seeds|mean|first quarter|last quarter"
+        return table(head, rows)
+
+    return tabulate
+
+
+def _path(run: Run, name: str) -> np.ndarray:
+    """The accepted values of a hyperparameter, f64[epochs]."""
+    return np.array([row["hyperparams"][name] for row in run.metrics])
+
+
+class Row(NamedTuple):
+    """A row of Table 1: speed-ups to 85, 90 and 95% of the best accuracy."""
+
+    label: str
+    data: str
+    manual: Kind
+    tuned: Kind
+    claimed: tuple[float, float, float]
+
+
+LEVELS = (0.85, 0.90, 0.95)
+TABLE1 = (
+    Row(
+        "CIFAR-10, SGD",
+        "cifar10",
+        Kind("manual", "manual_sgd"),
+        Kind("Hyperdyn", "hyperdyn"),
+        (1.5, 2.0, 2.0),
+    ),
+    Row(
+        "CIFAR-10, Adam",
+        "cifar10",
+        Kind("manual", "manual_adam", "adam"),
+        Kind("Hyperdyn", "hyperdyn", "adam"),
+        (1.0, 1.0, 2.0),
+    ),
+    Row(
+        "ImageNet, SGD",
+        "imagenet",
+        Kind("manual", "manual_large_batch", batch_size=256),
+        Kind("Hyperdyn", "hyperdyn", batch_size=1000),
+        (1.5, 4.0, 4.0),
+    ),
+)
+
+
+def steps_to(run: Run, accuracy: float, count: str) -> float:
+    """Steps after which a run first validates at an accuracy.
+
+    Args:
+      run: a run.
+      accuracy: percentage points.
+      count: "step", of the accepted path; or "total_steps", with every trial.
+
+    Returns:
+      The number of steps; NaN if it never does.
+    """
+    reached = run.column("validation_accuracy") >= accuracy
+    return run.column(count)[reached.argmax()] if reached.any() else np.nan
+
+
+def table1(runs: Sequence[Run]) -> str:
+    """Speed-up over manual tuning in steps to reach a share of the best accuracy.
+
+    The best accuracy is the manual runs' highest on validation data, their mean over
+    seeds. A speed-up is the manual run's steps over those of the run of the same seed.
+    """
+    rows = []
+    for row in TABLE1:
+        mine = [run for run in runs if run.config["dataset"].startswith(row.data)]
+        manual, tuned = (
+            {run.config["seed"]: run for run in collect(kind, mine).runs}
+            for kind in (row.manual, row.tuned)
+        )
+        seeds = sorted(manual.keys() & tuned.keys())
+        best = [manual[seed].column("validation_accuracy").max() for seed in seeds]
+        for level, claimed in zip(LEVELS, row.claimed, strict=True):
+            head = [row.label, f"{level:.0%}", f"{claimed:g}x"]
+            if not seeds:
+                rows.append([*head, *["not measured"] * 2, "0"])
+                continue
+            target = level * np.mean(best)
+            ratios = {
+                count: np.array(
+                    [
+                        steps_to(manual[seed], target, count)
+                        / steps_to(tuned[seed], target, count)
+                        for seed in seeds
+                    ]
+                )
+                for count in ("step", "total_steps")
+            }
+            reached = np.isfinite(ratios["step"])
+            cells = [
+                f"{spread(ratio[reached], '.2f')}x" if reached.any() else "–"
+                for ratio in ratios.values()
+            ]
+            rows.append([*head, *cells, f"{reached.sum()} of {len(seeds)}"])
+    head = "system|of the best|paper|here, accepted steps|here, total steps|reached"
+    return table(head, rows)
+
+
+# Pictures ----------------------------------------------------------------------------
+
+
+def _draw_accuracy(found: Sequence[Curve]) -> Figure:
+    """Validation accuracy over accepted and over total steps."""
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, count in ((left, "step"), (right, "total_steps")):
+        for i, (kind, runs) in enumerate(found):
+            x = np.mean([run.column(count) for run in runs], axis=0)
+            y = np.array([run.column("validation_accuracy") for run in runs])
+            _draw_band(axes, x, y, i, f"{kind.label}, {len(runs)} seeds")
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    left.set_ylabel("validation accuracy (%)")
+    left.set_xlabel("accepted optimizer steps")
+    right.set_xlabel("total optimizer steps, trials included")
+    return report.with_legend(figure)
+
+
+def _draw_paths(names: Sequence[str]) -> Callable[[Sequence[Curve]], Figure]:
+    """Accepted hyperparameters over epochs."""
+
+    def draw(found: Sequence[Curve]) -> Figure:
+        figure = Figure(figsize=(4.5 * max(len(names), 1.5), 4.2), layout="constrained")
+        grid = figure.subplots(1, len(names), squeeze=False)[0]
+        for axes, name in zip(grid, names, strict=True):
+            for i, (kind, runs) in enumerate(found):
+                x = runs[0].column("epoch")
+                y = np.array([_path(run, name) for run in runs])
+                _draw_band(axes, x, y, i, f"{kind.label}, {len(runs)} seeds")
+            axes.set_ylabel(f"{name} (no unit)")
+            axes.set_xlabel("accepted epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            if name == "learning_rate":
+                axes.set_yscale("log")
+        return report.with_legend(figure)
+
+    return draw
+
+
+def _draw_band(axes: Axes, x: np.ndarray, y: np.ndarray, i: int, label: str) -> None:
+    """The mean over seeds of y, [seeds, epochs], and the range of all of them."""
+    color, style = f"C{i}", report.LINES[i % 4]
+    axes.plot(x, y.mean(0), color=color, linestyle=style, label=label)
+    axes.fill_between(x, y.min(0), y.max(0), color=color, alpha=0.2, linewidth=0)
+
+
+def _against_manual(batch_size: int) -> tuple[Kind, ...]:
+    manual = "manual_sgd" if batch_size == 128 else "manual_large_batch"
+    return (
+        Kind("Hyperdyn", "hyperdyn", batch_size=batch_size),
+        Kind("manual", manual, batch_size=batch_size),
+    )
+
+
+def _figure1(batch_size: int) -> Comparison:
+    claim = "Hyperdyn is always faster, at reaching superior generalization"
+    kinds = _against_manual(batch_size)
+    return Comparison("cifar10", claim, kinds, _draw_accuracy, _accuracies)
+
+
+FIGURES: dict[str, Comparison] = {
+    "figure1a": _figure1(128),
+    "figure1b": _figure1(1000),
+    "figure1c": _figure1(4000),
+    "figure1d": Comparison(
+        "cifar10",
+        "epoch-based BO is ahead in the first few epochs, then plateaus and is "
+        "overtaken; random search 5x varies more; the Hyperband variant is no better",
+        (
+            Kind("Hyperdyn", "hyperdyn", batch_size=1000),
+            Kind("epoch-based BO", "epoch_bo", batch_size=1000),
+            Kind("random search 5x", "random_search", batch_size=1000),
+            Kind("Hyperband variant", "hyperband", batch_size=1000),
+        ),
+        _draw_accuracy,
+        _accuracies,
+    ),
+    "figure2a": Comparison(
+        "cifar10",
+        "the learning rate tends to 0; its average grows with the batch from 128 to "
+        "2,000, and not beyond",
+        tuple(
+            Kind(f"batch {size:,}", "hyperdyn", batch_size=size)
+            for size in (128, 1000, 2000, 4000)
+        ),
+        _draw_paths(["learning_rate"]),
+        _paths(["learning_rate"]),
+    ),
+    "figure2b": Comparison(
+        "cifar10",
+        "Hyperdyn without momentum outperforms manual SGD with momentum",
+        (
+            Kind("Hyperdyn, no momentum", "hyperdyn", "plain_sgd"),
+            Kind("manual, momentum", "manual_sgd"),
+        ),
+        _draw_accuracy,
+        _accuracies,
+    ),
+    "figure3a": Comparison(
+        "cifar10",
+        "Hyperdyn tuned Adam is much faster and also generalizes better",
+        (
+            Kind("Hyperdyn, Adam", "hyperdyn", "adam"),
+            Kind("manual, Adam", "manual_adam", "adam"),
+        ),
+        _draw_accuracy,
+        _accuracies,
+    ),
+    "figure3b": Comparison(
+        "cifar10",
+        "b1 tends to 0, and b2 is around 1",
+        (Kind("Hyperdyn, Adam", "hyperdyn", "adam"),),
+        _draw_paths(["b1", "b2"]),
+        _paths(["learning_rate", "b1", "b2"]),
+    ),
+    "figure4": Comparison(
+        "imagenet",
+        "Hyperdyn at batch 1,000 reaches the accuracy of manual tuning at batch 256 "
+        "much faster",
+        (
+            Kind("Hyperdyn, batch 1,000", "hyperdyn", batch_size=1000),
+            Kind("manual, batch 256", "manual_large_batch", batch_size=256),
+        ),
+        _draw_accuracy,
+        _accuracies,
+    ),
+}
+
+
+def write_table1(runs: Sequence[Run], folder: Path) -> str:
+    """Writes table1.md and returns its text."""
+    text = table1(runs)
+    (folder / "table1.md").write_text(text + "\n")
+    return text
+
+
+def write_figure(name: str, runs: Sequence[Run], folder: Path) -> str:
+    """Writes a figure as NAME.png and its table as NAME.md; returns the table's text.
+
+    Raises:
+      ValueError: naming the runs that are missing; nothing has been written then.
+    """
+    figure, found = FIGURES[name], curves(name, runs)
+    text = f"{figure.tabulate(found)}\n\nThe paper says: {figure.claim}."
+    image = report.render(figure.draw, found, "light", "png")
+    (folder / f"{name}.png").write_bytes(image)
+    (folder / f"{name}.md").write_text(text + "\n")
+    return text
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns 0, or 2 if runs are missing or cannot be read."""
+    about = "Make Table 1 and Figures 1-4 of the paper from run directories."
+    parser = argparse.ArgumentParser("python -m hyperdyn_jax.paper", description=about)
+    names = ["table1", *FIGURES]
+    parser.add_argument("what", choices=[*names, "all"])
+    parser.add_argument("runs", nargs="+", metavar="DIR", help="where runs are")
+    parser.add_argument("--output", default="paper", metavar="DIR", help="to write to")
+    arguments = parser.parse_args(argv)
+    folder = Path(arguments.output)
+    problems = []
+    try:
+        runs = find_runs(arguments.runs)
+        folder.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for name in names if arguments.what == "all" else [arguments.what]:
+        try:
+            write = write_table1 if name == "table1" else None
+            text = write(runs, folder) if write else write_figure(name, runs, folder)
+            print(f"{name}\n\n{text}\n")
+        except (ValueError, OSError) as error:
+            problems.append(f"error: {error}")
+    print(f"written to {folder}/")
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 2 if problems else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

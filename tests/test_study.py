@@ -1,0 +1,94 @@
+"""The study command: a directory a run, finished runs skipped, problems told first."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hyperdyn_jax import study
+from hyperdyn_jax.config import ConfigError
+
+ROOT = Path(__file__).resolve().parents[1]
+SHORT = ("--config.epochs=2", "--config.batch_size=256", "--config.model.width=2")
+
+
+def run(output, strategies, *flags, seeds="0", config="configs/digits.py"):
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    program = [sys.executable, "-m", "hyperdyn_jax.study", f"--output={output}"]
+    return subprocess.run(
+        [
+            *program,
+            f"--config={config}",
+            f"--strategies={strategies}",
+            f"--seeds={seeds}",
+            *SHORT,
+            *flags,
+        ],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_runs_are_made_once_each_and_not_again(tmp_path):
+    strategies = "constant,schedule_free:constant"
+    done = run(tmp_path, strategies, seeds="0,1")
+    assert (done.returncode, done.stderr) == (0, "")
+    names = {"constant": "sgd", "schedule_free_constant": "schedule_free"}
+    written = {}
+    for name, optimizer in names.items():
+        for seed in (0, 1):
+            folder = tmp_path / name / f"seed{seed}"
+            config = json.loads((folder / "config.json").read_text())
+            assert (config["seed"], config["epochs"]) == (seed, 2)
+            assert config["optimizer"]["name"] == optimizer
+            rows = (folder / "metrics.jsonl").read_text().splitlines()
+            assert "test_accuracy" in json.loads(rows[-1])
+            assert [json.loads(row)["step"] for row in rows] == [5, 10]
+            written[folder] = (folder / "metrics.jsonl").stat().st_mtime_ns
+
+    done = run(tmp_path, strategies, seeds="0,1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("is finished already") == 4
+    for folder, time in written.items():
+        assert (folder / "metrics.jsonl").stat().st_mtime_ns == time
+
+
+@pytest.mark.parametrize(
+    ("strategies", "flags", "messages"),
+    [
+        ("cosine,cosin", [], ["config.strategy: strategy must be one of", "'cosin'"]),
+        ("cosine,rms:cosine", [], ["--strategies: 'rms:cosine': after the colon may"]),
+        ("cosine", ["--seeds=-1"], ["--seeds must be whole numbers >= 0, got '-1'"]),
+        ("cosine", ["--config.batch_size=9999"], ["batch_size must be at most"]),
+        ("cosine", ["--config.epoch=9"], ["config.epoch is no setting; did you mean"]),
+        ("cosine", ["--workdir=x"], ["'--workdir=x' is no flag; there are --config,"]),
+    ],
+)
+def test_problems_are_told_before_any_run(tmp_path, strategies, flags, messages):
+    done = run(tmp_path / "study", strategies, *flags)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    for message in messages:
+        assert message in done.stderr
+    assert not list(tmp_path.glob("study/*/seed*"))
+
+
+def test_arguments_join_those_of_the_config_file():
+    argv = ["study", "--config=configs/cifar10_twin.py:adam", "--config.epochs=3"]
+    configs = study.load_configs(["hyperdyn", "batch=1000:cosine"], argv)
+    assert list(configs) == ["hyperdyn", "batch1000_cosine"]
+    large = configs["batch1000_cosine"]
+    assert (large["batch_size"], large["strategy"]) == (1000, "cosine")
+    for config in configs.values():
+        assert (config["optimizer"]["name"], config["epochs"]) == ("adam", 3)
+    argv[1] = "--config=configs/cifar10_twin.py"
+    (both,) = study.load_configs(["adam+batch=2000:cosine"], argv).values()
+    assert (both["optimizer"]["name"], both["batch_size"]) == ("adam", 2000)
+    with pytest.raises(ConfigError, match=r"'batch=7:cosine'.*batch=128"):
+        study.load_configs(["batch=7:cosine"], argv)
