@@ -27,7 +27,7 @@ from hyperdyn_jax.training import Trainer, TrainState
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 # The config's file, the steps of a timed epoch, and pairs of such epochs.
-CASES = {"cifar10": (20, 7), "cifar10_twin": (256, 15)}
+CASES = {"cifar10": (10, 7), "cifar10_twin": (256, 15)}
 
 
 def load(name: str, data_dir: str) -> dict[str, Any]:

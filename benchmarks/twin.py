@@ -5,6 +5,7 @@
 A study (`python -m hyperdyn_jax.study`) that goes on where it was stopped.
 """
 
+import json
 import shutil
 import subprocess
 import sys
@@ -53,6 +54,20 @@ LARGE_BATCHES = (
 ROWS = ("config.json", "metrics.jsonl", "decisions.jsonl")
 
 
+def copy_rows(work: Path, results: Path) -> None:
+    """Copies what finished runs wrote; where the data were is not part of a result."""
+    for run in sorted(work.glob("*/seed*")):
+        if '"test_accuracy"' not in (run / "metrics.jsonl").read_text():
+            continue  # not finished
+        folder = results / run.relative_to(work)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ROWS:
+            shutil.copy(run / name, folder / name)
+        config = json.loads((run / "config.json").read_text())
+        config["data_dir"] = "DATA_DIR"
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
 def main() -> None:
     data_dir = sys.argv[1]
     work = Path(sys.argv[2] if len(sys.argv) > 2 else "runs/twin")
@@ -61,13 +76,7 @@ def main() -> None:
     program += [f"--strategies={','.join(STRATEGIES + LARGE_BATCHES)}"]
     program += [f"--seeds={','.join(map(str, SEEDS))}"]
     subprocess.run(program, cwd=ROOT, check=False)  # some may diverge, and say so
-    for run in sorted(work.glob("*/seed*")):
-        if '"test_accuracy"' not in (run / "metrics.jsonl").read_text():
-            continue  # not finished
-        folder = RESULTS / run.relative_to(work)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ROWS:
-            shutil.copy(run / name, folder / name)
+    copy_rows(work, RESULTS)
     record.write(RESULTS / "machine.json", ("jax", "flax", "optax"), {"seeds": SEEDS})
 
 

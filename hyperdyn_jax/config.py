@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -39,8 +40,11 @@ FIELDS: dict[str, tuple[type, int]] = {
 }
 
 
-# Only ImageNet has it.
-OPTIONAL: dict[str, tuple[type, int]] = {"image_size": (int, 1)}
+# Not every config has them. An averaging of None is what the strategy needs.
+OPTIONAL: dict[str, tuple[type, int]] = {
+    "image_size": (int, 1),
+    "averaging": (float, 0),
+}
 
 
 class ConfigError(ValueError):
@@ -55,7 +59,9 @@ class ConfigError(ValueError):
 class Setup:
     """The parts of a run, made from one config.
 
-    steps: optimizer steps of the accepted path.
+    epochs: of the accepted path, begun ones counted.
+    steps: optimizer steps of the accepted path: of all epochs, less those that the
+      strategy takes from them for trials.
     """
 
     epochs: int
@@ -98,17 +104,28 @@ def build(config: Config) -> Setup:
         or space.Uniform(0, 1)  # stands in, so that the strategy can be checked too
         for name in _names(config)
     }
-    optimizer = make("optimizer", _optimizer, "optimizer")
     lengths = {name: 1 for name in ("epochs", "batch_size") if name in problems}
     tuning = functools.partial(_strategy, axes=axes, lengths=lengths)
     strategy = make("strategy", tuning, "strategy", "search_space")
+    averaging = config.get("averaging")
+    if averaging is None:
+        averaging = getattr(strategy, "averaging", None)
+    create = functools.partial(_optimizer, averaging=averaging)
+    optimizer = make("optimizer", create, "optimizer", "averaging")
     dataset = make("dataset", _dataset, *_DATA)
     model = make("model", functools.partial(_model, dataset=dataset), "model")
     if problems:
         raise ConfigError(list(problems.values()))
     steps = config["epochs"] * dataset.steps_per_epoch
+    steps -= getattr(strategy, "extra_steps", lambda _: 0)(dataset.steps_per_epoch)
     return Setup(
-        config["epochs"], steps, config["seed"], strategy, model, optimizer, dataset
+        -(-steps // dataset.steps_per_epoch),
+        steps,
+        config["seed"],
+        strategy,
+        model,
+        optimizer,
+        dataset,
     )
 
 
@@ -133,6 +150,8 @@ def _check_field(config: Config, name: str) -> str | None:
     if name not in config:
         return f"config.{name} is missing"
     value = config[name]
+    if name == "averaging":
+        return _check_averaging(value)
     if not isinstance(value, kind) or isinstance(value, bool):
         wanted = {str: "text", int: "a whole number", Mapping: "a section"}[kind]
         return f"config.{name} must be {wanted}, got {value!r}"
@@ -141,6 +160,13 @@ def _check_field(config: Config, name: str) -> str | None:
     if name == "seed" and value >= 2**32:  # JAX would cut off the rest
         return f"config.seed must be < 2**32, got {value}"
     return None
+
+
+def _check_averaging(value: Any) -> str | None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is None or (number and 0 <= value < math.inf):
+        return None
+    return f"config.averaging must be None or a number >= 0, got {value!r}"
 
 
 def _axis(config: Config, name: str) -> space.Axis:
@@ -191,14 +217,16 @@ def _strategy(
     return strategy
 
 
-def _optimizer(config: Config) -> optax.GradientTransformation:
+def _optimizer(config: Config, averaging: float | None) -> optax.GradientTransformation:
     settings = dict(config["optimizer"])
     name, decay_all = settings.pop("name", None), settings.pop("decay_all", False)
     if not isinstance(decay_all, bool):
         raise ValueError(f"decay_all must be True or False, got {decay_all!r}")
     for hyperparameter, value in settings.items():
         optimizers.check_hyperparameter(hyperparameter, value)
-    return optimizers.create_optimizer(name, settings, decay_all=decay_all)
+    return optimizers.create_optimizer(
+        name, settings, decay_all=decay_all, averaging=averaging
+    )
 
 
 def _dataset(config: Config) -> data.Dataset:

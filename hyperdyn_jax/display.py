@@ -52,8 +52,7 @@ class Display:
         last = str(self._epochs - 1)
         number = f"epoch {decision['epoch']:>{len(last)}}/{last}"
         if "metrics" not in rows:
-            tried = ", ".join(map(setting, decision["trials"]))
-            self.say(f"{number}  every branch diverged at {tried}; trying others")
+            self.say(f"{number}  {_tried(decision)}")
             return
         row = metrics[-1]
         recent = [r["seconds"] for r in metrics[-3:]]
@@ -80,6 +79,18 @@ class Display:
             f"({total / step - 1:+.0%})\n"
             f"{page}"
         )
+
+
+def _tried(decision: Row) -> str:
+    """What came of trials that leave the run where it was."""
+    if not any(map(_known, decision["scores"])):
+        tried = ", ".join(map(setting, decision["trials"]))
+        return f"every branch diverged at {tried}; trying others"
+    results = zip(decision["trials"], decision["scores"], strict=True)
+    return "probed " + ", ".join(
+        f"{setting(trial)}: {score:.4g}" if _known(score) else f"{setting(trial)}: –"
+        for trial, score in results
+    )
 
 
 def why(decision: Row) -> str:

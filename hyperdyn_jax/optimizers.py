@@ -5,8 +5,9 @@ arguments of the compiled training step, not constants in it, so a new value cos
 nothing and a checkpoint holds the values in force.
 """
 
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +86,52 @@ def salera(
     )
 
 
+class AveragedState(NamedTuple):
+    """State of `averaged`.
+
+    inner: of the optimizer.
+    average: like the parameters, the average of those after each step so far.
+    count: i32[], steps so far.
+    """
+
+    inner: Any
+    average: Any
+    count: jax.Array
+
+
+def averaged(
+    optimizer: optax.GradientTransformation, power: float
+) -> optax.GradientTransformationExtraArgs:
+    r"""Keeps the polynomial average of the path beside what is trained.
+
+    .. math:: \bar w_t = \bar w_{t-1}
+              + \frac{\eta + 1}{t + \eta} (w_t - \bar w_{t-1})
+
+    (Shamir and Zhang 2013, 1212.1824, section 4.) The weight of step s grows as
+    s^eta, so the average covers about the last 1 / (eta + 1) of the steps so far.
+
+    Args:
+      optimizer: what trains; its updates stay as they are.
+      power: eta, at least 0; 0 is the plain mean.
+    """
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def init(params: Any) -> AveragedState:
+        return AveragedState(optimizer.init(params), params, jnp.int32(0))
+
+    def update(
+        grads: Any, state: AveragedState, params: Any, **extra: Any
+    ) -> tuple[Any, AveragedState]:
+        changes, inner = optimizer.update(grads, state.inner, params, **extra)
+        count = state.count + 1
+        weight = (power + 1) / (count + power)
+        new = optax.apply_updates(params, changes)
+        average = optax.incremental_update(new, state.average, weight)
+        return changes, AveragedState(inner, average, count)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
 # Every optimizer with the hyperparameters it has, and the values they may take.
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "sgd": sgd,
@@ -127,7 +174,11 @@ def check_hyperparameter(name: str, value: float) -> None:
 
 
 def create_optimizer(
-    name: str, hparams: Mapping[str, float], *, decay_all: bool = False
+    name: str,
+    hparams: Mapping[str, float],
+    *,
+    decay_all: bool = False,
+    averaging: float | None = None,
 ) -> optax.GradientTransformation:
     """An optimizer with all its hyperparameters exposed in its state.
 
@@ -135,6 +186,8 @@ def create_optimizer(
       name: one of `OPTIMIZERS`.
       hparams: the value each of its hyperparameters starts from.
       decay_all: apply weight decay to BatchNorm parameters and biases too.
+      averaging: power of the average of the path that is evaluated (`averaged`); None
+        to evaluate what is trained.
 
     Returns:
       A gradient transformation; its state is read and set by `get_hyperparams` and
@@ -151,8 +204,16 @@ def create_optimizer(
             f"got {sorted(hparams)}"
         )
     mask = None if decay_all else _kernels
+    make = OPTIMIZERS[name]
+    if averaging is not None:
+
+        @functools.wraps(make)  # its arguments are those that can be set
+        def averaging_make(*args: Any, **kwargs: Any) -> optax.GradientTransformation:
+            return averaged(OPTIMIZERS[name](*args, **kwargs), averaging)
+
+        make = averaging_make
     optimizer = optax.inject_hyperparams(
-        OPTIMIZERS[name], static_args=("mask",), hyperparam_dtype=jnp.float32
+        make, static_args=("mask",), hyperparam_dtype=jnp.float32
     )(**hparams, mask=mask)
 
     def update(*args: Any, **kwargs: Any) -> Any:
@@ -171,9 +232,11 @@ def eval_params(opt_state: Any, params: Any) -> Any:
       params: the parameters in training.
 
     Returns:
-      `params` themselves, or schedule-free's average of the path.
+      `params` themselves, or an average of the path.
     """
     inner = opt_state.inner_state
+    if isinstance(inner, AveragedState):
+        return inner.average
     if not isinstance(inner, contrib.ScheduleFreeState):
         return params
     return contrib.schedule_free_eval_params(inner, params)

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from ml_collections import config_dict
+
 AXES: dict[str, dict[str, Any]] = {
     "momentum": {"kind": "log_complement", "low": 0.0, "high": 0.99},
     "b1": {"kind": "log_complement", "low": 0.0, "high": 0.99},
@@ -58,6 +60,7 @@ def tuning(
             **hparams,
         },
         "search_space": {name: _axis(name, value) for name, value in hparams.items()},
+        "averaging": config_dict.placeholder(float),
         "strategy": strategy or STRATEGY.get(optimizer, "hyperdyn"),
         "hyperdyn": dict(HYPERDYN),
     }

@@ -7,6 +7,7 @@ from typing import Any
 
 from hyperdyn_jax import baselines
 from hyperdyn_jax.baselines import Schedule
+from hyperdyn_jax.explore import ExploreThenCommit
 from hyperdyn_jax.hyperdyn import Hyperdyn
 from hyperdyn_jax.space import SearchSpace
 from hyperdyn_jax.types import Strategy
@@ -49,6 +50,7 @@ def _scheduled(make: Callable[..., Schedule]) -> Callable[[Context], Strategy]:
 # The paper's own, its baselines, and what a user would pick instead.
 STRATEGIES: dict[str, Callable[[Context], Strategy]] = {
     "hyperdyn": lambda c: c.tuner(),
+    "explore": lambda c: ExploreThenCommit(c.space, c.epochs, **c.settings),
     # Epoch-based Bayesian optimisation is Hyperdyn without rejection (section 4.1).
     "epoch_bo": lambda c: c.tuner(offset=math.inf),
     "random_search": lambda c: baselines.RandomSearch(c.space, **c.settings),

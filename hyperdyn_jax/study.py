@@ -21,7 +21,6 @@ from ml_collections import config_flags
 
 from hyperdyn_jax import cli, loop
 from hyperdyn_jax.config import ConfigError
-from hyperdyn_jax.display import Display
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file of every run.")
 STRATEGIES = flags.DEFINE_list(
@@ -71,7 +70,7 @@ def run_all(
     for number, (path, settings) in enumerate(runs.items(), start=1):
         say(f"run {number} of {len(runs)}: {path}")
         try:
-            loop.train_and_evaluate(settings, path, Display(settings["epochs"]))
+            loop.train_and_evaluate(settings, path)
         except loop.DivergedError as error:
             diverged.append(f"{path}: {error}")
     return diverged

@@ -18,8 +18,7 @@ AXIS = (
 )
 
 
-# Batches that BatchNorm statistics are measured over: 0.9^32 of the old ones is left.
-MEASURED = 32
+MEASURED = 1024  # training images, at least, that BatchNorm is measured anew over
 
 
 class TrainState(NamedTuple):
@@ -147,7 +146,10 @@ class Trainer:
         return branches, means
 
     def evaluate(self, state: TrainState, split: str) -> Evaluation:
-        """Scores a network on a whole split, with running BatchNorm statistics."""
+        """Scores a network on a whole split, with running BatchNorm statistics.
+
+        The network is that of `optimizers.eval_params`.
+        """
         state = self._averaged(state)
         resident = self._hold(split)
         batches = map(self._shard, self.dataset.eval_batches(split))
@@ -163,18 +165,22 @@ class Trainer:
         """The network to score, where an optimizer evaluates others than it trains.
 
         The running statistics are those of the trained one, so they are measured anew
-        over the last batches, as schedule-free's authors advise.
+        over the last batches (Izmailov et al. 2018, 1803.05407, section 3.2).
         """
         params = optimizers.eval_params(state.opt_state, state.params)
         if params is state.params:
             return state
-        state = state._replace(params=self.replicate(params))
-        resident, last = self._hold("train"), int(state.step)
-        for step in range(max(last - MEASURED, 0), last):
-            batch = self._shard(self.dataset.train_batch(step))
-            batch_stats = self._measure_step(state, resident, batch)
-            state = state._replace(batch_stats=batch_stats)
-        return state
+        state, resident = state._replace(params=params), self._hold("train")
+        last = int(state.step)
+        count = min(last, -(-MEASURED // self.dataset.batch_size))
+        batches = map(self.dataset.train_batch, range(last - count, last))
+        measured = [
+            self._measure_step(state, resident, self._shard(batch)) for batch in batches
+        ]
+        if not measured:  # before the first step
+            return state
+        mean = jax.tree.map(lambda *leaves: sum(leaves) / count, *measured)
+        return state._replace(batch_stats=self.replicate(mean))
 
     def _hold(self, split: str) -> Any:
         if split not in self._resident:
@@ -249,11 +255,23 @@ def train_step(
 def measure_step(
     model: nn.Module, load: Any, state: TrainState, resident: Any, batch: Batch
 ) -> Any:
-    """Running BatchNorm statistics after one more batch, without training on it."""
+    """BatchNorm statistics of a batch alone, without training on it.
+
+    What a network returns is a running mean: a share of the old statistics and the
+    rest of the batch's. The share is what ones leave over zeros.
+    """
     images, _ = load(resident, batch.examples, None)
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    _, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
-    return updates.get("batch_stats", {})
+
+    def mixed(old: Any) -> Any:
+        variables = {"params": state.params, "batch_stats": old}
+        _, new = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        return new.get("batch_stats", {})
+
+    with_zeros = mixed(jax.tree.map(jnp.zeros_like, state.batch_stats))
+    with_ones = mixed(jax.tree.map(jnp.ones_like, state.batch_stats))
+    return jax.tree.map(
+        lambda zeros, ones: zeros / (1 - (ones - zeros)), with_zeros, with_ones
+    )
 
 
 def eval_step(

@@ -152,6 +152,41 @@ def test_the_others_are_evaluated_where_they_are(name):
     assert optimizers.eval_params(state, params) is params
 
 
+@pytest.mark.parametrize("power", [0.0, 3.0])
+@pytest.mark.parametrize("name", ["sgd", "salera", "schedule_free"])
+def test_average_has_the_weights_of_the_formula(name, power):
+    optimizer = optimizers.create_optimizer(name, HPARAMS[name], averaging=power)
+    plain = optimizers.create_optimizer(name, HPARAMS[name])
+    params, state, path = PARAMS, optimizer.init(PARAMS), []
+    others, other_state = PARAMS, plain.init(PARAMS)
+    for i in range(12):
+        if i == 6:
+            state = optimizers.set_hyperparams(state, {"learning_rate": 0.03})
+            other_state = optimizers.set_hyperparams(
+                other_state, {"learning_rate": 0.03}
+            )
+        grads = {k: g * np.float32(np.sin(i + 1)) for k, g in GRADS.items()}
+        loss = jnp.float32(1)
+        updates, state = optimizer.update(grads, state, params, value=loss)
+        params = jax.tree.map(jnp.add, params, updates)
+        updates, other_state = plain.update(grads, other_state, others, value=loss)
+        others = jax.tree.map(jnp.add, others, updates)
+        path.append(others)
+    # Unrolled: step s of t weighs (eta + 1) / (s + eta) times what is left after it.
+    weights = np.ones(12)
+    for s in range(1, 13):
+        weights[: s - 1] *= 1 - (power + 1) / (s + power)
+        weights[s - 1] = (power + 1) / (s + power)
+    assert weights.sum() == pytest.approx(1)
+    average = optimizers.eval_params(state, params)
+    for k in PARAMS:
+        np.testing.assert_array_equal(params[k], others[k])
+        wanted = sum(
+            w * np.float64(point[k]) for w, point in zip(weights, path, strict=True)
+        )
+        np.testing.assert_allclose(average[k], wanted, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", HPARAMS)
 def test_every_hyperparameter_is_read_and_set(name):
     state = optimizers.create_optimizer(name, HPARAMS[name]).init(PARAMS)

@@ -20,6 +20,8 @@ TOTAL = {
     "epoch_bo": (5 + 2 + 2) * STEPS,
     "greedy": (5 + 2 + 2) * STEPS,
     "control": (5 + 2 + 2) * STEPS,
+    # Ten probes of a step (3 x 0.1 / 1.1 / 10 epochs, rounded), and the rest of 3.
+    "explore": 3 * STEPS,
     "random_search": 3 * 5 * STEPS,
     "hyperband": 3 * 5 * STEPS,
     "pb2": 3 * 4 * STEPS,
@@ -64,7 +66,7 @@ def settings(strategy):
 def test_strategy_runs_and_is_counted(strategy, tmp_path):
     metrics = loop.train_and_evaluate(settings(strategy), tmp_path, Display(3))
     last = metrics[-1]
-    assert last["step"] == 3 * STEPS
+    assert last["step"] == (3 * STEPS - 10 if strategy == "explore" else 3 * STEPS)
     assert last["total_steps"] == TOTAL.get(strategy, 3 * STEPS)
     assert np.isfinite(last["test_accuracy"])
     lines = (tmp_path / "decisions.jsonl").read_text().splitlines()
