@@ -2,10 +2,10 @@
 
     python benchmarks/contenders.py DATA_DIR [WORKDIR]
 
-Cosine to zero at eight learning rates a factor of two apart (momentum 0.9), whose search
-is free, and explore-then-commit, which knows a range 1,000x wide and pays for its probes.
-Ablations: the same average of the path under a constant setting that was not searched
-for, and under cosine. On seeds that nothing was chosen by. Raw rows to
+Cosine to zero at eight learning rates a factor of two apart (momentum 0.9), whose
+search is free, and explore-then-commit, which knows a range 1,000x wide and pays for
+its probes. Ablations: the same average of the path under a constant setting that was
+not searched for, and under cosine. On seeds that nothing was chosen by. Raw rows to
 benchmarks/results/contenders/. The same command goes on where it was stopped.
 """
 

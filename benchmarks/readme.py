@@ -7,10 +7,11 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from hyperdyn_jax import report
+from hyperdyn_jax import paper, report
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -81,31 +82,156 @@ def decision() -> str:
     return table(head, rows) + "\n\n" + text
 
 
+def _machine(record: dict[str, Any]) -> str:
+    """Where and when a record was made."""
+    return (
+        f"{record['cores']} cores of {record['processor']}, "
+        f"jax {record['versions']['jax']}, {record['date']}"
+    )
+
+
+def _runs(folder: Path) -> list[report.Run]:
+    return [report.load_run(run) for run in sorted(folder.iterdir())]
+
+
+def _at(run: report.Run, budget: int) -> float:
+    """Validation accuracy when so many steps had been taken in all."""
+    spent = run.column("total_steps") <= budget
+    return float(run.column("validation_accuracy")[spent][-1])
+
+
+BUDGET = 768  # steps of the twin's 24 epochs
+
+
 def twin() -> str:
     """Every strategy on the CPU twin of CIFAR-10, best test accuracy first."""
-    machine = json.loads((RESULTS / "twin" / "machine.json").read_text())
+    results = RESULTS / "twin"
+    machine = json.loads((results / "machine.json").read_text())
     rows = []
-    for folder in (RESULTS / "twin").iterdir():
-        if not folder.is_dir():
+    for folder in filter(Path.is_dir, results.iterdir()):
+        if folder.name.startswith("batch"):  # of the figures
             continue
-        last = [report.load_run(run).metrics[-1] for run in sorted(folder.iterdir())]
-        test = np.array([row["test_accuracy"] for row in last])
-        total = np.array([row["total_steps"] for row in last])
-        spread = f"{test.mean():.1f} ± {test.std(ddof=1):.1f}"
-        steps = f"{last[0]['step']:,} / {total.mean():,.0f}"
-        rows.append((-test.mean(), [folder.name, str(len(last)), spread, steps]))
-    head = "strategy, seeds, test accuracy (%), accepted / total steps"
+        runs = _runs(folder)
+        last = [run.metrics[-1] for run in runs]
+        test = [row["test_accuracy"] for row in last]
+        cells = [
+            folder.name.replace("_", " "),
+            str(len(runs)),
+            paper.spread(test),
+            paper.spread([_at(run, BUDGET) for run in runs]),
+            paper.steps(runs),
+        ]
+        rows.append((-np.mean(test), cells))
+    head = f"strategy|seeds|test (%)|validation (%) at {BUDGET} total steps|"
+    head += "accepted / total steps"
     text = (
-        f"Mean ± standard deviation over seeds; {machine['cores']} cores of "
-        f"{machine['processor']}, jax {machine['versions']['jax']}, {machine['date']}; "
-        f"raw rows in `benchmarks/results/twin/`."
+        f"Mean ± standard deviation over seeds; {_machine(machine)}; raw rows in "
+        f"`benchmarks/results/twin/`, made by `python benchmarks/twin.py`."
     )
-    return table(head.split(", "), [row for _, row in sorted(rows)]) + "\n\n" + text
+    return paper.table(head, [row for _, row in sorted(rows)]) + "\n\n" + text
+
+
+def contenders() -> str:
+    """Explore-then-commit against cosine at equal total steps."""
+    results = RESULTS / "contenders"
+    machine = json.loads((results / "machine.json").read_text())
+    runs = {
+        folder.name: _runs(folder) for folder in filter(Path.is_dir, results.iterdir())
+    }
+
+    def mean(name: str, accuracy: str) -> float:
+        return float(np.mean([run.metrics[-1][accuracy] for run in runs[name]]))
+
+    cosines = [name for name in runs if re.fullmatch(r"cosine_[0-9.]+", name)]
+    tuned = max(cosines, key=lambda name: mean(name, "validation_accuracy"))
+    labels = {
+        "explore": "**explore, then commit**: learning rate and momentum searched for",
+        tuned: f"cosine, tuned: best of {len(cosines)} learning rates",
+        "constant_averaged": "constant 0.2, same average, no search",
+        "cosine_averaged": "cosine 0.2, same average, no search",
+        "cosine_0.2": "cosine 0.2",
+        "cosine_0.025": "cosine 0.025",
+        "cosine_1.6": "cosine 1.6",
+        "one_cycle": "one cycle 0.2",
+        "wsd": "warm-up, stable, decay 0.2",
+    }
+    rows = []
+    for name, label in labels.items():
+        last = [run.metrics[-1] for run in runs[name]]
+        test = paper.spread([row["test_accuracy"] for row in last])
+        rows.append(
+            (
+                -mean(name, "test_accuracy"),
+                [label, str(len(last)), test, paper.steps(runs[name])],
+            )
+        )
+    head = "run|seeds|test (%)|accepted / total steps"
+    text = (
+        f"Mean ± standard deviation over seeds that nothing was chosen by; the rate "
+        f"of the tuned cosine, {tuned.removeprefix('cosine_')}, has the best "
+        f"validation accuracy over the same seeds, and its search is not counted; "
+        f"{_machine(machine)}; raw rows in `benchmarks/results/contenders/`, made by "
+        f"`python benchmarks/contenders.py`."
+    )
+    return paper.table(head, [row for _, row in sorted(rows)]) + "\n\n" + text
+
+
+def quadratic() -> str:
+    """Explore-then-commit on the noisy quadratic, relative to tuned cosine."""
+    record = json.loads((RESULTS / "quadratic.json").read_text())
+    rows = [
+        [
+            row["spectrum"],
+            f"{row['gradient_noise']:g}",
+            f"{row['measurement_noise']:.0%}",
+            f"{row['median']:.2f}",
+            f"{row['p90']:.2f}",
+            f"{row['greedy']:.1f}",
+        ]
+        for row in record["results"]
+    ]
+    head = "curvatures|gradient noise|measurement noise|median|90th percentile|greedy"
+    draws = len(record["results"][0]["ratios"])
+    text = (
+        f"Final loss over that of cosine tuned for the very problem; {draws} draws; "
+        f"*greedy* takes the rate with the least loss after each epoch; "
+        f"{_machine(record)}; made by `python benchmarks/quadratic.py`."
+    )
+    return paper.table(head, rows) + "\n\n" + text
+
+
+def epoch() -> str:
+    """P5: the loop against a bare loop over the same step."""
+    record = json.loads((RESULTS / "epoch.json").read_text())
+    rows = [
+        [
+            row["config"],
+            f"{row['ours_images_per_second']:,.0f}",
+            f"{row['bare_images_per_second']:,.0f}",
+            f"{row['ratio']:.2f} ({row['ratio_q25']:.2f}–{row['ratio_q75']:.2f})",
+        ]
+        for row in record["results"]
+    ]
+    head = "config|here (images/s)|bare loop (images/s)|ratio"
+    text = (
+        f"Medians of pairs in turn, the ratio with its quartiles; both end with the "
+        f"same parameters; {_machine(record)}; made by `python benchmarks/epoch.py`."
+    )
+    return paper.table(head, rows) + "\n\n" + text
+
+
+def table1() -> str:
+    """Table 1 of the paper, on the CPU twin."""
+    return paper.table1(paper.find_runs([RESULTS / "twin"]))
 
 
 TABLES: dict[str, Callable[[], str]] = {
     "digits": digits,
+    "contenders": contenders,
+    "quadratic": quadratic,
     "twin": twin,
+    "table1": table1,
+    "epoch": epoch,
     "decision": decision,
 }
 

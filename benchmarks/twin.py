@@ -15,10 +15,11 @@ import record
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "twin"
-SEEDS = (0, 1, 2, 3, 4)
+SEEDS = (0, 1, 2)
 STRATEGIES = (
     "cosine",
     "hyperdyn",
+    "explore",
     "manual_sgd",
     "constant",
     "wsd",

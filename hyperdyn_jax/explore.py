@@ -132,8 +132,12 @@ class ExploreThenCommit:
         if tried == 0:
             trials = Trials.of(_cover(self, state.key))
         else:
-            setting, prediction, model = _propose(self, state)
+            setting, (mean, *spreads), model = _propose(self, state)
             hparams = {name: np.reshape(x, 1) for name, x in setting.items()}
+            # From logarithms to the scores' unit, to first order around the mean.
+            left = -state.start * np.exp(-mean)  # the loss that is expected
+            prediction = (-state.start - left, *(left * x for x in spreads))
+            model["noise_stddev"] = left[0] * model["noise_stddev"]
             trials = Trials.of(hparams, prediction, model)
         return trials._replace(epochs=self.probe_epochs)
 

@@ -308,7 +308,7 @@ def _draw_paths(names: Sequence[str]) -> Callable[[Sequence[Curve]], Figure]:
             axes.set_xlabel("accepted epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             if name == "learning_rate":
-                axes.set_yscale("log")
+                report.log_axis(axes)
         return report.with_legend(figure)
 
     return draw

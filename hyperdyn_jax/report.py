@@ -129,14 +129,23 @@ def _gain(row: Row, index: int) -> float | None:
 
 def _has_incumbent(row: Row) -> bool:
     """Whether trial 0 is an incumbent, and not one of several random settings."""
+    if row["branch"] < 0 and _probed(row):
+        return False
     predicted = any(m is not None for m in row.get("posterior_mean") or [])
     judged = row.get("keep_probability") is not None
     return len(row["trials"]) == 1 or judged or predicted
 
 
+def _probed(row: Row) -> bool:
+    """Whether trials were probes, which leave the run where it was however they end."""
+    return row.get("keep_probability") is None and any(
+        score is not None for score in row["scores"]
+    )
+
+
 def _outcome(row: Row) -> str:
     if row["branch"] < 0:
-        return "rolled back"
+        return "probed" if _probed(row) else "rolled back"
     if len(row["trials"]) == 1:
         return "scheduled"
     if not _has_incumbent(row):
@@ -201,7 +210,7 @@ def _positive(values: Any) -> np.ndarray:
     return np.where(values > 0, values, np.nan)
 
 
-def _log_axis(axes: Axes) -> None:
+def log_axis(axes: Axes) -> None:
     """A log axis with plain numbers, also where it spans less than a decade."""
     low, high = axes.dataLim.minposy, axes.dataLim.y1
     if not np.isfinite(low):  # nothing that a log axis can show
@@ -252,7 +261,7 @@ def accuracy(runs: Sequence[Run]) -> Figure:
             grid[1, column].plot(x, _positive(run.column("train_loss")), **style)
         grid[1, column].set_xlim(left=0)
         grid[1, column].xaxis.set_major_formatter(EngFormatter(sep=""))
-    _log_axis(grid[1, 0])
+    log_axis(grid[1, 0])
     grid[0, 0].set_ylabel("validation accuracy (%)")
     grid[1, 0].set_ylabel("training loss (nats)")
     grid[1, 0].set_xlabel("accepted optimizer steps")
@@ -298,7 +307,7 @@ def _draw_paths(axes: Axes, runs: Sequence[Run], name: str) -> None:
     text = f"1 − {name}" if kind == "log_complement" else name
     axes.set_ylabel(f"{text} (no unit{'' if kind == 'uniform' else ', log axis'})")
     if kind != "uniform":
-        _log_axis(axes)
+        log_axis(axes)
     axes.set_xlabel("accepted epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 

@@ -73,6 +73,9 @@ def run_all(
             loop.train_and_evaluate(settings, path)
         except loop.DivergedError as error:
             diverged.append(f"{path}: {error}")
+        # Every run compiles programs of its own. Kept, they use up the process's memory
+        # maps, of which Linux allows 65,530: after some 80 runs XLA cannot go on.
+        jax.clear_caches()
     return diverged
 
 

@@ -163,6 +163,21 @@ def test_state_survives_json_and_the_run_repeats():
         np.testing.assert_array_equal(mine, theirs)
 
 
+def test_predictions_are_in_the_scores_unit():
+    """On average over runs, what is predicted of a probe is near what comes."""
+    errors, spreads = [], []
+    for seed in range(12):
+        tuner = ExploreThenCommit(RATE, epochs=48, probes=12)
+        rows, _ = play(tuner, noisy(seed), seed, decisions=7)
+        for _, trials, scores, _ in rows[3:]:
+            errors.append(scores[0] - START - trials.posterior_mean[0])
+            noise = trials.model["noise_stddev"]
+            spreads.append(np.hypot(trials.posterior_stddev[0], noise))
+    assert np.abs(np.mean(errors)) < 0.15
+    inside = np.abs(errors) <= 1.645 * np.array(spreads)
+    assert 0.75 <= np.mean(inside) <= 1.0
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -184,3 +199,10 @@ def test_mixed_axes():
     space = SearchSpace(learning_rate=LogUniform(1e-3, 1.0), momentum=Uniform(0.0, 0.9))
     _, state = play(ExploreThenCommit(space, epochs=10), noisy(1), decisions=6)
     assert 0.0 <= state.chosen["momentum"] <= 0.9
+
+
+@pytest.mark.parametrize("score", [0.0, 10.0, np.nan, -np.inf])
+def test_scores_that_are_not_minus_a_loss_are_refused(score):
+    tuner = ExploreThenCommit(RATE, epochs=48)
+    with pytest.raises(ValueError, match="score must be minus a loss > 0, got"):
+        tuner.init(jax.random.key(0), score)
