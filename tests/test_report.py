@@ -469,3 +469,11 @@ def test_names_are_text_and_never_markup(tmp_path):
     page = Page(report.write_report([run]))
     assert "script" not in page.tags
     assert page.records(0)[0]["Run"] == name[1:]
+
+
+def test_probes_are_told_from_failed_attempts():
+    probe = {"branch": -1, "keep_probability": None, "trials": [{}], "scores": [-2.0]}
+    assert report._outcome(probe) == "probed"
+    assert not report._has_incumbent(probe)
+    failed = probe | {"scores": [None]}
+    assert report._outcome(failed) == "rolled back"

@@ -79,6 +79,20 @@ def test_problems_are_told_before_any_run(tmp_path, strategies, flags, messages)
     assert not list(tmp_path.glob("study/*/seed*"))
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux")
+def test_programs_of_finished_runs_do_not_pile_up(tmp_path):
+    """A process may have 65,530 memory maps, and a run's programs take hundreds."""
+
+    def maps():
+        return len(Path("/proc/self/maps").read_text().splitlines())
+
+    argv = ["study", "--config=configs/digits.py", *SHORT]
+    configs = study.load_configs(["constant"], argv)
+    counts = []
+    study.run_all(configs, [0, 1, 2], tmp_path, lambda _: counts.append(maps()))
+    assert maps() - counts[1] < 100
+
+
 def test_arguments_join_those_of_the_config_file():
     argv = ["study", "--config=configs/cifar10_twin.py:adam", "--config.epochs=3"]
     configs = study.load_configs(["hyperdyn", "batch=1000:cosine"], argv)
