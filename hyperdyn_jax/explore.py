@@ -150,8 +150,8 @@ class ExploreThenCommit:
           The new state, and a decision: probes leave the run where it was, an epoch of
           the run becomes it unless it diverged.
 
-        If every probe diverged, all begin anew with other settings; if the run diverges
-        at its very start, its setting counts as a diverged probe.
+        If every probe diverged, all begin anew with other settings; if an epoch of the
+        run does, its setting counts as a diverged probe, and the next best is taken.
         """
         scores = check_scores(scores, trials)
         key = host.split_key(state.key)
@@ -175,13 +175,21 @@ class ExploreThenCommit:
         if np.isfinite(scores[0]):
             decision = _decision(state.epoch, 0, [0], kept=state.epoch > 0)
             return state._replace(epoch=state.epoch + np.int32(1)), decision
-        # The setting was too bold for a whole epoch: choose again without it.
-        data = state.data.append(
-            points=host.to_unit(self, trials.hparams), epoch=0, gains=scores
+        # The setting was too bold for a whole epoch: the next best, or search again.
+        point = host.to_unit(self, trials.hparams)
+        same = np.all(np.abs(state.data.points - point) < 1e-4, axis=1)
+        data = state.data._replace(
+            feasible=state.data.feasible & ~same,
+            infeasible=state.data.infeasible | same,
         )
-        state = state._replace(data=data)
         if data.feasible.any():
+            state = state._replace(data=data)
             state = state._replace(chosen=_choose(self, state))
+        else:
+            state = state._replace(
+                data=gp.Observations.empty(self.probes, len(self.space)),
+                chosen=dict.fromkeys(self.space, np.float32(np.nan)),
+            )
         return state, _decision(state.epoch, -1, [1])
 
     def _committed(self, state: ExploreState) -> bool:

@@ -133,15 +133,31 @@ def test_everything_diverging_is_tried_again_elsewhere():
     assert np.isnan(state.chosen["learning_rate"])
 
 
-def test_a_run_that_diverges_goes_on_with_a_more_careful_setting():
+def test_a_run_that_diverges_goes_on_with_the_next_best_setting():
     tuner = ExploreThenCommit(RATE, epochs=48)
-    rows, state = play(tuner, noisy(0), decisions=6)
-    chosen = state.chosen["learning_rate"]
-    trials = tuner.ask(state)
-    state, decision = tuner.tell(state, trials, np.float32([np.nan]))
-    assert (decision.branch, list(decision.hold)) == (-1, [1])
-    assert state.chosen["learning_rate"] != chosen
-    assert state.epoch == rows[-1][0].epoch + 1
+    rows, state = play(tuner, noisy(0, 0.0), decisions=6)
+    epoch, tried = state.epoch, {float(state.chosen["learning_rate"])}
+    for _ in range(tuner.probes - 1):
+        state, decision = tuner.tell(state, tuner.ask(state), np.float32([np.nan]))
+        assert (decision.branch, list(decision.hold)) == (-1, [1])
+        chosen = float(state.chosen["learning_rate"])
+        if np.isnan(chosen):  # two probes were within rounding of each other
+            break
+        assert chosen not in tried
+        tried.add(chosen)
+    assert len(tried) >= tuner.probes - 3
+    assert state.epoch == epoch == rows[-1][0].epoch + 1
+
+
+def test_when_no_setting_is_left_the_search_begins_anew():
+    tuner = ExploreThenCommit(RATE, epochs=48, probes=6)
+    _, state = play(tuner, noisy(0), decisions=2)
+    for _ in range(6):
+        state, _ = tuner.tell(state, tuner.ask(state), np.float32([np.nan]))
+        if np.isnan(state.chosen["learning_rate"]):
+            break
+    assert len(tuner.ask(state).parents) == 6
+    assert not (state.data.feasible | state.data.infeasible).any()
 
 
 def test_state_survives_json_and_the_run_repeats():
