@@ -120,7 +120,7 @@ def explore(
     rng = np.random.default_rng(seed)
     begin = float(problem.loss(problem.start().path))
     state = tuner.init(jax.random.key(seed), -begin)
-    steps = max(1, round(tuner.probe_epochs * STEPS_PER_EPOCH))
+    steps = max(1, round(tuner.shortest_trial * STEPS_PER_EPOCH))
     while True:
         trials = tuner.ask(state)
         rates = np.float64(trials.hparams["learning_rate"])

@@ -5,7 +5,7 @@ python benchmarks/readme.py
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _machine(record: dict[str, Any]) -> str:
+    """Where and when a record was made."""
+    return (
+        f"{record['cores']} cores of {record['processor']}, "
+        f"jax {record['versions']['jax']}, {record['date']}"
+    )
 
 
 def digits() -> str:
@@ -43,14 +45,13 @@ def digits() -> str:
         " or ".join(sorted(steps)),
         f"{min(seconds):.0f}–{max(seconds):.0f}",
     ]
-    head = "run, seeds, validation (%), test (%), accepted / total steps, seconds"
+    head = "run|seeds|validation (%)|test (%)|accepted / total steps|seconds"
     hardware = (
         f"Mean ± standard deviation over seeds; seconds of training and decisions, "
-        f"without start-up and checkpoints; {machine['cores']} cores of "
-        f"{machine['processor']}, jax {machine['versions']['jax']}, "
-        f"{machine['date']}; raw rows in `benchmarks/results/digits/`."
+        f"without start-up and checkpoints; {_machine(machine)}; "
+        f"raw rows in `benchmarks/results/digits/`."
     )
-    return table(head.split(", "), [row]) + "\n\n" + hardware
+    return paper.table(head, [row]) + "\n\n" + hardware
 
 
 def decision() -> str:
@@ -66,7 +67,7 @@ def decision() -> str:
         for row in record["results"]["decision"]
         if row["d"] == 2
     ]
-    head = ["observations", "here (ms)", "Optuna GPSampler (ms)", "ratio"]
+    head = "observations|here (ms)|Optuna GPSampler (ms)|ratio"
     run = record["results"]["run"]
     text = (
         f"Two axes; medians of pairs in turn, the ratio with its quartiles; the cost "
@@ -79,15 +80,7 @@ def decision() -> str:
         f"{run['last_hundred_ms']:.0f} ms in the last hundred. "
         f"`python benchmarks/decision.py` measures it."
     )
-    return table(head, rows) + "\n\n" + text
-
-
-def _machine(record: dict[str, Any]) -> str:
-    """Where and when a record was made."""
-    return (
-        f"{record['cores']} cores of {record['processor']}, "
-        f"jax {record['versions']['jax']}, {record['date']}"
-    )
+    return paper.table(head, rows) + "\n\n" + text
 
 
 def _runs(folder: Path) -> list[report.Run]:
@@ -146,7 +139,6 @@ def contenders() -> str:
     tuned = max(cosines, key=lambda name: mean(name, "validation_accuracy"))
     labels = {
         "explore": "**explore, then commit**: learning rate and momentum searched for",
-        tuned: f"cosine, tuned: best of {len(cosines)} learning rates",
         "constant_averaged": "constant 0.2, same average, no search",
         "cosine_averaged": "cosine 0.2, same average, no search",
         "cosine_0.2": "cosine 0.2",
@@ -154,6 +146,8 @@ def contenders() -> str:
         "cosine_1.6": "cosine 1.6",
         "one_cycle": "one cycle 0.2",
         "wsd": "warm-up, stable, decay 0.2",
+        # Last, as it is one of those above.
+        tuned: f"cosine, tuned: the best of {len(cosines)} learning rates",
     }
     rows = []
     for name, label in labels.items():

@@ -116,8 +116,7 @@ def build(config: Config) -> Setup:
     model = make("model", functools.partial(_model, dataset=dataset), "model")
     if problems:
         raise ConfigError(list(problems.values()))
-    steps = config["epochs"] * dataset.steps_per_epoch
-    steps -= getattr(strategy, "extra_steps", lambda _: 0)(dataset.steps_per_epoch)
+    steps = _accepted_steps(strategy, config["epochs"], dataset.steps_per_epoch)
     return Setup(
         -(-steps // dataset.steps_per_epoch),
         steps,
@@ -167,6 +166,20 @@ def _check_averaging(value: Any) -> str | None:
     if value is None or (number and 0 <= value < math.inf):
         return None
     return f"config.averaging must be None or a number >= 0, got {value!r}"
+
+
+def _accepted_steps(strategy: types.Strategy, epochs: int, steps_per_epoch: int) -> int:
+    """Steps of the accepted path, where there are enough for what a strategy does."""
+    shortest = getattr(strategy, "shortest_trial", 1.0) * steps_per_epoch
+    extra = getattr(strategy, "extra_steps", lambda _: 0)(steps_per_epoch)
+    steps, problem = epochs * steps_per_epoch, None
+    if shortest < 0.5:  # would be rounded to none
+        problem = f"its shortest trials would be of {shortest:.2g} steps"
+    elif extra >= steps:
+        problem = f"its trials would take {extra} of the run's {steps} steps"
+    if problem:
+        raise ConfigError([f"config.strategy: {problem}; more epochs, or another share"])
+    return steps - extra
 
 
 def _axis(config: Config, name: str) -> space.Axis:

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hyperdyn_jax import acquisition, gp, host
+from hyperdyn_jax.baselines import common
 from hyperdyn_jax.space import SearchSpace
 from hyperdyn_jax.types import Decision, Trials, check_scores
 
@@ -58,8 +59,9 @@ class ExploreThenCommit:
     Args:
       space: the hyperparameters and their ranges, the wider the better.
       epochs: budget of the run with every probe in it.
-      max_overhead: steps of probes over those of the accepted path, at most.
-      probes: how many settings are tried, at least 2.
+      max_overhead: steps of probes over those of the accepted path, before a probe is
+        rounded to whole steps.
+      probes: how many settings are tried, at least `initial`.
       initial: how many of them before the first is proposed by the model, at least 2.
       averaging: power of the polynomial average that scores are of, at least 0; 0 is
         the plain mean of the path (`optimizers.averaged`).
@@ -71,7 +73,7 @@ class ExploreThenCommit:
       >>> from hyperdyn_jax import LogUniform
       >>> space = SearchSpace(learning_rate=LogUniform(1e-3, 1.0))
       >>> tuner = ExploreThenCommit(space, epochs=48)
-      >>> round(tuner.probe_epochs, 3), round(tuner.extra_epochs, 3)
+      >>> round(tuner.shortest_trial, 3), round(tuner.extra_epochs, 3)
       (0.436, 4.364)
     """
 
@@ -84,16 +86,11 @@ class ExploreThenCommit:
     metric: ClassVar[str] = "loss"
 
     def __post_init__(self) -> None:
-        if not 0 < self.max_overhead < math.inf:
-            raise ValueError(
-                f"max_overhead must be a number in (0, inf), got {self.max_overhead!r}"
-            )
-        for name, least in (("epochs", 1), ("initial", 2), ("probes", self.initial)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(
-                    f"{name} must be a whole number >= {least}, got {value!r}"
-                )
+        common.check_whole("epochs", self.epochs, 1)
+        common.check_number("max_overhead", self.max_overhead, 0, math.inf)
+        common.check_whole("initial", self.initial, 2)
+        common.check_whole("probes", self.probes, self.initial)
+        common.check_number("averaging", self.averaging, 0, math.inf, "[)")
 
     @property
     def extra_epochs(self) -> float:
@@ -101,18 +98,18 @@ class ExploreThenCommit:
         return self.epochs * self.max_overhead / (1 + self.max_overhead)
 
     @property
-    def probe_epochs(self) -> float:
+    def shortest_trial(self) -> float:
         """Epochs of a probe."""
         return self.extra_epochs / self.probes
 
     def extra_steps(self, steps_per_epoch: int) -> int:
         """Steps of all probes, each rounded as the loop rounds it."""
-        return self.probes * max(1, round(self.probe_epochs * steps_per_epoch))
+        return self.probes * max(1, round(self.shortest_trial * steps_per_epoch))
 
     def init(self, key: jax.Array, score: float) -> ExploreState:
         """State of a run that starts at a network with this score."""
-        score = np.float32(score)
-        if not -np.inf < score < 0:
+        score = common.check_start(score)
+        if score >= 0:
             raise ValueError(
                 f"the untrained network's score must be minus a loss > 0, got {score}"
             )
@@ -139,7 +136,7 @@ class ExploreThenCommit:
             prediction = (-state.start - left, *(left * x for x in spreads))
             model["noise_stddev"] = left[0] * model["noise_stddev"]
             trials = Trials.of(hparams, prediction, model)
-        return trials._replace(epochs=self.probe_epochs)
+        return trials._replace(epochs=self.shortest_trial)
 
     def tell(
         self, state: ExploreState, trials: Trials, scores: np.ndarray
@@ -167,13 +164,13 @@ class ExploreThenCommit:
         state = state._replace(key=key, data=data)
         if _count(data) == self.probes:
             state = state._replace(chosen=_choose(self, state))
-        return state, _decision(state.epoch, -1, [len(scores)])
+        return state, common.stay(state.epoch, hold=[len(scores)])
 
     def _tell_epoch(
         self, state: ExploreState, trials: Trials, scores: np.ndarray
     ) -> tuple[ExploreState, Decision]:
         if np.isfinite(scores[0]):
-            decision = _decision(state.epoch, 0, [0], kept=state.epoch > 0)
+            decision = common.accept(state.epoch, 0, kept=state.epoch > 0)
             return state._replace(epoch=state.epoch + np.int32(1)), decision
         # The setting was too bold for a whole epoch: the next best, or search again.
         point = host.to_unit(self, trials.hparams)
@@ -190,7 +187,7 @@ class ExploreThenCommit:
                 data=gp.Observations.empty(self.probes, len(self.space)),
                 chosen=dict.fromkeys(self.space, np.float32(np.nan)),
             )
-        return state, _decision(state.epoch, -1, [1])
+        return state, common.stay(state.epoch, hold=[1])
 
     def _committed(self, state: ExploreState) -> bool:
         return all(np.isfinite(value) for value in state.chosen.values())
@@ -208,19 +205,6 @@ def _progress(start: np.float32, scores: np.ndarray) -> np.ndarray:
 
 def _count(data: gp.Observations) -> int:
     return int(np.sum(data.feasible | data.infeasible))
-
-
-def _decision(
-    epoch: np.ndarray, branch: int, hold: list[int], *, kept: bool = False
-) -> Decision:
-    return Decision(
-        epoch=int(epoch),
-        branch=branch,
-        kept=bool(kept),
-        keep_probability=math.nan,
-        draw=math.nan,
-        hold=np.array(hold, np.int32),
-    )
 
 
 @host.compiled

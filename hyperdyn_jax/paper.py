@@ -404,23 +404,22 @@ FIGURES: dict[str, Comparison] = {
 }
 
 
-def write_table1(runs: Sequence[Run], folder: Path) -> str:
-    """Writes table1.md and returns its text."""
-    text = table1(runs)
-    (folder / "table1.md").write_text(text + "\n")
-    return text
+def write(name: str, runs: Sequence[Run], folder: Path) -> str:
+    """Writes a table as NAME.md and, of a figure, the picture as NAME.png.
 
-
-def write_figure(name: str, runs: Sequence[Run], folder: Path) -> str:
-    """Writes a figure as NAME.png and its table as NAME.md; returns the table's text.
+    Returns:
+      The text of the table.
 
     Raises:
       ValueError: naming the runs that are missing; nothing has been written then.
     """
-    figure, found = FIGURES[name], curves(name, runs)
-    text = f"{figure.tabulate(found)}\n\nThe paper says: {figure.claim}."
-    image = report.render(figure.draw, found, "light", "png")
-    (folder / f"{name}.png").write_bytes(image)
+    if name == "table1":
+        text = table1(runs)
+    else:
+        figure, found = FIGURES[name], curves(name, runs)
+        text = f"{figure.tabulate(found)}\n\nThe paper says: {figure.claim}."
+        image = report.render(figure.draw, found, "light", "png")
+        (folder / f"{name}.png").write_bytes(image)
     (folder / f"{name}.md").write_text(text + "\n")
     return text
 
@@ -444,9 +443,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     for name in names if arguments.what == "all" else [arguments.what]:
         try:
-            write = write_table1 if name == "table1" else None
-            text = write(runs, folder) if write else write_figure(name, runs, folder)
-            print(f"{name}\n\n{text}\n")
+            print(f"{name}\n\n{write(name, runs, folder)}\n")
         except (ValueError, OSError) as error:
             problems.append(f"error: {error}")
     print(f"written to {folder}/")

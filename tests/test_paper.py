@@ -118,12 +118,12 @@ def test_one_command_makes_everything(tmp_path, capsys):
 def test_table_beside_a_figure_has_spread_and_both_counts(tmp_path):
     everything(tmp_path)
     runs = paper.find_runs([tmp_path])
-    text = paper.write_figure("figure1a", runs, tmp_path)
+    text = paper.write("figure1a", runs, tmp_path)
     spread = f"{np.sqrt(2):.1f}"
     row = ["Hyperdyn", "2", f"41.0 ± {spread}", f"40.0 ± {spread}", "30 / 30"]
     assert cells(text)[1] == row
     assert "The paper says: Hyperdyn is always faster" in text
-    text = paper.write_figure("figure2a", runs, tmp_path)
+    text = paper.write("figure2a", runs, tmp_path)
     mean = np.mean([0.1, 0.05, 0.1 / 3])
     row = ["batch 128", "learning_rate", "2"]
     row += [f"{mean:.3g} ± 0", "0.1 ± 0", f"{0.1 / 3:.3g} ± 0"]

@@ -20,7 +20,7 @@ TOTAL = {
     "epoch_bo": (5 + 2 + 2) * STEPS,
     "greedy": (5 + 2 + 2) * STEPS,
     "control": (5 + 2 + 2) * STEPS,
-    # Ten probes of a step (3 x 0.1 / 1.1 / 10 epochs, rounded), and the rest of 3.
+    # Ten probes of a step, a third of 3 epochs in all, and the rest.
     "explore": 3 * STEPS,
     "random_search": 3 * 5 * STEPS,
     "hyperband": 3 * 5 * STEPS,
@@ -54,6 +54,8 @@ def settings(strategy):
     content = config.to_dict()
     if strategy.startswith("autolrs"):
         content[strategy] = {"stage": 2.0, "max_stage": 2.0}
+    if strategy == "explore":
+        content["explore"] = {"max_overhead": 0.5}
     if strategy == "pb2":
         content["pb2"] = {"capacity": 16}
     if strategy == "manual_large_batch":
