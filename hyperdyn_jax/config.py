@@ -178,7 +178,9 @@ def _accepted_steps(strategy: types.Strategy, epochs: int, steps_per_epoch: int)
     elif extra >= steps:
         problem = f"its trials would take {extra} of the run's {steps} steps"
     if problem:
-        raise ConfigError([f"config.strategy: {problem}; more epochs, or another share"])
+        raise ConfigError(
+            [f"config.strategy: {problem}; more epochs, or another share"]
+        )
     return steps - extra
 
 

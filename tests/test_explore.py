@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperdyn_jax import LogComplement, LogUniform, SearchSpace, Uniform
+from hyperdyn_jax import LogComplement, LogUniform, SearchSpace, Uniform, explore
 from hyperdyn_jax.explore import ExploreThenCommit
 
 RATE = SearchSpace(learning_rate=LogUniform(1e-3, 1.0))
@@ -177,6 +177,22 @@ def test_state_survives_json_and_the_run_repeats():
         state, _ = tuner.tell(state, tuner.ask(state), rng_free[i])
     for mine, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(last), strict=True):
         np.testing.assert_array_equal(mine, theirs)
+
+
+def test_predictions_are_logarithms_turned_into_the_scores_unit():
+    """gain = loss at the start x (1 - exp(-logarithm)), spreads by its slope."""
+    tuner = ExploreThenCommit(RATE, epochs=48)
+    _, state = play(tuner, noisy(0), decisions=2)
+    trials = tuner.ask(state)
+    _, (mean, *spreads), _ = explore._propose(tuner, state)
+
+    def gain(logarithm):
+        return -START * (1 - np.exp(-np.float64(logarithm)))
+
+    slope = (gain(mean[0] + 1e-5) - gain(mean[0] - 1e-5)) / 2e-5
+    assert trials.posterior_mean[0] == pytest.approx(gain(mean[0]), rel=1e-4)
+    found = (trials.posterior_stddev[0], trials.expected_improvement[0])
+    assert found == pytest.approx([slope * x[0] for x in spreads], rel=1e-4)
 
 
 def test_predictions_are_in_the_scores_unit():
