@@ -185,12 +185,13 @@ def test_predictions_are_logarithms_turned_into_the_scores_unit():
     _, state = play(tuner, noisy(0), decisions=2)
     trials = tuner.ask(state)
     _, (mean, *spreads), _ = explore._propose(tuner, state)
+    mean = float(mean[0])
 
     def gain(logarithm):
-        return -START * (1 - np.exp(-np.float64(logarithm)))
+        return -START * (1 - np.exp(-logarithm))
 
-    slope = (gain(mean[0] + 1e-5) - gain(mean[0] - 1e-5)) / 2e-5
-    assert trials.posterior_mean[0] == pytest.approx(gain(mean[0]), rel=1e-4)
+    slope = (gain(mean + 1e-5) - gain(mean - 1e-5)) / 2e-5
+    assert trials.posterior_mean[0] == pytest.approx(gain(mean), rel=1e-4)
     found = (trials.posterior_stddev[0], trials.expected_improvement[0])
     assert found == pytest.approx([slope * x[0] for x in spreads], rel=1e-4)
 
