@@ -17,7 +17,7 @@ import numpy as np
 import record
 
 from hyperdyn_jax import LogUniform, SearchSpace
-from hyperdyn_jax.explore import ExploreThenCommit
+from hyperdyn_jax.explore import ExploreState, ExploreThenCommit
 
 RESULTS = Path(__file__).with_name("results")
 DIMENSIONS, EPOCHS, STEPS_PER_EPOCH, DRAWS = 200, 50, 100, 200
@@ -107,31 +107,39 @@ def greedy(problem: NoisyQuadratic, epochs: int, steps: int) -> float:
 
 
 def explore(
-    problem: NoisyQuadratic, tuner: ExploreThenCommit, noise: float, seed: int
-) -> float:
-    """The learning rate that the tuner commits to.
+    problem: NoisyQuadratic,
+    tuner: ExploreThenCommit,
+    noise: float,
+    seed: int,
+) -> tuple[list[float], ExploreState]:
+    """Plays a tuner against the problem.
 
     Args:
       problem: what is trained.
       tuner: with learning_rate as its one axis.
       noise: of a measured loss, relative.
       seed: of the tuner and the noise.
+
+    Returns:
+      The learning rate of every epoch of the accepted path, and the tuner's last state.
     """
     rng = np.random.default_rng(seed)
     begin = float(problem.loss(problem.start().path))
-    state = tuner.init(jax.random.key(seed), -begin)
-    steps = max(1, round(tuner.shortest_trial * STEPS_PER_EPOCH))
-    while True:
+    state, path = tuner.init(jax.random.key(seed), -begin), []
+    while len(path) * STEPS_PER_EPOCH < tuner.accepted_steps(state):
         trials = tuner.ask(state)
         rates = np.float64(trials.hparams["learning_rate"])
         if trials.epochs == 1.0:
-            return float(rates[0])
+            path.append(float(rates[0]))
+            state, _ = tuner.tell(state, trials, np.float32([-begin]))
+            continue
         now = problem.start(rates.shape)
-        for i in range(steps):
+        for i in range(tuner.probe_steps):
             now = problem.step(now, rates, i + 1, tuner.averaging)
         losses = problem.loss(now.average) * (1 + noise * rng.normal(size=len(rates)))
         scores = np.where(np.isfinite(losses), -losses, np.nan)
         state, _ = tuner.tell(state, trials, scores.astype(np.float32))
+    return path, state
 
 
 def commit(

@@ -86,7 +86,7 @@ def maximize(
     """
     dimensions = known.shape[-1]
     shift = jax.random.uniform(key, (1, dimensions), known.dtype)
-    spread = (jnp.asarray(_sobol(candidates, dimensions), known.dtype) + shift) % 1.0
+    spread = (jnp.asarray(sobol(candidates, dimensions), known.dtype) + shift) % 1.0
     pool = jnp.concatenate([spread, known])
     values = jax.vmap(acquisition)(pool)
     _, first = jax.lax.top_k(values, starts)
@@ -110,7 +110,7 @@ _NEXT_TO = 1e-6
 _CURVATURE = 16.0
 
 
-def _sobol(count: int, dimensions: int) -> np.ndarray:
+def sobol(count: int, dimensions: int) -> np.ndarray:
     """The first `count` points of the Sobol sequence, f64[count, dimensions]."""
     exponent = math.ceil(math.log2(count))
     return qmc.Sobol(dimensions, scramble=False).random_base2(exponent)[:count]

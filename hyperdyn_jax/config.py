@@ -59,18 +59,24 @@ class ConfigError(ValueError):
 class Setup:
     """The parts of a run, made from one config.
 
-    epochs: of the accepted path, begun ones counted.
-    steps: optimizer steps of the accepted path: of all epochs, less those that the
-      strategy takes from them for trials.
+    epochs: of the accepted path, where the strategy takes none of them for trials.
+    averaging: power of the average of the path that is evaluated; None without one.
     """
 
     epochs: int
-    steps: int
     seed: int
+    averaging: float | None
     tuner: types.Strategy
     model: nn.Module
     optimizer: optax.GradientTransformation
     dataset: data.Dataset
+
+    def accepted_steps(self, tuner: Any) -> int:
+        """Optimizer steps of the accepted path, in a state of the tuner: of all epochs,
+        less what it has taken of them for trials."""
+        if shortened := getattr(self.tuner, "accepted_steps", None):
+            return shortened(tuner)
+        return self.epochs * self.dataset.steps_per_epoch
 
 
 def build(config: Config) -> Setup:
@@ -104,7 +110,9 @@ def build(config: Config) -> Setup:
         or space.Uniform(0, 1)  # stands in, so that the strategy can be checked too
         for name in _names(config)
     }
+    dataset = make("dataset", _dataset, *_DATA)
     lengths = {name: 1 for name in ("epochs", "batch_size") if name in problems}
+    lengths["steps_per_epoch"] = dataset.steps_per_epoch if dataset else 1_000_000
     tuning = functools.partial(_strategy, axes=axes, lengths=lengths)
     strategy = make("strategy", tuning, "strategy", "search_space")
     averaging = config.get("averaging")
@@ -112,15 +120,14 @@ def build(config: Config) -> Setup:
         averaging = getattr(strategy, "averaging", None)
     create = functools.partial(_optimizer, averaging=averaging)
     optimizer = make("optimizer", create, "optimizer", "averaging")
-    dataset = make("dataset", _dataset, *_DATA)
     model = make("model", functools.partial(_model, dataset=dataset), "model")
     if problems:
         raise ConfigError(list(problems.values()))
-    steps = _accepted_steps(strategy, config["epochs"], dataset.steps_per_epoch)
+    _check_trials(strategy, dataset.steps_per_epoch)
     return Setup(
-        -(-steps // dataset.steps_per_epoch),
-        steps,
+        config["epochs"],
         config["seed"],
+        averaging,
         strategy,
         model,
         optimizer,
@@ -168,20 +175,14 @@ def _check_averaging(value: Any) -> str | None:
     return f"config.averaging must be None or a number >= 0, got {value!r}"
 
 
-def _accepted_steps(strategy: types.Strategy, epochs: int, steps_per_epoch: int) -> int:
-    """Steps of the accepted path, where there are enough for what a strategy does."""
+def _check_trials(strategy: types.Strategy, steps_per_epoch: int) -> None:
+    """The shortest trial of a strategy must not be rounded to no step."""
     shortest = getattr(strategy, "shortest_trial", 1.0) * steps_per_epoch
-    extra = getattr(strategy, "extra_steps", lambda _: 0)(steps_per_epoch)
-    steps, problem = epochs * steps_per_epoch, None
-    if shortest < 0.5:  # would be rounded to none
+    if shortest < 0.5:
         problem = f"its shortest trials would be of {shortest:.2g} steps"
-    elif extra >= steps:
-        problem = f"its trials would take {extra} of the run's {steps} steps"
-    if problem:
         raise ConfigError(
             [f"config.strategy: {problem}; more epochs, or another share"]
         )
-    return steps - extra
 
 
 def _axis(config: Config, name: str) -> space.Axis:
@@ -206,7 +207,7 @@ def _strategy(
     config = {**config, **lengths}  # what stands in for numbers that are wrong
     name = config["strategy"]
     make = _choose("strategy", name, STRATEGIES)
-    for section in {name, "hyperdyn"} & set(config):
+    for section in sorted(set(STRATEGIES) & set(config)):
         if not isinstance(config[section], Mapping):
             raise ValueError(f"config.{section} must be a section")
     optimizer = config.get("optimizer", {})  # its own problems are told elsewhere
@@ -218,8 +219,8 @@ def _strategy(
             base=base,
             epochs=config["epochs"],
             batch_size=config["batch_size"],
-            settings=config.get(name, {}),
-            hyperdyn=config.get("hyperdyn", {}),
+            steps_per_epoch=config["steps_per_epoch"],
+            sections={n: s for n, s in config.items() if n in STRATEGIES},
         )
     )
     # A schedule takes any name; the optimizer does not.

@@ -83,6 +83,8 @@ class ArrayDataset:
       devices: number of devices that share a batch.
       seed: of the order of the examples.
       augment: (key, image f32[h, w, c] in [0, 255]) -> image, for one training example.
+      standardize: whether images are served with mean zero and deviation one, as they
+        should be unless their numbers are names of classes.
 
     Raises:
       ValueError: naming the numbers, where a batch does not divide over the devices, a
@@ -101,6 +103,7 @@ class ArrayDataset:
         devices: int,
         seed: int,
         augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+        standardize: bool = True,
     ):
         self._splits = {"train": train, "validation": validation, "test": test}
         self.classes = classes
@@ -111,7 +114,9 @@ class ArrayDataset:
         self.batch_size, self._eval_batch_size = batch_size, eval_batch_size
         self._seed, self._augment = seed, augment
         # Of the training split alone, as everything that the network learns from.
-        self._mean, deviation = moments(train.images)
+        self._mean, deviation = np.float32([[0], [1]])
+        if standardize:
+            self._mean, deviation = moments(train.images)
         self._stddev = np.maximum(deviation, np.float32(1e-3))
         rest = self.size("train") % batch_size
         self._batches = [batch_size] * (self.size("train") // batch_size)

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hyperdyn_jax import cifar, data, imagenet
+from hyperdyn_jax import characters, cifar, data, imagenet
 
 Config = Mapping[str, Any]
 
@@ -27,6 +27,7 @@ _cifar10_twin = functools.lru_cache(maxsize=1)(cifar.cifar10_twin)
 # From a config, and what all of them need: batch sizes, number of devices, seed.
 DATASETS: dict[str, Callable[[Config, Config], data.Dataset]] = {
     "digits": _resident(lambda config: data.digits(config["pad"])),
+    "characters": _resident(lambda _: characters.characters()),
     "cifar10": _resident(lambda c: _cifar10(c["data_dir"], c["pad"])),
     "cifar10_twin": _resident(lambda c: _cifar10_twin(c["data_dir"], c["pad"])),
     "imagenet": _imagenet,

@@ -22,7 +22,7 @@ class Display:
     """
 
     def __init__(self, epochs: int, console: Console | None = None):
-        self._epochs = epochs
+        self.epochs = epochs
         self._console = console or Console(highlight=False, soft_wrap=True)
         self._status: Status | None = None
 
@@ -49,14 +49,14 @@ class Display:
           images: a second, in all branches, validation and decision in the time.
         """
         decision = rows["decisions"]
-        last = str(self._epochs - 1)
+        last = str(self.epochs - 1)
         number = f"epoch {decision['epoch']:>{len(last)}}/{last}"
         if "metrics" not in rows:
             self.say(f"{number}  {_tried(decision)}")
             return
         row = metrics[-1]
         recent = [r["seconds"] for r in metrics[-3:]]
-        left = (self._epochs - len(metrics)) * sum(recent) / len(recent)
+        left = (self.epochs - len(metrics)) * sum(recent) / len(recent)
         self.say(
             f"{number}  loss {row['train_loss']:.4f}"
             f"  validation {row['validation_accuracy']:.2f}%"
@@ -64,7 +64,7 @@ class Display:
             f"  {images:,.0f} img/s  ETA {_clock(left)}"
         )
         if self._status is not None:
-            following = min(decision["epoch"] + 1, self._epochs - 1)
+            following = min(decision["epoch"] + 1, self.epochs - 1)
             self._status.update(f"epoch {following}/{last}")
 
     def summary(self, metrics: Sequence[Row], page: Path) -> None:

@@ -7,10 +7,13 @@ probe favours small learning rates (short-horizon bias: Wu et al. 2018, 1803.020
 average over the path has forgotten most of the noise of a large rate, as the end of a
 long anneal has.
 
-  explore  `initial` settings that cover the space; then, one at a time, that with the
-           largest expected improvement in a Gaussian process on the probes
-  commit   from the untrained network again, for the rest of the run, as the probe of
-           which the process expects the most
+  explore  settings that cover the space and, if there is one, the base schedule's;
+           then, one at a time, the setting with the largest expected improvement in a
+           Gaussian process on the probes, for as long as it is worth its steps
+  confirm  with a base schedule: it stays unless the setting in the middle of the good
+           ones beats its own in pairs of fresh probes, by a test of known level
+  commit   from the untrained network again, for the rest of the run: the base schedule,
+           its learning rate multiplied by what was found
 """
 
 import dataclasses
@@ -21,31 +24,46 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hyperdyn_jax import acquisition, gp, host
-from hyperdyn_jax.baselines import common
+from hyperdyn_jax import acquisition, gp, host, switch
+from hyperdyn_jax.baselines import Schedule, common
 from hyperdyn_jax.space import SearchSpace
 from hyperdyn_jax.types import Decision, Trials, check_scores
 
 # Every fit starts afresh: there are few of them, on few observations.
 _FIT_STEPS, _CANDIDATES, _STARTS, _ASCENT_STEPS = 16, 1024, 4, 20
+_SPARE = 4  # rows for what diverges after its probe
 _SETTINGS = 1  # the stream of the state's key that settings are drawn from
+EXPLORE, CONFIRM, COMMIT = range(3)  # phases
+
+# A probe of an earlier run: its setting, in the order of the space, and its progress.
+Earlier = tuple[tuple[float, ...], float]
+# How long ago an earlier run is to the model, in epochs: K2 of it is 5/6.
+AGE = 0.1
 
 
 class ExploreState(NamedTuple):
     """Where a run is.
 
     key: u32[...], raw data of a PRNG key.
+    phase: i32[], EXPLORE, CONFIRM or COMMIT.
     epoch: i32[], accepted epochs so far.
+    spent: i32[], optimizer steps of all probes so far.
     start: f32[], score of the untrained network, less than 0.
-    chosen: f32[] for every hyperparameter, what was committed to; NaN before.
+    chosen: f32[] for every hyperparameter, what is confirmed or committed to; NaN
+      before.
+    pairs: f32[2 * confirmations], by how much the progress of the chosen setting, less
+      the margin, was more than the base's in each pair; NaN where still to come.
     data: the probes; a gain is the logarithm of the loss at the start over that of the
-      probe, at least 0.
+      probe, at least 0. Those of an earlier run have an epoch of -AGE.
     """
 
     key: np.ndarray
+    phase: np.ndarray
     epoch: np.ndarray
+    spent: np.ndarray
     start: np.ndarray
     chosen: dict[str, np.ndarray]
+    pairs: np.ndarray
     data: gp.Observations
 
 
@@ -59,12 +77,26 @@ class ExploreThenCommit:
     Args:
       space: the hyperparameters and their ranges, the wider the better.
       epochs: budget of the run with every probe in it.
-      max_overhead: steps of probes over those of the accepted path, before a probe is
-        rounded to whole steps.
-      probes: how many settings are tried, at least `initial`.
-      initial: how many of them before the first is proposed by the model, at least 2.
+      steps_per_epoch: a probe has whole steps, and the budget is kept to the step.
+      base: the schedule to anchor on. It stays as it is unless a setting is better by
+        the switch test; then its learning rate is multiplied by a constant, and
+        hyperparameters of the space that it holds constant are replaced. None commits
+        to the best setting, held constant, without a test.
+      max_overhead: steps of probes over those of the accepted path: never exceeded.
+      probe: length of a probe as a share of the budget.
+      probes: largest number of probes before any that confirm, at least `initial`.
+      initial: how many of them cover the space, at least 2.
+      plateau: share of the best expected progress that a setting must have to count as
+        good; the middle of all such is taken.
+      margin: share of its own progress by which a setting must beat the base's to be
+        worth leaving it.
+      level: largest chance to leave the base for a setting that is no better than that.
+      confirmations: pairs of probes before the first look of the switch test; there are
+        up to twice as many before its second (`switch.look`).
       averaging: power of the polynomial average that scores are of, at least 0; 0 is
         the plain mean of the path (`optimizers.averaged`).
+      earlier: probes of an earlier run to start from (`earlier_probes`); they stand in
+        for those that would cover the space.
 
     Raises:
       ValueError: a setting is out of range.
@@ -72,39 +104,104 @@ class ExploreThenCommit:
     Example:
       >>> from hyperdyn_jax import LogUniform
       >>> space = SearchSpace(learning_rate=LogUniform(1e-3, 1.0))
-      >>> tuner = ExploreThenCommit(space, epochs=48)
-      >>> round(tuner.shortest_trial, 3), round(tuner.extra_epochs, 3)
-      (0.436, 4.364)
+      >>> tuner = ExploreThenCommit(space, epochs=48, steps_per_epoch=32)
+      >>> tuner.probe_steps, tuner.probe_limit
+      (8, 12)
     """
 
     space: SearchSpace
     epochs: int
-    max_overhead: float = 0.1
-    probes: int = 10
-    initial: int = 6
+    steps_per_epoch: int
+    base: Schedule | None = dataclasses.field(default=None, compare=False)
+    max_overhead: float = 0.2
+    probe: float = 0.005
+    probes: int = 12
+    initial: int = 4
+    plateau: float = 0.8
+    margin: float = 0.1
+    level: float = 0.05
+    confirmations: int = 3
     averaging: float = 5.0
+    earlier: tuple[Earlier, ...] = ()
     metric: ClassVar[str] = "loss"
 
     def __post_init__(self) -> None:
         common.check_whole("epochs", self.epochs, 1)
+        common.check_whole("steps_per_epoch", self.steps_per_epoch, 1)
         common.check_number("max_overhead", self.max_overhead, 0, math.inf)
+        common.check_number("probe", self.probe, 0, 1)
         common.check_whole("initial", self.initial, 2)
         common.check_whole("probes", self.probes, self.initial)
+        common.check_number("plateau", self.plateau, 0, 1)
+        common.check_number("margin", self.margin, 0, 1, "[)")
+        common.check_number("level", self.level, 0, 1)
+        common.check_whole("confirmations", self.confirmations, 2)
         common.check_number("averaging", self.averaging, 0, math.inf, "[)")
+        if self.base is not None:
+            self._check_base()
+        if any(len(setting) != len(self.space) for setting, _ in self.earlier):
+            raise ValueError("earlier probes must have the space's hyperparameters")
+        if self.probe_limit < self._first:
+            needed = self._first + self._reserved
+            raise ValueError(
+                f"max_overhead={self.max_overhead:g} of {self._budget} steps is room "
+                f"for {self._affordable} probes of {self.probe_steps} steps; it takes "
+                f"{needed}: more epochs, a larger max_overhead or a smaller probe"
+            )
+
+    def _check_base(self) -> None:
+        if missing := sorted(set(self.space) - set(self.base.hparams)):
+            raise ValueError(f"base must be a schedule of {missing} too")
+        for name, value in self.anchor.items():
+            axis = self.space[name]
+            if not axis.low <= value <= axis.high:
+                raise ValueError(
+                    f"the space must hold the base's {name}, {value:g}, "
+                    f"got {axis.low:g} to {axis.high:g}"
+                )
 
     @property
-    def extra_epochs(self) -> float:
-        """Epochs of all probes; the accepted path has the rest of the budget."""
-        return self.epochs * self.max_overhead / (1 + self.max_overhead)
+    def anchor(self) -> dict[str, np.float32]:
+        """The base schedule's setting: the largest value of each hyperparameter."""
+        times = range(self.epochs)
+        return {
+            name: np.float32(max(self.base.setting(t)[name] for t in times))
+            for name in self.space
+        }
 
     @property
-    def shortest_trial(self) -> float:
-        """Epochs of a probe."""
-        return self.extra_epochs / self.probes
+    def probe_steps(self) -> int:
+        """Optimizer steps of a probe."""
+        return max(1, round(self.probe * self._budget))
 
-    def extra_steps(self, steps_per_epoch: int) -> int:
-        """Steps of all probes, each rounded as the loop rounds it."""
-        return self.probes * max(1, round(self.shortest_trial * steps_per_epoch))
+    @property
+    def probe_limit(self) -> int:
+        """Largest number of probes before any that confirm."""
+        return min(self.probes, self._affordable - self._reserved)
+
+    @property
+    def _budget(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    def _affordable(self) -> int:
+        """Probes within max_overhead, whatever they are for."""
+        share = self.max_overhead / (1 + self.max_overhead)
+        return math.floor(self._budget * share + 1e-9) // self.probe_steps
+
+    @property
+    def _reserved(self) -> int:
+        """Probes that the first look of the switch test takes."""
+        return 2 * self.confirmations if self.base is not None else 0
+
+    @property
+    def _first(self) -> int:
+        """Probes of the first trials."""
+        return (1 if self.earlier else self.initial) + (self.base is not None)
+
+    def accepted_steps(self, state: ExploreState) -> int:
+        """Optimizer steps of the accepted path, if no more are spent on probes."""
+        return self._budget - int(state.spent)
 
     def init(self, key: jax.Array, score: float) -> ExploreState:
         """State of a run that starts at a network with this score."""
@@ -115,28 +212,74 @@ class ExploreThenCommit:
             )
         return ExploreState(
             key=host.key_data(key),
+            phase=np.int32(EXPLORE),
             epoch=np.int32(0),
+            spent=np.int32(0),
             start=score,
             chosen=dict.fromkeys(self.space, np.float32(np.nan)),
-            data=gp.Observations.empty(self.probes, len(self.space)),
+            pairs=np.full(2 * self.confirmations, np.nan, np.float32),
+            data=self._no_probes(),
         )
 
+    def _no_probes(self) -> gp.Observations:
+        count, axes = len(self.earlier), len(self.space)
+        data = gp.Observations.empty(self.probe_limit + count + _SPARE, axes)
+        if not count:
+            return data
+        settings, gains = zip(*self.earlier, strict=True)
+        columns = np.float32(settings).T
+        points = host.to_unit(self, dict(zip(self.space, columns, strict=True)))
+        return data.append(points, -AGE, np.float32(gains))
+
     def ask(self, state: ExploreState) -> Trials:
-        """The probes that cover the space, the next one, or an epoch of the run."""
-        if self._committed(state):
-            return Trials.of({k: np.reshape(x, 1) for k, x in state.chosen.items()})
-        tried = _count(state.data)
-        if tried == 0:
-            trials = Trials.of(_cover(self, state.key))
+        """The first probes, the next one, a pair that confirms, or an epoch."""
+        if state.phase == COMMIT:
+            setting = self._setting(state)
+            return Trials.of({k: np.float32([x]) for k, x in setting.items()})
+        if state.phase == CONFIRM:
+            settings = _stack(self.space, [self.anchor, state.chosen])
+            trials = Trials.of(settings)._replace(block=1 + _known(state.pairs))
+        elif not (_tried(state.data) & state.data.feasible).any():
+            trials = Trials.of(self._first_settings(state))
         else:
-            setting, (mean, *spreads), model = _propose(self, state)
-            hparams = {name: np.reshape(x, 1) for name, x in setting.items()}
-            # From logarithms to the scores' unit, to first order around the mean.
-            left = -state.start * np.exp(-mean)  # the loss that is expected
-            prediction = (-state.start - left, *(left * x for x in spreads))
-            model["noise_stddev"] = left[0] * model["noise_stddev"]
-            trials = Trials.of(hparams, prediction, model)
-        return trials._replace(epochs=self.shortest_trial)
+            trials = self._next_probe(state)
+        return trials._replace(epochs=self.probe_steps / self.steps_per_epoch)
+
+    def _first_settings(self, state: ExploreState) -> dict[str, np.ndarray]:
+        again = _tried(state.data).any()  # all of them diverged
+        if self.earlier and not again:
+            best, _ = max(self.earlier, key=lambda probe: probe[1])
+            settings = [dict(zip(self.space, best, strict=True))]
+        else:
+            cover = _cover(self, state.key)
+            settings = [
+                {k: x[i] for k, x in cover.items()} for i in range(self.initial)
+            ]
+        anchored = [self.anchor] if self.base is not None and not again else []
+        return _stack(self.space, anchored + settings)
+
+    def _next_probe(self, state: ExploreState) -> Trials:
+        setting, (mean, *spreads), model = _propose(self, state)
+        # From logarithms to the scores' unit, to first order around the mean.
+        left = -state.start * np.exp(-mean)  # the loss that is expected
+        prediction = (-state.start - left, *(left * x for x in spreads))
+        model["noise_stddev"] = left[0] * model["noise_stddev"]
+        return Trials.of(_stack(self.space, [setting]), prediction, model)
+
+    def _setting(self, state: ExploreState) -> dict[str, float]:
+        """Of the coming epoch: the base, shrunk in time to the steps that are left."""
+        chosen = {name: float(value) for name, value in state.chosen.items()}
+        if self.base is None:
+            return chosen
+        length = self.accepted_steps(state) / self.steps_per_epoch
+        epoch = int(state.epoch)
+        middle = epoch + 0.5 * min(1.0, length - epoch)
+        now = self.base.at(middle / length * self.epochs)
+        anchor = self.anchor
+        if "learning_rate" in chosen:
+            rate = chosen["learning_rate"] / float(anchor["learning_rate"])
+            chosen["learning_rate"] = now["learning_rate"] * rate
+        return now | chosen
 
     def tell(
         self, state: ExploreState, trials: Trials, scores: np.ndarray
@@ -145,52 +288,147 @@ class ExploreThenCommit:
 
         Returns:
           The new state, and a decision: probes leave the run where it was, an epoch of
-          the run becomes it unless it diverged.
-
-        If every probe diverged, all begin anew with other settings; if an epoch of the
-        run does, its setting counts as a diverged probe, and the next best is taken.
+          the run becomes it unless it diverged. If that happens, its setting counts as
+          a diverged probe, and the base or the next best probe's is taken.
         """
         scores = check_scores(scores, trials)
-        key = host.split_key(state.key)
-        if self._committed(state):
-            return self._tell_epoch(state._replace(key=key), trials, scores)
-        data = state.data.append(
-            points=host.to_unit(self, trials.hparams),
-            epoch=0,
-            gains=_progress(state.start, scores),
+        state = state._replace(key=host.split_key(state.key))
+        if state.phase == COMMIT:
+            return self._tell_epoch(state, scores)
+        gains = _progress(state.start, scores)
+        spent = state.spent + np.int32(len(scores) * self.probe_steps)
+        state, p_value = state._replace(spent=spent), math.nan
+        if state.phase == CONFIRM:
+            state, p_value = self._tell_pair(state, gains)
+        else:
+            state = self._tell_probes(state, trials, gains)
+        decision = common.stay(state.epoch, hold=[len(scores)])
+        return state, decision._replace(p_value=p_value)
+
+    def _tell_probes(
+        self, state: ExploreState, trials: Trials, gains: np.ndarray
+    ) -> ExploreState:
+        points = host.to_unit(self, trials.hparams)
+        state = state._replace(data=state.data.append(points, 0, gains))
+        tried = _tried(state.data)
+        left = self.probe_limit - int(tried.sum())
+        if state.data.feasible[tried].any():
+            more = left > 0 and self._worth_it(state)
+            return state if more else self._choose(state)
+        if left >= self.initial:  # all diverged: others are tried
+            return state
+        least = self.anchor if self.base is not None else trials.setting(0)
+        return state._replace(chosen=least, phase=np.int32(COMMIT))
+
+    def _worth_it(self, state: ExploreState) -> bool:
+        """Whether a probe is expected to gain more than its steps would in the run.
+
+        As logarithms of the loss, which falls no faster than one over the steps.
+        """
+        _, (_, _, improvement), _ = _propose(self, state)
+        return bool(improvement[0] > self.probe_steps / self._budget)
+
+    def _choose(self, state: ExploreState) -> ExploreState:
+        """The best of what was tried, to be confirmed where there is a base."""
+        setting, (best, base) = _choose(self, state)
+        state = state._replace(chosen=setting, phase=np.int32(COMMIT))
+        if self.base is None or self._diverged(state, self.anchor):
+            return state  # nothing to compare with
+        if (1 - self.margin) * best <= base:
+            return state._replace(chosen=self.anchor)
+        return state._replace(phase=np.int32(CONFIRM))
+
+    def _tell_pair(
+        self, state: ExploreState, gains: np.ndarray
+    ) -> tuple[ExploreState, float]:
+        base, challenger = gains
+        if not np.isfinite(challenger):
+            state = self._without(state, state.chosen)
+            return state._replace(chosen=self.anchor, phase=np.int32(COMMIT)), 1.0
+        if not np.isfinite(base):
+            state = self._without(state, self.anchor)
+            return state._replace(phase=np.int32(COMMIT)), 0.0
+        count = _known(state.pairs) + 1
+        pairs = state.pairs.copy()
+        pairs[count - 1] = (1 - self.margin) * challenger - base
+        state = state._replace(pairs=pairs)
+        # What the first look left room for, whatever it saw.
+        first = self.confirmations
+        probes = int(state.spent) // self.probe_steps - 2 * count
+        room = (self._affordable - probes) // 2
+        verdict = switch.look(
+            pairs[:count], first, min(2 * first, max(first, room)), self.level
         )
-        if _count(data) == self.probes and not data.feasible.any():
-            data = gp.Observations.empty(self.probes, len(self.space))
-        state = state._replace(key=key, data=data)
-        if _count(data) == self.probes:
-            state = state._replace(chosen=_choose(self, state))
-        return state, common.stay(state.epoch, hold=[len(scores)])
+        p_value = switch.p_value(pairs[:count]) if count >= 2 else math.nan
+        if verdict is switch.Verdict.CONTINUE:
+            return state, math.nan
+        if verdict is switch.Verdict.KEEP:
+            state = state._replace(chosen=self.anchor)
+        return state._replace(phase=np.int32(COMMIT)), p_value
 
     def _tell_epoch(
-        self, state: ExploreState, trials: Trials, scores: np.ndarray
+        self, state: ExploreState, scores: np.ndarray
     ) -> tuple[ExploreState, Decision]:
         if np.isfinite(scores[0]):
             decision = common.accept(state.epoch, 0, kept=state.epoch > 0)
             return state._replace(epoch=state.epoch + np.int32(1)), decision
-        # The setting was too bold for a whole epoch: the next best, or search again.
-        point = host.to_unit(self, trials.hparams)
-        same = np.all(np.abs(state.data.points - point) < 1e-4, axis=1)
-        data = state.data._replace(
-            feasible=state.data.feasible & ~same,
-            infeasible=state.data.infeasible | same,
-        )
-        if data.feasible.any():
-            state = state._replace(data=data)
-            state = state._replace(chosen=_choose(self, state))
-        else:
-            state = state._replace(
-                data=gp.Observations.empty(self.probes, len(self.space)),
-                chosen=dict.fromkeys(self.space, np.float32(np.nan)),
-            )
-        return state, common.stay(state.epoch, hold=[1])
+        state = self._without(state, state.chosen)  # too bold for a whole epoch
+        decision = common.stay(state.epoch, hold=[1])
+        if self.base is not None and not self._diverged(state, self.anchor):
+            return state._replace(chosen=self.anchor), decision
+        if (state.data.feasible & _tried(state.data)).any():
+            state = state._replace(chosen=_choose(self, state)[0])
+        return state, decision
 
-    def _committed(self, state: ExploreState) -> bool:
-        return all(np.isfinite(value) for value in state.chosen.values())
+    def _without(
+        self, state: ExploreState, setting: dict[str, np.ndarray]
+    ) -> ExploreState:
+        """The state once a setting has diverged, whatever its probe was like."""
+        point = host.to_unit(self, _stack(self.space, [setting]))
+        return state._replace(data=state.data.append(point, 0, np.float32([np.nan])))
+
+    def _diverged(
+        self, state: ExploreState, setting: dict[str, np.ndarray]
+    ) -> np.bool_:
+        point = host.to_unit(self, _stack(self.space, [setting]))
+        same = np.all(np.abs(state.data.points - point) < 1e-4, axis=1)
+        return np.any(same & state.data.infeasible)
+
+
+def earlier_probes(
+    space: SearchSpace, decisions: list[dict[str, Any]]
+) -> tuple[Earlier, ...]:
+    """Probes of an earlier run, to start another from.
+
+    Args:
+      space: of the new run.
+      decisions: rows of the earlier run's decisions.jsonl.
+
+    Returns:
+      The probes that ended with finite numbers, within the ranges of `space`.
+
+    Raises:
+      ValueError: there is none.
+    """
+    rows = [row for row in decisions if row["branch"] < 0 and not row.get("block")]
+    probes = [
+        (tuple(float(trial[name]) for name in space), float(gain))
+        for row in rows
+        for trial, gain in zip(
+            row["trials"],
+            _progress(
+                np.float32(row["score_before"]),
+                np.array([np.nan if s is None else s for s in row["scores"]], "f4"),
+            ),
+            strict=True,
+        )
+        if np.isfinite(gain)
+        and set(space) <= set(trial)
+        and all(space[n].low <= trial[n] <= space[n].high for n in space)
+    ]
+    if not probes:
+        raise ValueError("the earlier run has no probe within this run's search space")
+    return tuple(probes)
 
 
 def _progress(start: np.float32, scores: np.ndarray) -> np.ndarray:
@@ -203,8 +441,17 @@ def _progress(start: np.float32, scores: np.ndarray) -> np.ndarray:
     return np.maximum(np.log(-start / np.maximum(-scores, least)), np.float32(0))
 
 
-def _count(data: gp.Observations) -> int:
-    return int(np.sum(data.feasible | data.infeasible))
+def _tried(data: gp.Observations) -> np.ndarray:
+    """The rows of this run's probes."""
+    return (data.feasible | data.infeasible) & (data.epochs >= 0)
+
+
+def _known(pairs: np.ndarray) -> int:
+    return int(np.isfinite(pairs).sum())
+
+
+def _stack(space: SearchSpace, settings: list[Any]) -> dict[str, np.ndarray]:
+    return {name: np.float32([setting[name] for setting in settings]) for name in space}
 
 
 @host.compiled
@@ -226,12 +473,14 @@ def _propose(tuner: ExploreThenCommit, state: ExploreState) -> tuple:
     """The probe with the largest expected improvement, what is expected of it, and the
     model behind it."""
     model, data, posterior = _model(tuner, state.data)
+    mine = data.feasible & (data.epochs >= 0)
+    best_gain = jnp.max(jnp.where(mine, data.gains, -jnp.inf))
 
     def log_improvement(point: jax.Array) -> jax.Array:
         query = gp.Query(point, jnp.zeros((), jnp.float64))
         mean, stddev = posterior.predict(query)
         weight = gp.feasibility(query, model, data, *_kernels())
-        improvement = acquisition.log_expected_improvement(mean, stddev, posterior.best)
+        improvement = acquisition.log_expected_improvement(mean, stddev, best_gain)
         return improvement + jnp.log(weight)
 
     best = data.points[jnp.argmax(jnp.where(data.feasible, data.gains, -jnp.inf))]
@@ -244,7 +493,7 @@ def _propose(tuner: ExploreThenCommit, state: ExploreState) -> tuple:
         max_steps=_ASCENT_STEPS,
     )
     mean, stddev = posterior.predict(gp.Query(point, jnp.zeros((), jnp.float64)))
-    improvement = acquisition.expected_improvement(mean, stddev, posterior.best)
+    improvement = acquisition.expected_improvement(mean, stddev, best_gain)
     parameters = {
         "length_scale": jnp.exp(model.log_length_scale),
         "amplitude": jnp.exp(model.log_amplitude),
@@ -257,16 +506,38 @@ def _propose(tuner: ExploreThenCommit, state: ExploreState) -> tuple:
 
 
 @host.compiled
-def _choose(tuner: ExploreThenCommit, state: ExploreState) -> dict[str, jax.Array]:
-    """The probe that the model expects the most of, noise taken off.
+def _choose(tuner: ExploreThenCommit, state: ExploreState) -> tuple:
+    """The probe nearest to the middle of the plateau: of all settings that keep
+    `plateau` of the best expected progress.
 
-    One that was tried: what lies between a good probe and a cliff may be past its edge.
+    The middle is near the best whichever way noise has bent the curve, and the plateau
+    of the whole run is where that of the probes is. A setting that was tried, as what
+    lies between a good probe and a cliff may be past its edge.
+
+    Returns:
+      f32[] for every hyperparameter; expected progress f32[] of the best probe, and of
+      the first of this run.
     """
-    _, data, posterior = _model(tuner, state.data)
-    queries = gp.Query(data.points, jnp.zeros(len(data.gains), jnp.float64))
-    means, _ = jax.vmap(posterior.predict)(queries)
-    best = jnp.argmax(jnp.where(data.feasible, means, -jnp.inf))
-    return tuner.space.from_unit(data.points[best])
+    model, data, posterior = _model(tuner, state.data)
+
+    def expected(point: jax.Array) -> jax.Array:
+        query = gp.Query(point, jnp.zeros((), jnp.float64))
+        mean, _ = posterior.predict(query)
+        return mean * gp.feasibility(query, model, data, *_kernels())
+
+    mine = data.epochs >= 0
+    tried = jax.vmap(expected)(data.points)
+    best = jnp.max(jnp.where(data.feasible & mine, tried, -jnp.inf))
+    enough = best - (1 - tuner.plateau) * jnp.abs(best)
+    cloud = jnp.asarray(acquisition.sobol(_CANDIDATES, len(tuner.space)))
+    good = jax.vmap(expected)(cloud) >= enough
+    middle = jnp.mean(cloud, axis=0, where=good[:, None])
+    distance = jnp.linalg.norm(data.points - middle[None], axis=1)
+    eligible = data.feasible & mine & (tried >= enough)
+    chosen = jnp.argmin(jnp.where(eligible, distance, jnp.inf))
+    first = jnp.argmax((data.feasible | data.infeasible) & mine)
+    setting = tuner.space.from_unit(data.points[chosen])
+    return setting, host.single((best, tried[first]))
 
 
 def _model(tuner: ExploreThenCommit, data: gp.Observations) -> tuple[Any, ...]:

@@ -77,7 +77,7 @@ def train_and_evaluate(
     setup = check(config, Path(workdir))
     display = display or Display(setup.epochs)
     with RunDirectory(Path(workdir), config) as directory:
-        if directory.steps_done() >= setup.steps:
+        if directory.is_finished():
             display.say(f"{workdir} is finished already; nothing to do")
         else:
             run_to_end(setup, directory, display)
@@ -107,7 +107,7 @@ def run_to_end(
         run = resume(start(setup, trainer), trainer, directory)
         if run.epoch:
             display.say(f"resuming {directory.path} at epoch {run.epoch}")
-        while run.step < setup.steps:
+        while run.step < setup.accepted_steps(run.tuner):
             if run.attempts >= ATTEMPTS:  # also when the same command is given again
                 raise DivergedError(diverged(run, directory))
             run = advance(setup, trainer, run, directory, display)
@@ -144,7 +144,7 @@ def advance(
     began = time.perf_counter()
     trials = setup.tuner.ask(run.tuner)
     steps = max(1, round(trials.epochs * trainer.dataset.steps_per_epoch))
-    steps = min(steps, setup.steps - run.step)
+    steps = min(steps, setup.accepted_steps(run.tuner) - run.step)
     branches = try_out(setup.tuner, trainer, run, trials, steps)
     trained = time.perf_counter() - began
     scores = np.array([branch.score for branch in branches], np.float32)
@@ -155,13 +155,15 @@ def advance(
     if decision.branch >= 0:
         branch = branches[decision.branch]
         rows["metrics"] = metrics_row(new, trials.setting(decision.branch), branch)
-        if new.step == setup.steps:
+        if new.step == setup.accepted_steps(new.tuner):
             test = trainer.evaluate(branch.state, "test")
             rows["metrics"] |= {"test_accuracy": test.accuracy, "test_loss": test.loss}
         rows["metrics"]["seconds"] = time.perf_counter() - began
     directory.record(rows)
     save(new, directory)
 
+    begun = -(-setup.accepted_steps(new.tuner) // trainer.dataset.steps_per_epoch)
+    display.epochs = begun
     images = (new.total_steps - run.total_steps) * trainer.dataset.batch_size
     display.decision(rows, directory.rows["metrics"], images / trained)
     return new
@@ -171,9 +173,9 @@ def try_out(
     tuner: Strategy, trainer: Trainer, run: Run, trials: Trials, steps: int
 ) -> list[Branch]:
     """Trains every branch on the same batches and scores it on validation data."""
-    count = len(trials.parents)
+    count, skipped = len(trials.parents), trials.block * steps
     states, losses = trainer.train(
-        [run.held[parent] for parent in trials.parents],
+        [trainer.skip(run.held[parent], skipped) for parent in trials.parents],
         [trials.setting(i) for i in range(count)],
         steps,
         jax.random.wrap_key_data(run.key),
@@ -237,6 +239,8 @@ def decision_row(
         "posterior_mean": trials.posterior_mean,
         "posterior_stddev": trials.posterior_stddev,
         "expected_improvement": trials.expected_improvement,
+        "block": trials.block,
+        "p_value": decision.p_value,
         "gp": model or None,
         "extra_steps": extra,
     }

@@ -258,10 +258,60 @@ class ResNet(nn.Module):
         return _head(x, self.num_classes, nn.initializers.normal(HEAD_STDDEV))
 
 
+class CharacterMLP(nn.Module):
+    """A perceptron over the characters before: Bengio et al. 2003, section 2.
+
+    Each character's features, one dense layer of rectified units over those of the
+    whole window (theirs are tanh), and a dense layer.
+
+    Args:
+      num_classes: characters that there are, as input and as logits.
+      width: units of the hidden layer.
+      features: of a character.
+      dtype: of the hidden layer: float32 or bfloat16.
+      axis_name: unused; there is no BatchNorm.
+
+    Raises:
+      ValueError: a setting is out of range.
+    """
+
+    num_classes: int
+    width: int = 256
+    features: int = 16
+    dtype: DTypeLike = jnp.float32
+    axis_name: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_common(self)
+        if not _is_count(self.features):
+            raise ValueError(
+                f"features must be a whole number >= 1, got {self.features!r}"
+            )
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        """Maps windows f32[n, w, 1, 1] of classes to f32[n, num_classes] logits."""
+        del train  # nothing differs
+        _check_images(images)
+        codes = images.reshape(len(images), -1).astype(jnp.int32)
+        x = nn.Embed(self.num_classes, self.features, name="features")(codes)
+        x = x.reshape(len(x), -1).astype(self.dtype)
+        hidden = nn.Dense(
+            self.width, kernel_init=he_normal_fan_in, dtype=self.dtype, name="hidden"
+        )
+        x = nn.relu(hidden(x)).astype(jnp.float32)
+        return nn.Dense(self.num_classes, name="head")(x)
+
+
 # The networks of the paper, and what a config may name.
 ResNet20 = partial(CifarResNet, depth=20)
 ResNet50 = partial(ResNet, depth=50)
-MODELS: dict[str, type[nn.Module]] = {"cifar_resnet": CifarResNet, "resnet": ResNet}
+MODELS: dict[str, type[nn.Module]] = {
+    "cifar_resnet": CifarResNet,
+    "resnet": ResNet,
+    "character_mlp": CharacterMLP,
+}
 
 
 def _stages(
@@ -282,7 +332,7 @@ def _head(x: jax.Array, num_classes: int, kernel_init: Initializer) -> jax.Array
     return nn.Dense(num_classes, kernel_init=kernel_init, name="head")(x)
 
 
-def _check_common(model: CifarResNet | ResNet) -> None:
+def _check_common(model: CifarResNet | ResNet | CharacterMLP) -> None:
     for name in ("num_classes", "width"):
         value = getattr(model, name)
         if not _is_count(value):

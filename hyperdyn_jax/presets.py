@@ -42,6 +42,20 @@ HYPERDYN: dict[str, Any] = {  # the paper's values, section 4
     "starts": 4,
     "ascent_steps": 20,
 }
+EXPLORE: dict[str, Any] = {
+    "base": "constant",
+    "tune": "learning_rate",
+    "max_overhead": 0.2,
+    "probe": 0.005,
+    "probes": 12,
+    "initial": 4,
+    "plateau": 0.8,
+    "margin": 0.1,
+    "level": 0.05,
+    "confirmations": 3,
+    "averaging": 5.0,
+    "warm_start": "",
+}
 
 
 def tuning(
@@ -63,6 +77,7 @@ def tuning(
         "averaging": config_dict.placeholder(float),
         "strategy": strategy or STRATEGY.get(optimizer, "hyperdyn"),
         "hyperdyn": dict(HYPERDYN),
+        "explore": dict(EXPLORE),
     }
 
 

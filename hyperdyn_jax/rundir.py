@@ -56,9 +56,9 @@ class RunDirectory:
             self._board.close()
         self._lock.close()
 
-    def steps_done(self) -> int:
-        """Accepted optimizer steps in the newest checkpoint."""
-        return self._facts["step"] if self._facts else 0
+    def is_finished(self) -> bool:
+        """Whether the run has ended: its last epoch was tested."""
+        return "test_accuracy" in (self.rows["metrics"] or [{}])[-1]
 
     def resume(self) -> dict[str, Any] | None:
         """Cuts the rows back to the newest checkpoint and returns its facts."""

@@ -41,6 +41,23 @@ def load_schedule(path: str | Path) -> dict[str, optax.Schedule]:
       ValueError: the file is not a schedule.
       OSError: the file cannot be read.
     """
+    ends, values = read_schedule(path)
+    return {name: _piecewise(ends, value) for name, value in values.items()}
+
+
+def read_schedule(path: str | Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The pieces of a run's accepted path.
+
+    Args:
+      path: a schedule.json, or the run directory it is in.
+
+    Returns:
+      i32[n], the step that each piece ends at; and for every hyperparameter f32[n].
+
+    Raises:
+      ValueError: the file is not a schedule.
+      OSError: the file cannot be read.
+    """
     file = Path(path)
     file = file / "schedule.json" if file.is_dir() else file
     try:
@@ -54,7 +71,7 @@ def load_schedule(path: str | Path) -> dict[str, optax.Schedule]:
         raise ValueError(f"{file} is not a schedule: {error!r}") from None
     if not len(ends) or any(v.shape != ends.shape for v in values.values()):
         raise ValueError(f"{file} is not a schedule: it has no or uneven values")
-    return {name: _piecewise(ends, value) for name, value in values.items()}
+    return ends, values
 
 
 def _piecewise(ends: np.ndarray, values: np.ndarray) -> optax.Schedule:

@@ -104,6 +104,12 @@ class Trainer:
         """Copies a pytree of arrays to every device."""
         return self._replicate(tree, np.arange(len(self._devices)))
 
+    def skip(self, state: TrainState, steps: int) -> TrainState:
+        """The same network, as many steps further along the data."""
+        if steps == 0:
+            return state
+        return state._replace(step=self.replicate(state.step + np.int32(steps)))
+
     def train(
         self,
         states: Sequence[TrainState],

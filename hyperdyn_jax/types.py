@@ -1,5 +1,6 @@
 """What a tuner and a training loop say to each other."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -17,6 +18,8 @@ class Trials(NamedTuple):
     posterior_stddev: f32[c] its standard deviation.
     expected_improvement: f32[c] over the best gain so far, percentage points.
     model: parameters of the model that predicted, arrays by name; empty without one.
+    block: which stretch of the data, of the trials' own length, they train on: 0 the
+      one that follows the parent's, 1 the one after that.
     """
 
     hparams: dict[str, np.ndarray]
@@ -26,6 +29,7 @@ class Trials(NamedTuple):
     posterior_stddev: np.ndarray
     expected_improvement: np.ndarray
     model: dict[str, np.ndarray]
+    block: int = 0
 
     @classmethod
     def of(
@@ -65,6 +69,7 @@ class Decision(NamedTuple):
     draw: the uniform number it was compared with, in [0, 1); NaN where there was none.
     hold: i32[h], states to hold on to for the next trials, by their index in (branches,
       then the states held before). The first becomes the run.
+    p_value: of the switch test that this decision ends; NaN where there was none.
     """
 
     epoch: int
@@ -73,6 +78,7 @@ class Decision(NamedTuple):
     keep_probability: float
     draw: float
     hold: np.ndarray
+    p_value: float = math.nan
 
 
 class Strategy(Protocol):

@@ -399,6 +399,6 @@ def test_maximizer_climbs_from_a_known_point():
 def test_maximizer_takes_any_number_of_candidates():
     """Not only the powers of two that the Sobol sequence comes in."""
     for count in (1, 2, 3, 5, 100, 512):
-        points = acquisition._sobol(count, 3)
+        points = acquisition.sobol(count, 3)
         assert points.shape == (count, 3)
         assert len(np.unique(points, axis=0)) == count

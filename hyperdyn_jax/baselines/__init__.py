@@ -6,6 +6,7 @@ Every class is a `hyperdyn_jax.types.Strategy`: the same loop runs and counts th
 from hyperdyn_jax.baselines.autolrs import AutoLRS as AutoLRS
 from hyperdyn_jax.baselines.pb2 import PB2 as PB2
 from hyperdyn_jax.baselines.schedules import ReduceOnPlateau as ReduceOnPlateau
+from hyperdyn_jax.baselines.schedules import Replay as Replay
 from hyperdyn_jax.baselines.schedules import Schedule as Schedule
 from hyperdyn_jax.baselines.search import DoNothingControl as DoNothingControl
 from hyperdyn_jax.baselines.search import GreedyBestOfTwo as GreedyBestOfTwo

@@ -8,7 +8,7 @@ epochs' mean is that of the step-by-step schedule to second order.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -199,8 +199,12 @@ class Schedule:
 
     def setting(self, epoch: int) -> dict[str, float]:
         """The hyperparameters of an epoch, the first being 0."""
+        return self.at(epoch + 0.5)
+
+    def at(self, time: float) -> dict[str, float]:
+        """The hyperparameters at a time since the start of the run, in epochs."""
         return {
-            name: float(value(epoch + 0.5)) if callable(value) else float(value)
+            name: float(value(time)) if callable(value) else float(value)
             for name, value in self.hparams.items()
         }
 
@@ -213,6 +217,58 @@ class Schedule:
     def ask(self, state: ScheduleState) -> Trials:
         """The setting of the coming epoch."""
         return _one_trial(self.setting(int(state.epoch)))
+
+    def tell(
+        self, state: ScheduleState, trials: Trials, scores: np.ndarray
+    ) -> tuple[ScheduleState, Decision]:
+        """Goes on, unless the trial diverged."""
+        if not np.isfinite(check_scores(scores, trials)[0]):
+            return state, common.stay(state.epoch, hold=[1])
+        decision = common.accept(state.epoch, 0, kept=state.epoch > 0)
+        return ScheduleState(state.epoch + np.int32(1)), decision
+
+
+@dataclasses.dataclass(frozen=True)
+class Replay:
+    """The settings of an earlier run's accepted path, for as many steps each.
+
+    Args:
+      hparams: for every hyperparameter a function of the optimizer step, such as
+        `load_schedule` makes.
+      until_step: where each piece ends, in optimizer steps, increasing.
+      steps_per_epoch: of this run.
+
+    Raises:
+      ValueError: the ends do not increase.
+    """
+
+    hparams: Mapping[str, Callable[[int], Any]]
+    until_step: tuple[int, ...]
+    steps_per_epoch: int
+    metric: ClassVar[str] = "accuracy"
+
+    def __post_init__(self) -> None:
+        common.check_whole("steps_per_epoch", self.steps_per_epoch, 1)
+        if not self.until_step or np.min(np.diff([0, *self.until_step])) < 1:
+            raise ValueError("until_step must increase from at least 1")
+
+    def accepted_steps(self, state: ScheduleState) -> int:
+        """Optimizer steps of the path."""
+        del state
+        return self.until_step[-1]
+
+    def init(self, key: jax.Array, score: float) -> ScheduleState:
+        """State of a run that starts at a network with this score."""
+        del key  # nothing is random
+        common.check_start(score)
+        return ScheduleState(np.int32(0))
+
+    def ask(self, state: ScheduleState) -> Trials:
+        """The next piece."""
+        begin = (0, *self.until_step)[int(state.epoch)]
+        steps = self.until_step[int(state.epoch)] - begin
+        setting = {name: float(value(begin)) for name, value in self.hparams.items()}
+        return _one_trial(setting)._replace(epochs=steps / self.steps_per_epoch)
 
     def tell(
         self, state: ScheduleState, trials: Trials, scores: np.ndarray

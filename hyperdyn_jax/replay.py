@@ -1,0 +1,147 @@
+"""Verified replay: a learned schedule from scratch, over seeds it was not learned on.
+
+    python -m hyperdyn_jax.replay RUN --seeds=1,2,3,4,5 [--output=DIR]
+
+Trains the run's config again with the hyperparameters of its `schedule.json` and no
+tuner, once a seed, and prints the replay gap: how much test accuracy the schedule has
+without the run that found it. A schedule that is only good for the run that it was
+found on, or that owes its result to choosing between branches, shows it here.
+
+The same command again goes on: finished runs are skipped, a stopped one is resumed.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from hyperdyn_jax import cli, config, report, study
+
+LEVEL = 0.95  # of the interval
+
+
+class Gap(NamedTuple):
+    """Replays against the run, test accuracy in percentage points.
+
+    run: of the original.
+    mean, deviation: of the replays over seeds, deviation NaN of a single one.
+    gap: mean - run.
+    low, high: 95% interval of the gap; NaN with a single replay.
+    """
+
+    run: float
+    mean: float
+    deviation: float
+    gap: float
+    low: float
+    high: float
+
+
+def replay_gap(run: float, replays: Sequence[float]) -> Gap:
+    """The gap with its interval, which holds that the run is one draw as well.
+
+    By Student's t: if run and replays are normal with one deviation, the difference of
+    a single draw and a mean of n has variance s^2 (1 + 1 / n).
+
+    Args:
+      run: test accuracy of the original, percentage points.
+      replays: of the replays, at least one.
+    """
+    count, mean = len(replays), float(np.mean(replays))
+    if count < 2:
+        return Gap(run, mean, math.nan, mean - run, math.nan, math.nan)
+    deviation = float(np.std(replays, ddof=1))
+    quantile = stats.t.ppf(0.5 + LEVEL / 2, count - 1)
+    half = float(quantile * deviation * math.sqrt(1 + 1 / count))
+    gap = mean - run
+    return Gap(run, mean, deviation, gap, gap - half, gap + half)
+
+
+def replay_config(run: Path) -> dict[str, Any]:
+    """The config that plays a finished run's schedule.
+
+    Raises:
+      ConfigError: the run's files are not there or damaged.
+    """
+    try:
+        settings = json.loads((run / "config.json").read_text())
+        averaging = config.build(settings).averaging
+    except (OSError, ValueError) as error:
+        raise config.ConfigError([f"{run} is no run to replay: {error}"]) from None
+    return {
+        **settings,
+        "averaging": averaging,
+        "strategy": "replay",
+        "replay": {"run": str(run)},
+    }
+
+
+def verify(run: Path, seeds: list[int], output: Path, say: Any = print) -> Gap:
+    """Replays a run over seeds.
+
+    Args:
+      run: a finished run's directory.
+      seeds: of the replays; none of them the run's own.
+      output: the replays are its subdirectories replay/seed<n>.
+      say: is told what happens.
+
+    Raises:
+      ConfigError: before any replay.
+    """
+    settings = replay_config(run)
+    if settings["seed"] in seeds:
+        raise config.ConfigError(
+            [f"--seeds must not have the run's own, {settings['seed']}"]
+        )
+    original = report.load_run(run).metrics[-1]
+    if "test_accuracy" not in original:
+        raise config.ConfigError([f"{run} is not finished: it has no test accuracy"])
+    if diverged := study.run_all({"replay": settings}, seeds, output, say):
+        raise config.ConfigError(diverged)
+    runs = [report.load_run(output / "replay" / f"seed{seed}") for seed in seeds]
+    accuracies = [row.metrics[-1]["test_accuracy"] for row in runs]
+    return replay_gap(original["test_accuracy"], accuracies)
+
+
+def in_words(gap: Gap, seeds: int) -> str:
+    """A line to print."""
+    over = f"{seeds} seed{'s' if seeds > 1 else ''}"
+    line = f"run {gap.run:.2f}%, replay {gap.mean:.2f}% over {over}; gap {gap.gap:+.2f}"
+    if not math.isfinite(gap.low):
+        return f"{line} points; an interval takes at least 2 seeds"
+    return f"{line} points, {LEVEL:.0%} interval {gap.low:+.2f} to {gap.high:+.2f}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m hyperdyn_jax.replay", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="a finished run")
+    parser.add_argument("--seeds", default="1,2,3,4,5", help="of the replays")
+    parser.add_argument("--output", type=Path, help="RUN/replays unless given")
+    arguments = parser.parse_args(argv)
+    words = arguments.seeds.split(",")
+    if wrong := [seed for seed in words if not seed.isdigit()]:
+        cli.print_problems([f"--seeds must be whole numbers >= 0, got {wrong[0]!r}"])
+        return cli.BAD_INPUT
+    output = arguments.output or arguments.run / "replays"
+    try:
+        gap = verify(arguments.run, [int(word) for word in words], output)
+    except config.ConfigError as error:
+        cli.print_problems(error.problems)
+        return cli.BAD_INPUT
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return cli.DONE
+    print(in_words(gap, len(words)))
+    return cli.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""The switch test: is a challenger better than the incumbent, or was it lucky?
+
+Both are trained side by side on the same stretch of data, with the same keys, and are
+scored on the same examples; a new stretch gives a new pair. The differences of several
+pairs carry everything that could be luck: order, augmentation and validation noise.
+They are tested with Student's t, one-sided (Student 1908).
+
+The test may look twice, so that clear cases are settled early: after `first` pairs and,
+if these are undecided, after more. Each look has half of the false-switch level, and
+the union bound makes the two together no more than the level (Bonferroni).
+"""
+
+import enum
+import math
+
+import numpy as np
+from scipy import stats
+
+
+class Verdict(enum.Enum):
+    """What a look at the pairs says."""
+
+    SWITCH = "switch"
+    KEEP = "keep"
+    CONTINUE = "continue"
+
+
+def p_value(differences: np.ndarray) -> float:
+    """Chance of pairs this good or better if the challenger is no better.
+
+    Args:
+      differences: f[n], score of the challenger minus that of the incumbent; n >= 2.
+
+    Returns:
+      In [0, 1]. Equal differences have no spread: 0 if they are positive, else 1.
+    """
+    differences = np.asarray(differences, np.float64)
+    count = len(differences)
+    if count < 2:
+        raise ValueError(f"the switch test needs at least 2 pairs, got {count}")
+    mean, spread = differences.mean(), differences.std(ddof=1)
+    if spread <= 1e-12 * abs(mean) or spread == 0.0:
+        return 0.0 if mean > 0 else 1.0
+    return float(stats.t.sf(mean / (spread / math.sqrt(count)), count - 1))
+
+
+def look(differences: np.ndarray, first: int, last: int, level: float) -> Verdict:
+    """The verdict after the pairs so far.
+
+    Args:
+      differences: f[n] as for `p_value`, n <= last.
+      first: pairs before the first look, at least 2.
+      last: pairs before the second look; the same as `first` for one look.
+      level: largest chance to switch to a challenger that is no better.
+
+    Returns:
+      `KEEP` also at the first look if the challenger is behind: the pairs that would
+      have to make up for it are better spent on the run.
+    """
+    count = len(differences)
+    looks = 1 if first == last else 2
+    if count not in (first, last):
+        return Verdict.CONTINUE
+    if p_value(differences) <= level / looks:
+        return Verdict.SWITCH
+    behind = np.mean(differences) <= 0
+    return Verdict.KEEP if count == last or behind else Verdict.CONTINUE
+
+
+def power(gap: float, deviation: float, pairs: int, level: float) -> float:
+    """Chance that one look at `level` finds a true gap.
+
+    Args:
+      gap: mean difference of a pair, in the unit of the scores.
+      deviation: standard deviation of the difference of a pair, greater than 0.
+      pairs: at least 2.
+      level: of the test.
+
+    Returns:
+      In [0, 1], from the noncentral t distribution.
+    """
+    critical = stats.t.isf(level, pairs - 1)
+    return float(stats.nct.sf(critical, pairs - 1, gap / deviation * math.sqrt(pairs)))
+
+
+def smallest_gap(examples: int, level: float = 0.05, differing: float = 0.2) -> float:
+    """Gap of two accuracies that a validation split of this size can just tell.
+
+    Networks that answer differently on a share of the examples differ in accuracy by
+    100 sqrt(share / examples) percentage points by chance, one standard deviation
+    (McNemar 1947).
+
+    Args:
+      examples: size of the validation split, at least 1.
+      level: one-sided.
+      differing: share of the examples that are right in one of the two alone; 0.2 is
+        usual for two runs of a small network.
+
+    Returns:
+      Percentage points.
+
+    Example:
+      >>> round(smallest_gap(10_000), 2)
+      0.74
+    """
+    return float(stats.norm.isf(level) * 100 * math.sqrt(differing / examples))
