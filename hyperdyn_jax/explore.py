@@ -91,10 +91,14 @@ class ExploreThenCommit:
       margin: share of its own progress by which a setting must beat the base's to be
         worth leaving it.
       level: largest chance to leave the base for a setting that is no better than that.
-      confirmations: pairs of probes before the first look of the switch test; there are
-        up to twice as many before its second (`switch.look`).
+      confirmations: pairs before the first look of the switch test; there are up to
+        twice as many before its second (`switch.look`).
+      pair: length of each of a pair, in probes: what is left for good has to be bad for
+        longer than a probe.
+      worth: a probe is taken for as long as it is expected to gain this many times its
+        share of the run; 0 takes all.
       averaging: power of the polynomial average that scores are of, at least 0; 0 is
-        the plain mean of the path (`optimizers.averaged`).
+        the plain mean of the path (`optimizers.averaged`), None its end.
       earlier: probes of an earlier run to start from (`earlier_probes`); they stand in
         for those that would cover the space.
 
@@ -121,7 +125,9 @@ class ExploreThenCommit:
     margin: float = 0.1
     level: float = 0.05
     confirmations: int = 3
-    averaging: float = 5.0
+    pair: int = 2
+    worth: float = 1.0
+    averaging: float | None = 5.0
     earlier: tuple[Earlier, ...] = ()
     metric: ClassVar[str] = "loss"
 
@@ -136,17 +142,20 @@ class ExploreThenCommit:
         common.check_number("margin", self.margin, 0, 1, "[)")
         common.check_number("level", self.level, 0, 1)
         common.check_whole("confirmations", self.confirmations, 2)
-        common.check_number("averaging", self.averaging, 0, math.inf, "[)")
+        common.check_whole("pair", self.pair, 1)
+        common.check_number("worth", self.worth, 0, math.inf, "[)")
+        if self.averaging is not None:
+            common.check_number("averaging", self.averaging, 0, math.inf, "[)")
         if self.base is not None:
             self._check_base()
         if any(len(setting) != len(self.space) for setting, _ in self.earlier):
             raise ValueError("earlier probes must have the space's hyperparameters")
         if self.probe_limit < self._first:
-            needed = self._first + self._reserved
+            needed = self._first * self.probe_steps + self._reserved
             raise ValueError(
                 f"max_overhead={self.max_overhead:g} of {self._budget} steps is room "
-                f"for {self._affordable} probes of {self.probe_steps} steps; it takes "
-                f"{needed}: more epochs, a larger max_overhead or a smaller probe"
+                f"for {self._allowance} steps of probes, and it takes {needed}: more "
+                f"epochs, a larger max_overhead or a smaller probe"
             )
 
     def _check_base(self) -> None:
@@ -177,22 +186,28 @@ class ExploreThenCommit:
     @property
     def probe_limit(self) -> int:
         """Largest number of probes before any that confirm."""
-        return min(self.probes, self._affordable - self._reserved)
+        return min(self.probes, (self._allowance - self._reserved) // self.probe_steps)
 
     @property
     def _budget(self) -> int:
         return self.epochs * self.steps_per_epoch
 
     @property
-    def _affordable(self) -> int:
-        """Probes within max_overhead, whatever they are for."""
+    def _allowance(self) -> int:
+        """Steps of probes within max_overhead, whatever they are for."""
         share = self.max_overhead / (1 + self.max_overhead)
-        return math.floor(self._budget * share + 1e-9) // self.probe_steps
+        return math.floor(self._budget * share + 1e-9)
+
+    @property
+    def _pair_steps(self) -> int:
+        """Steps of each of a pair."""
+        return self.pair * self.probe_steps
 
     @property
     def _reserved(self) -> int:
-        """Probes that the first look of the switch test takes."""
-        return 2 * self.confirmations if self.base is not None else 0
+        """Steps that the first look of the switch test takes."""
+        anchored = self.base is not None
+        return 2 * self.confirmations * self._pair_steps if anchored else 0
 
     @property
     def _first(self) -> int:
@@ -223,7 +238,7 @@ class ExploreThenCommit:
 
     def _no_probes(self) -> gp.Observations:
         count, axes = len(self.earlier), len(self.space)
-        data = gp.Observations.empty(self.probe_limit + count + _SPARE, axes)
+        data = gp.Observations.empty(self.probes + count + _SPARE, axes)
         if not count:
             return data
         settings, gains = zip(*self.earlier, strict=True)
@@ -238,8 +253,10 @@ class ExploreThenCommit:
             return Trials.of({k: np.float32([x]) for k, x in setting.items()})
         if state.phase == CONFIRM:
             settings = _stack(self.space, [self.anchor, state.chosen])
-            trials = Trials.of(settings)._replace(block=1 + _known(state.pairs))
-        elif not (_tried(state.data) & state.data.feasible).any():
+            epochs = self._pair_steps / self.steps_per_epoch
+            block = 1 + _known(state.pairs)
+            return Trials.of(settings)._replace(epochs=epochs, block=block)
+        if not (_tried(state.data) & state.data.feasible).any():
             trials = Trials.of(self._first_settings(state))
         else:
             trials = self._next_probe(state)
@@ -251,7 +268,7 @@ class ExploreThenCommit:
             best, _ = max(self.earlier, key=lambda probe: probe[1])
             settings = [dict(zip(self.space, best, strict=True))]
         else:
-            cover = _cover(self, state.key)
+            cover = _cover((self.space, self.initial), state.key)
             settings = [
                 {k: x[i] for k, x in cover.items()} for i in range(self.initial)
             ]
@@ -259,7 +276,7 @@ class ExploreThenCommit:
         return _stack(self.space, anchored + settings)
 
     def _next_probe(self, state: ExploreState) -> Trials:
-        setting, (mean, *spreads), model = _propose(self, state)
+        setting, (mean, *spreads), model = _propose(self.space, state.key, state.data)
         # From logarithms to the scores' unit, to first order around the mean.
         left = -state.start * np.exp(-mean)  # the loss that is expected
         prediction = (-state.start - left, *(left * x for x in spreads))
@@ -296,7 +313,8 @@ class ExploreThenCommit:
         if state.phase == COMMIT:
             return self._tell_epoch(state, scores)
         gains = _progress(state.start, scores)
-        spent = state.spent + np.int32(len(scores) * self.probe_steps)
+        steps = self._pair_steps if state.phase == CONFIRM else self.probe_steps
+        spent = state.spent + np.int32(len(scores) * steps)
         state, p_value = state._replace(spent=spent), math.nan
         if state.phase == CONFIRM:
             state, p_value = self._tell_pair(state, gains)
@@ -325,18 +343,22 @@ class ExploreThenCommit:
 
         As logarithms of the loss, which falls no faster than one over the steps.
         """
-        _, (_, _, improvement), _ = _propose(self, state)
-        return bool(improvement[0] > self.probe_steps / self._budget)
+        _, (_, _, improvement), _ = _propose(self.space, state.key, state.data)
+        return bool(improvement[0] > self.worth * self.probe_steps / self._budget)
 
     def _choose(self, state: ExploreState) -> ExploreState:
         """The best of what was tried, to be confirmed where there is a base."""
-        setting, (best, base) = _choose(self, state)
+        setting, base_is_good = self._plateau(state)
         state = state._replace(chosen=setting, phase=np.int32(COMMIT))
         if self.base is None or self._diverged(state, self.anchor):
             return state  # nothing to compare with
-        if (1 - self.margin) * best <= base:
+        if base_is_good:
             return state._replace(chosen=self.anchor)
         return state._replace(phase=np.int32(CONFIRM))
+
+    def _plateau(self, state: ExploreState) -> tuple[dict[str, np.ndarray], np.bool_]:
+        shares = np.float64(self.plateau), np.float64(self.margin)
+        return _choose(self.space, state.data, shares)
 
     def _tell_pair(
         self, state: ExploreState, gains: np.ndarray
@@ -354,8 +376,8 @@ class ExploreThenCommit:
         state = state._replace(pairs=pairs)
         # What the first look left room for, whatever it saw.
         first = self.confirmations
-        probes = int(state.spent) // self.probe_steps - 2 * count
-        room = (self._affordable - probes) // 2
+        before = int(state.spent) - 2 * count * self._pair_steps
+        room = (self._allowance - before) // (2 * self._pair_steps)
         verdict = switch.look(
             pairs[:count], first, min(2 * first, max(first, room)), self.level
         )
@@ -377,7 +399,7 @@ class ExploreThenCommit:
         if self.base is not None and not self._diverged(state, self.anchor):
             return state._replace(chosen=self.anchor), decision
         if (state.data.feasible & _tried(state.data)).any():
-            state = state._replace(chosen=_choose(self, state)[0])
+            state = state._replace(chosen=self._plateau(state)[0])
         return state, decision
 
     def _without(
@@ -455,24 +477,25 @@ def _stack(space: SearchSpace, settings: list[Any]) -> dict[str, np.ndarray]:
 
 
 @host.compiled
-def _cover(tuner: ExploreThenCommit, key: jax.Array) -> dict[str, jax.Array]:
+def _cover(wanted: tuple[SearchSpace, int], key: jax.Array) -> dict[str, jax.Array]:
     """Settings that cover the cube evenly, shifted at random: the additive recurrence
     R_d, whose steps are the inverse powers of the root of x^(d+1) = x + 1."""
-    dimensions = len(tuner.space)
+    space, count = wanted
+    dimensions = len(space)
     root = 2.0
     for _ in range(64):
         root = (1 + root) ** (1 / (dimensions + 1))
     steps = root ** -np.arange(1.0, dimensions + 1)
     shift = jax.random.uniform(host.stream(key, _SETTINGS), (1, dimensions))
-    points = (shift + np.arange(tuner.initial)[:, None] * steps[None]) % 1.0
-    return tuner.space.from_unit(points)
+    points = (shift + np.arange(count)[:, None] * steps[None]) % 1.0
+    return space.from_unit(points)
 
 
 @host.compiled
-def _propose(tuner: ExploreThenCommit, state: ExploreState) -> tuple:
+def _propose(space: SearchSpace, key: jax.Array, data: gp.Observations) -> tuple:
     """The probe with the largest expected improvement, what is expected of it, and the
     model behind it."""
-    model, data, posterior = _model(tuner, state.data)
+    model, data, posterior = _model(data)
     mine = data.feasible & (data.epochs >= 0)
     best_gain = jnp.max(jnp.where(mine, data.gains, -jnp.inf))
 
@@ -486,7 +509,7 @@ def _propose(tuner: ExploreThenCommit, state: ExploreState) -> tuple:
     best = data.points[jnp.argmax(jnp.where(data.feasible, data.gains, -jnp.inf))]
     point, _ = acquisition.maximize(
         log_improvement,
-        host.stream(state.key, _SETTINGS),
+        host.stream(key, _SETTINGS),
         best[None],
         candidates=_CANDIDATES,
         starts=_STARTS,
@@ -501,24 +524,27 @@ def _propose(tuner: ExploreThenCommit, state: ExploreState) -> tuple:
         "noise_stddev": posterior.scale * jnp.exp(0.5 * model.log_noise),
     }
     prediction = tuple(x[None] for x in (mean, stddev, improvement))
-    setting = tuner.space.from_unit(point)
+    setting = space.from_unit(point)
     return setting, host.single(prediction), host.single(parameters)
 
 
 @host.compiled
-def _choose(tuner: ExploreThenCommit, state: ExploreState) -> tuple:
-    """The probe nearest to the middle of the plateau: of all settings that keep
-    `plateau` of the best expected progress.
+def _choose(
+    space: SearchSpace, data: gp.Observations, shares: tuple[jax.Array, jax.Array]
+) -> tuple:
+    """The probe nearest to the middle of the plateau: of all settings that keep a share
+    of the best expected progress. `shares` are that and the margin.
 
     The middle is near the best whichever way noise has bent the curve, and the plateau
     of the whole run is where that of the probes is. A setting that was tried, as what
     lies between a good probe and a cliff may be past its edge.
 
     Returns:
-      f32[] for every hyperparameter; expected progress f32[] of the best probe, and of
-      the first of this run.
+      f32[] for every hyperparameter; and bool[], whether the first probe of this run is
+      as good: less than the margin behind, and within a deviation of the middle.
     """
-    model, data, posterior = _model(tuner, state.data)
+    plateau, margin = shares
+    model, data, posterior = _model(data)
 
     def expected(point: jax.Array) -> jax.Array:
         query = gp.Query(point, jnp.zeros((), jnp.float64))
@@ -528,21 +554,23 @@ def _choose(tuner: ExploreThenCommit, state: ExploreState) -> tuple:
     mine = data.epochs >= 0
     tried = jax.vmap(expected)(data.points)
     best = jnp.max(jnp.where(data.feasible & mine, tried, -jnp.inf))
-    enough = best - (1 - tuner.plateau) * jnp.abs(best)
-    cloud = jnp.asarray(acquisition.sobol(_CANDIDATES, len(tuner.space)))
+    enough = best - (1 - plateau) * jnp.abs(best)
+    cloud = jnp.asarray(acquisition.sobol(_CANDIDATES, len(space)))
     good = jax.vmap(expected)(cloud) >= enough
     middle = jnp.mean(cloud, axis=0, where=good[:, None])
+    radius = jnp.sqrt(jnp.sum(jnp.var(cloud, axis=0, where=good[:, None])))
     distance = jnp.linalg.norm(data.points - middle[None], axis=1)
     eligible = data.feasible & mine & (tried >= enough)
     chosen = jnp.argmin(jnp.where(eligible, distance, jnp.inf))
     first = jnp.argmax((data.feasible | data.infeasible) & mine)
-    setting = tuner.space.from_unit(data.points[chosen])
-    return setting, host.single((best, tried[first]))
+    as_good = tried[first] >= best - margin * jnp.abs(best)
+    setting = space.from_unit(data.points[chosen])
+    return setting, as_good & (distance[first] <= radius)
 
 
-def _model(tuner: ExploreThenCommit, data: gp.Observations) -> tuple[Any, ...]:
+def _model(data: gp.Observations) -> tuple[Any, ...]:
     data = host.double(data)
-    mode = host.double(gp.prior_mean(len(tuner.space)))
+    mode = host.double(gp.prior_mean(data.points.shape[-1]))
     model = gp.fit(data, mode, *_kernels(), max_steps=_FIT_STEPS)
     return model, data, gp.condition(model, data, *_kernels())
 

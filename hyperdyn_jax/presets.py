@@ -53,6 +53,8 @@ EXPLORE: dict[str, Any] = {
     "margin": 0.1,
     "level": 0.05,
     "confirmations": 3,
+    "pair": 2,
+    "worth": 1.0,
     "averaging": 5.0,
     "warm_start": "",
 }

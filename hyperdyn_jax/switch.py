@@ -54,17 +54,17 @@ def look(differences: np.ndarray, first: int, last: int, level: float) -> Verdic
       level: largest chance to switch to a challenger that is no better.
 
     Returns:
-      `KEEP` also at the first look if the challenger is behind: the pairs that would
-      have to make up for it are better spent on the run.
+      `KEEP` whenever the challenger is behind: pairs that would have to make up for it
+      are better spent on the run, and giving up early makes no switch more likely.
     """
-    count = len(differences)
-    looks = 1 if first == last else 2
+    count, looks = len(differences), 1 if first == last else 2
+    if np.mean(differences) <= 0:
+        return Verdict.KEEP
     if count not in (first, last):
         return Verdict.CONTINUE
     if p_value(differences) <= level / looks:
         return Verdict.SWITCH
-    behind = np.mean(differences) <= 0
-    return Verdict.KEEP if count == last or behind else Verdict.CONTINUE
+    return Verdict.KEEP if count == last else Verdict.CONTINUE
 
 
 def power(gap: float, deviation: float, pairs: int, level: float) -> float:

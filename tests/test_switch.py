@@ -1,0 +1,94 @@
+"""The switch test: its level, its power, its limits."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from hyperdyn_jax import switch
+from hyperdyn_jax.switch import Verdict
+
+
+@given(
+    st.lists(st.floats(-10, 10), min_size=2, max_size=8).filter(
+        lambda values: np.std(values) > 1e-3
+    )
+)
+def test_p_value_is_scipys(values):
+    expected = stats.ttest_1samp(values, 0.0, alternative="greater").pvalue
+    assert switch.p_value(np.array(values)) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([0.5, 0.5], 0.0), ([0.0, 0.0, 0.0], 1.0), ([-0.5, -0.5], 1.0)],
+)
+def test_pairs_without_spread_leave_no_doubt(values, expected):
+    assert switch.p_value(np.array(values)) == expected
+
+
+def test_one_pair_is_not_enough():
+    with pytest.raises(ValueError, match="at least 2 pairs, got 1"):
+        switch.p_value(np.array([1.0]))
+
+
+def play(pairs, first, last, level):
+    """-> the verdict, and how many pairs it took."""
+    for count in range(1, last + 1):
+        verdict = switch.look(pairs[:count], first, last, level)
+        if verdict is not Verdict.CONTINUE:
+            return verdict, count
+    raise AssertionError("no verdict after the last pair")
+
+
+@pytest.mark.parametrize(("first", "last"), [(3, 3), (3, 6), (3, 4), (2, 4)])
+@pytest.mark.parametrize("level", [0.05, 0.2])
+def test_false_switches_are_no_more_than_the_level(first, last, level):
+    """20,000 challengers that are no better; the bound leaves three deviations."""
+    rng, draws = np.random.default_rng(0), 20_000
+    pairs = rng.normal(size=(draws, last))
+    switched = sum(play(row, first, last, level)[0] is Verdict.SWITCH for row in pairs)
+    allowed = level + 3 * math.sqrt(level * (1 - level) / draws)
+    assert 0.3 * level < switched / draws <= allowed
+
+
+def test_power_is_that_of_simulated_pairs():
+    rng, draws = np.random.default_rng(1), 20_000
+    for gap, deviation, pairs in ((0.02, 0.02, 3), (0.05, 0.03, 6)):
+        values = rng.normal(gap, deviation, size=(draws, pairs))
+        found = np.mean([switch.p_value(row) <= 0.05 for row in values])
+        assert switch.power(gap, deviation, pairs, 0.05) == pytest.approx(
+            found, abs=0.015
+        )
+    assert switch.power(0.0, 1.0, 5, 0.05) == pytest.approx(0.05)
+
+
+@given(
+    pairs=st.lists(st.floats(-1, 1), min_size=6, max_size=6),
+    first=st.integers(2, 3),
+    last=st.integers(3, 6),
+)
+@settings(max_examples=200)
+def test_there_is_always_a_verdict_and_never_a_switch_to_what_is_behind(
+    pairs, first, last
+):
+    pairs = np.array(pairs)
+    verdict, count = play(pairs, first, last, 0.05)
+    if verdict is Verdict.SWITCH:
+        assert count in (first, last)
+        assert pairs[:count].mean() > 0
+    if pairs[0] <= 0:
+        assert (verdict, count) == (Verdict.KEEP, 1)
+
+
+def test_smallest_gap_is_that_of_simulated_answers():
+    """At that gap, a one-sided test of the level finds it every other time."""
+    rng, examples, differing = np.random.default_rng(2), 2000, 0.2
+    gap = switch.smallest_gap(examples, 0.05, differing) / 100
+    wins = rng.binomial(examples, (differing + gap) / 2, size=20_000)
+    losses = rng.binomial(examples, (differing - gap) / 2, size=20_000)
+    z = (wins - losses) / np.sqrt(wins + losses)
+    assert np.mean(z > stats.norm.isf(0.05)) == pytest.approx(0.5, abs=0.03)
