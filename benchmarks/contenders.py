@@ -54,13 +54,13 @@ def configs(problem: str, data_dir: str) -> dict[str, dict[str, Any]]:
     spec.loader.exec_module(module)
 
     def config(
-        strategy: str, rate: float, averaging: float | None = None, **changes: Any
+        strategy: str, rate: float, average: float | None = None, **changes: Any
     ) -> dict[str, Any]:
         settings = module.get_config()
         settings.update(data_dir=data_dir, epochs=epochs, strategy=strategy)
         settings.optimizer.learning_rate = float(f"{rate:.6g}")
         content = settings.to_dict()
-        content["averaging"] = averaging
+        content["averaging"] = average
         content["explore"] |= changes
         return content
 
@@ -70,8 +70,8 @@ def configs(problem: str, data_dir: str) -> dict[str, dict[str, Any]]:
         runs[f"anchored_{rate:g}"] = config("explore", rate, base="cosine")
     for rate in (usual / 10, usual, usual * 10):
         runs[f"recommended_{rate:g}"] = config("explore", rate)
-    runs["constant_averaged"] = config("constant", usual, averaging=5.0)
-    runs["cosine_averaged"] = config("cosine", usual, averaging=5.0)
+    runs["constant_averaged"] = config("constant", usual, average=5.0)
+    runs["cosine_averaged"] = config("cosine", usual, average=5.0)
     for schedule in ("one_cycle", "wsd"):
         runs[schedule] = config(schedule, usual)
     second = "momentum" if problem == "twin" else "b1"

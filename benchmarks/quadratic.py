@@ -17,7 +17,8 @@ import numpy as np
 import record
 
 from hyperdyn_jax import LogUniform, SearchSpace
-from hyperdyn_jax.explore import ExploreState, ExploreThenCommit
+from hyperdyn_jax.baselines import Schedule
+from hyperdyn_jax.explore import COMMIT, ExploreState, ExploreThenCommit
 
 RESULTS = Path(__file__).with_name("results")
 DIMENSIONS, EPOCHS, STEPS_PER_EPOCH, DRAWS = 200, 50, 100, 200
@@ -106,12 +107,17 @@ def greedy(problem: NoisyQuadratic, epochs: int, steps: int) -> float:
     return float(problem.loss(now.path))
 
 
+def tuner(seed: int) -> ExploreThenCommit:
+    """The recommended mode, anchored on a constant rate drawn from the whole range."""
+    low, high = SPACE["learning_rate"].low, SPACE["learning_rate"].high
+    rate = np.exp(np.random.default_rng([seed, 1]).uniform(np.log(low), np.log(high)))
+    base = Schedule.constant(learning_rate=float(rate))
+    return ExploreThenCommit(SPACE, EPOCHS, STEPS_PER_EPOCH, base=base)
+
+
 def explore(
-    problem: NoisyQuadratic,
-    tuner: ExploreThenCommit,
-    noise: float,
-    seed: int,
-) -> tuple[list[float], ExploreState]:
+    problem: NoisyQuadratic, tuner: ExploreThenCommit, noise: float, seed: int
+) -> tuple[np.ndarray, ExploreState]:
     """Plays a tuner against the problem.
 
     Args:
@@ -121,40 +127,57 @@ def explore(
       seed: of the tuner and the noise.
 
     Returns:
-      The learning rate of every epoch of the accepted path, and the tuner's last state.
+      The learning rate of every step of the accepted path, and the tuner's last state.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([seed, 0])
     begin = float(problem.loss(problem.start().path))
     state, path = tuner.init(jax.random.key(seed), -begin), []
-    while len(path) * STEPS_PER_EPOCH < tuner.accepted_steps(state):
+    while len(path) < tuner.accepted_steps(state):
         trials = tuner.ask(state)
         rates = np.float64(trials.hparams["learning_rate"])
-        if trials.epochs == 1.0:
-            path.append(float(rates[0]))
+        steps = round(trials.epochs * STEPS_PER_EPOCH)
+        if state.phase == COMMIT:
+            path += [float(rates[0])] * min(
+                steps, tuner.accepted_steps(state) - len(path)
+            )
             state, _ = tuner.tell(state, trials, np.float32([-begin]))
             continue
         now = problem.start(rates.shape)
-        for i in range(tuner.probe_steps):
+        for i in range(steps):
             now = problem.step(now, rates, i + 1, tuner.averaging)
         losses = problem.loss(now.average) * (1 + noise * rng.normal(size=len(rates)))
         scores = np.where(np.isfinite(losses), -losses, np.nan)
         state, _ = tuner.tell(state, trials, scores.astype(np.float32))
-    return path, state
+    return np.array(path), state
 
 
-def commit(
-    problem: NoisyQuadratic, rates: np.ndarray, steps: int, power: float
-) -> np.ndarray:
-    """Final losses of the average at constant learning rates: f64[n]."""
-    now = problem.start(rates.shape)
-    for i in range(steps):
-        now = problem.step(now, rates, i + 1, power)
+def commit(problem: NoisyQuadratic, paths: np.ndarray, power: float) -> np.ndarray:
+    """Final losses of the average: f64[n] for the rates of every step, f64[steps, n].
+
+    A path that has ended has rates of NaN, and its loss is that of its end.
+    """
+    now = problem.start(paths.shape[1:])
+    for i, rates in enumerate(paths):
+        new = problem.step(now, rates, i + 1, power)
+        going = np.isfinite(rates)[:, None]
+        now = Moments(*(np.where(going, a, b) for a, b in zip(new, now, strict=True)))
     return problem.loss(now.average)
+
+
+def run(problem: NoisyQuadratic, noise: float) -> tuple[np.ndarray, list[float]]:
+    """Final losses of all draws, and the rates that they committed to."""
+    paths = []
+    for seed in range(DRAWS):
+        path, _ = explore(problem, tuner(seed), noise, seed)
+        paths.append(path)
+    padded = np.full((EPOCHS * STEPS_PER_EPOCH, DRAWS), np.nan)
+    for i, path in enumerate(paths):
+        padded[: len(path), i] = path
+    return commit(problem, padded, 5.0), [float(path[0]) for path in paths]
 
 
 def main() -> None:
     budget = EPOCHS * STEPS_PER_EPOCH
-    tuner = ExploreThenCommit(SPACE, EPOCHS)
     rows = []
     for spectrum, curvature in SPECTRA.items():
         for noise in NOISES:
@@ -162,11 +185,8 @@ def main() -> None:
             tuned = cosine(problem, RATES, budget)
             behind = greedy(problem, EPOCHS, STEPS_PER_EPOCH) / tuned.min()
             for measured in MEASUREMENT_NOISES:
-                rates = np.array(
-                    [explore(problem, tuner, measured, i) for i in range(DRAWS)]
-                )
-                steps = budget - tuner.extra_steps(STEPS_PER_EPOCH)
-                ratios = commit(problem, rates, steps, tuner.averaging) / tuned.min()
+                losses, rates = run(problem, measured)
+                ratios = losses / tuned.min()
                 rows.append(
                     {
                         "spectrum": spectrum,

@@ -31,7 +31,6 @@ from hyperdyn_jax.types import Decision, Trials, check_scores
 
 # Every fit starts afresh: there are few of them, on few observations.
 _FIT_STEPS, _CANDIDATES, _STARTS, _ASCENT_STEPS = 16, 1024, 4, 20
-_SPARE = 4  # rows for what diverges after its probe
 _SETTINGS = 1  # the stream of the state's key that settings are drawn from
 EXPLORE, CONFIRM, COMMIT = range(3)  # phases
 
@@ -172,11 +171,8 @@ class ExploreThenCommit:
     @property
     def anchor(self) -> dict[str, np.float32]:
         """The base schedule's setting: the largest value of each hyperparameter."""
-        times = range(self.epochs)
-        return {
-            name: np.float32(max(self.base.setting(t)[name] for t in times))
-            for name in self.space
-        }
+        peaks = peak_values(self.base, self.epochs)
+        return {name: peaks[name] for name in self.space}
 
     @property
     def probe_steps(self) -> int:
@@ -238,7 +234,7 @@ class ExploreThenCommit:
 
     def _no_probes(self) -> gp.Observations:
         count, axes = len(self.earlier), len(self.space)
-        data = gp.Observations.empty(self.probes + count + _SPARE, axes)
+        data = gp.Observations.empty(self.probes + count, axes)
         if not count:
             return data
         settings, gains = zip(*self.earlier, strict=True)
@@ -407,7 +403,13 @@ class ExploreThenCommit:
     ) -> ExploreState:
         """The state once a setting has diverged, whatever its probe was like."""
         point = host.to_unit(self, _stack(self.space, [setting]))
-        return state._replace(data=state.data.append(point, 0, np.float32([np.nan])))
+        same = np.all(np.abs(state.data.points - point) < 1e-4, axis=1)
+        same &= _tried(state.data)
+        data = state.data._replace(
+            feasible=state.data.feasible & ~same,
+            infeasible=state.data.infeasible | same,
+        )
+        return state._replace(data=data)
 
     def _diverged(
         self, state: ExploreState, setting: dict[str, np.ndarray]
@@ -415,6 +417,13 @@ class ExploreThenCommit:
         point = host.to_unit(self, _stack(self.space, [setting]))
         same = np.all(np.abs(state.data.points - point) < 1e-4, axis=1)
         return np.any(same & state.data.infeasible)
+
+
+def peak_values(schedule: Schedule, epochs: int) -> dict[str, np.float32]:
+    """The largest value of each hyperparameter of a schedule, at half epochs."""
+    settings = [schedule.at(0.5 * i) for i in range(2 * epochs + 1)]
+    names = schedule.hparams
+    return {name: np.float32(max(x[name] for x in settings)) for name in names}
 
 
 def earlier_probes(

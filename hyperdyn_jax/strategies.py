@@ -7,11 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hyperdyn_jax import baselines
 from hyperdyn_jax.baselines import Schedule
-from hyperdyn_jax.explore import ExploreThenCommit, earlier_probes
+from hyperdyn_jax.explore import ExploreThenCommit, earlier_probes, peak_values
 from hyperdyn_jax.hyperdyn import Hyperdyn
 from hyperdyn_jax.schedule import load_schedule, read_schedule
 from hyperdyn_jax.space import SearchSpace
@@ -73,7 +71,8 @@ def _explore(c: Context) -> ExploreThenCommit:
             known = ", ".join(["none", *SCHEDULES])
             raise ValueError(f"explore.base must be one of {known}, got {base!r}")
         schedule = SCHEDULES[base](c)
-        axes = {n: _holding(axis, schedule, n, c.epochs) for n, axis in axes.items()}
+        peaks = peak_values(schedule, c.epochs)
+        axes = {n: _holding(axis, float(peaks[n])) for n, axis in axes.items()}
     space = SearchSpace(**axes)
     if earlier:
         settings["earlier"] = earlier_probes(space, _decisions(Path(earlier)))
@@ -82,10 +81,9 @@ def _explore(c: Context) -> ExploreThenCommit:
     )
 
 
-def _holding(axis: Any, schedule: Schedule, name: str, epochs: int) -> Any:
-    """An axis wide enough for what a schedule has on it: however far the user's own
-    rate is from what is usual, it is among those that are tried."""
-    value = float(max(np.float32(schedule.setting(t)[name]) for t in range(epochs)))
+def _holding(axis: Any, value: float) -> Any:
+    """An axis wide enough for a schedule's value: however far the user's own rate is
+    from what is usual, it is among those that are tried."""
     low, high = min(axis.low, value), max(axis.high, value)
     return dataclasses.replace(axis, low=low, high=high)
 

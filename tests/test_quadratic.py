@@ -40,12 +40,14 @@ def test_long_run_ends_at_the_stationary_variance():
 
 
 def test_rates_past_the_edge_are_infinite_and_the_tuner_stays_below():
-    losses = quadratic.commit(PROBLEM, np.array([0.5, 3.0]), 500, 5.0)
+    losses = quadratic.commit(PROBLEM, np.array([[0.5, 3.0]] * 500), 5.0)
     assert np.isfinite(losses[0])
     assert np.isinf(losses[1])
-    tuner = quadratic.ExploreThenCommit(quadratic.SPACE, 50)
     for seed in range(3):
-        assert 0.05 < quadratic.explore(PROBLEM, tuner, 0.02, seed) < 2.0
+        tuner = quadratic.tuner(seed)
+        path, state = quadratic.explore(PROBLEM, tuner, 0.02, seed)
+        assert len(path) == tuner.accepted_steps(state)
+        assert 0.03 < path[0] < 2.0
 
 
 def test_greedy_is_far_behind_where_the_horizon_is_long():

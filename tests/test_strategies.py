@@ -9,7 +9,7 @@ import pytest
 
 from hyperdyn_jax import loop
 from hyperdyn_jax.display import Display
-from hyperdyn_jax.space import LogUniform, SearchSpace
+from hyperdyn_jax.space import LogUniform, SearchSpace, Uniform
 from hyperdyn_jax.strategies import STRATEGIES, Context
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,7 +20,6 @@ TOTAL = {
     "epoch_bo": (5 + 2 + 2) * STEPS,
     "greedy": (5 + 2 + 2) * STEPS,
     "control": (5 + 2 + 2) * STEPS,
-    # Ten probes of a step, a third of 3 epochs in all, and the rest.
     "explore": 3 * STEPS,
     "random_search": 3 * 5 * STEPS,
     "hyperband": 3 * 5 * STEPS,
@@ -44,7 +43,7 @@ def compiled(tmp_path_factory):
         jax.config.update(name, value)
 
 
-def settings(strategy):
+def settings(strategy, folder):
     namespace = {}
     exec((ROOT / "configs" / "digits.py").read_text(), namespace)
     config = namespace["get_config"]()
@@ -55,7 +54,14 @@ def settings(strategy):
     if strategy.startswith("autolrs"):
         content[strategy] = {"stage": 2.0, "max_stage": 2.0}
     if strategy == "explore":
-        content["explore"] = {"max_overhead": 0.5}
+        content["explore"] |= {"max_overhead": 1.0, "probe": 0.04}
+    if strategy == "replay":
+        schedule = {
+            "until_step": [12, 30],
+            "hyperparams": {"learning_rate": [0.1, 0.01]},
+        }
+        (folder / "schedule.json").write_text(json.dumps(schedule))
+        content["replay"] = {"run": str(folder)}
     if strategy == "pb2":
         content["pb2"] = {"capacity": 16}
     if strategy == "manual_large_batch":
@@ -66,9 +72,15 @@ def settings(strategy):
 @pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_strategy_runs_and_is_counted(strategy, tmp_path):
-    metrics = loop.train_and_evaluate(settings(strategy), tmp_path, Display(3))
+    (earlier := tmp_path / "earlier").mkdir()
+    tmp_path = tmp_path / "run"
+    config = settings(strategy, earlier)
+    metrics = loop.train_and_evaluate(config, tmp_path, Display(3))
     last = metrics[-1]
-    assert last["step"] == (3 * STEPS - 10 if strategy == "explore" else 3 * STEPS)
+    if strategy == "explore":
+        assert 15 <= last["step"] <= 3 * STEPS - 5
+    else:
+        assert last["step"] == 3 * STEPS
     assert last["total_steps"] == TOTAL.get(strategy, 3 * STEPS)
     assert np.isfinite(last["test_accuracy"])
     lines = (tmp_path / "decisions.jsonl").read_text().splitlines()
@@ -91,5 +103,59 @@ def test_autolrs_has_the_published_bound_and_that_of_an_interval(
     strategy, settings, kappa
 ):
     space = SearchSpace(learning_rate=LogUniform(1e-3, 1.0))
-    context = Context(space, {"learning_rate": 0.1}, 10, 32, settings, {})
+    context = Context(space, {"learning_rate": 0.1}, 10, 32, 10, {strategy: settings})
     assert STRATEGIES[strategy](context).kappa == kappa
+
+
+def explore(**changes):
+    space = SearchSpace(learning_rate=LogUniform(1e-3, 1.0), momentum=Uniform(0, 0.9))
+    base = {"learning_rate": 0.1, "momentum": 0.5}
+    sections = {"explore": changes, "wsd": {"decay": 0.5}}
+    return STRATEGIES["explore"](Context(space, base, 48, 128, 32, sections))
+
+
+def test_explore_is_anchored_on_the_optimizers_own_values():
+    tuner = explore()
+    assert list(tuner.space) == ["learning_rate"]
+    assert tuner.base.setting(40) == {"learning_rate": 0.1, "momentum": 0.5}
+    tuner = explore(base="wsd", tune="learning_rate,momentum")
+    assert list(tuner.space) == ["learning_rate", "momentum"]
+    assert tuner.base.setting(36)["learning_rate"] == pytest.approx(0.1 * 23 / 48)
+    assert explore(base="none").base is None
+
+
+def test_space_is_widened_to_hold_the_base():
+    space = SearchSpace(learning_rate=LogUniform(1e-3, 1.0))
+    for rate in (30.0, 1e-5):
+        context = Context(space, {"learning_rate": rate}, 48, 128, 32, {})
+        tuner = STRATEGIES["explore"](context)
+        axis = tuner.space["learning_rate"]
+        assert axis.low <= np.float32(rate) <= axis.high
+        assert (axis.low <= 1e-3, axis.high >= 1.0) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"base": "cosin"}, "explore.base must be one of none, constant, cosine"),
+        (
+            {"tune": "b1"},
+            "explore.tune must be among learning_rate, momentum, got 'b1'",
+        ),
+        ({"warm_start": "nowhere"}, "explore.warm_start: .*nowhere/decisions.jsonl"),
+    ],
+)
+def test_what_explore_cannot_be_made_from_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        explore(**changes)
+
+
+def test_replay_needs_a_run(tmp_path):
+    space = SearchSpace(learning_rate=LogUniform(1e-3, 1.0))
+    for sections, message in (
+        ({}, "replay has one setting, run"),
+        ({"replay": {"run": str(tmp_path / "x")}}, "replay.run: .*No such file"),
+    ):
+        context = Context(space, {"learning_rate": 0.1}, 3, 32, 10, sections)
+        with pytest.raises(ValueError, match=message):
+            STRATEGIES["replay"](context)
