@@ -21,7 +21,7 @@ def digits(**changes):
     config = namespace["get_config"]()
     config.update(epochs=3, batch_size=128, strategy="explore")
     config.model.width = 2
-    config.explore.update(probe=0.04, max_overhead=1.0, base="cosine")
+    config.explore.update(probe=0.04, max_overhead=2.0, base="cosine")
     config.update(changes)
     return config.to_dict()
 
