@@ -15,7 +15,7 @@ import record
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "twin"
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1, 2, 3, 4)
 STRATEGIES = (
     "cosine",
     "hyperdyn",
