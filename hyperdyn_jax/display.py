@@ -87,10 +87,14 @@ def _tried(decision: Row) -> str:
         tried = ", ".join(map(setting, decision["trials"]))
         return f"every branch diverged at {tried}; trying others"
     results = zip(decision["trials"], decision["scores"], strict=True)
-    return "probed " + ", ".join(
+    pair = f"pair {decision['block']}: " if decision.get("block") else "probed "
+    text = pair + ", ".join(
         f"{setting(trial)}: {score:.4g}" if _known(score) else f"{setting(trial)}: –"
         for trial, score in results
     )
+    if _known(decision.get("p_value")):
+        text += f"; switch test p {decision['p_value']:.3f}"
+    return text
 
 
 def why(decision: Row) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from hyperdyn_jax import config as config_lib
 from hyperdyn_jax import display as display_lib
-from hyperdyn_jax import report, rundir
+from hyperdyn_jax import report, rundir, switch
 from hyperdyn_jax.display import Display
 from hyperdyn_jax.host import key_data
 from hyperdyn_jax.rundir import RunDirectory
@@ -103,6 +103,8 @@ def run_to_end(
 ) -> None:
     """From w0 or the last checkpoint to the last epoch."""
     trainer = Trainer(setup.model, setup.optimizer, setup.dataset)
+    if note := small_validation(setup):
+        display.say(note)
     with display.working("compiling"), contextlib.closing(setup.dataset):
         run = resume(start(setup, trainer), trainer, directory)
         if run.epoch:
@@ -111,6 +113,21 @@ def run_to_end(
             if run.attempts >= ATTEMPTS:  # also when the same command is given again
                 raise DivergedError(diverged(run, directory))
             run = advance(setup, trainer, run, directory, display)
+
+
+COARSE = 2.0  # percentage points that a validation split should be able to tell
+
+
+def small_validation(setup: config_lib.Setup) -> str | None:
+    """A note where the validation split is too small for what the tuner has to tell."""
+    examples = setup.dataset.size("validation")
+    gap = switch.smallest_gap(examples)
+    if gap <= COARSE or not hasattr(setup.tuner, "space"):  # a schedule chooses nothing
+        return None
+    return (
+        f"note: {examples:,} validation examples hardly tell apart accuracies less "
+        f"than {gap:.1f} points from each other; more of them make better decisions"
+    )
 
 
 def diverged(run: Run, directory: RunDirectory) -> str:

@@ -13,7 +13,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from hyperdyn_jax import schedule
+from hyperdyn_jax import config as config_lib
+from hyperdyn_jax import loop, schedule
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--config.model.width=2", "--config.epochs=10", "--config.batch_size=128"]
@@ -230,3 +231,23 @@ def test_a_run_in_which_everything_diverges_stops_with_its_cause(environment, tm
         assert "float32" not in done.stderr
         decisions = rows(tmp_path / "run", "decisions")
         assert [row["branch"] for row in decisions] == [-1] * 3
+
+
+@pytest.mark.parametrize(
+    ("examples", "strategy", "message"),
+    [
+        (257, "explore", "257 validation examples .* less than 4.6 points"),
+        (5000, "explore", None),
+        (257, "cosine", None),
+    ],
+)
+def test_small_validation_splits_are_noted(examples, strategy, message, monkeypatch):
+    namespace = {}
+    exec((ROOT / "configs" / "digits.py").read_text(), namespace)
+    config = namespace["get_config"]()
+    config.update(strategy=strategy)
+    setup = config_lib.build(config.to_dict())
+    monkeypatch.setattr(setup.dataset, "size", lambda _: examples)
+    note = loop.small_validation(setup)
+    assert (note is None) == (message is None)
+    assert message is None or re.search(message, note)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hyperdyn_jax import report
+from hyperdyn_jax import display, report
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = {"accuracy.png", "hyperparameters.png", "gains.png", "cost.png"}
@@ -477,3 +477,16 @@ def test_probes_are_told_from_failed_attempts():
     assert not report._has_incumbent(probe)
     failed = probe | {"scores": [None]}
     assert report._outcome(failed) == "rolled back"
+
+
+def test_lines_of_pairs_tell_the_test():
+    row = {
+        "branch": -1,
+        "block": 3,
+        "trials": [{"learning_rate": 0.1}, {"learning_rate": 0.4}],
+        "scores": [-2.1, -1.9],
+        "p_value": 0.0123,
+    }
+    line = display._tried(row)
+    assert line == "pair 3: lr 0.1: -2.1, lr 0.4: -1.9; switch test p 0.012"
+    assert display._tried(row | {"p_value": None, "block": 0}).startswith("probed lr")
