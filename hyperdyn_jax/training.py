@@ -180,7 +180,7 @@ class Trainer:
         last = int(state.step)
         count = min(last, -(-MEASURED // self.dataset.batch_size))
         batches = map(self.dataset.train_batch, range(last - count, last))
-        # One after the other, summed on the host: on virtual CPU devices, sums that wait
+        # One by one, and summed on the host: on virtual CPU devices, sums that waited
         # for steps in flight made XLA abort (jaxlib 0.10.2).
         measured = [
             jax.device_get(self._measure_step(state, resident, self._shard(batch)))
