@@ -1,7 +1,7 @@
 """Explore-then-commit against what a user would run instead, at equal total steps.
 
-    python benchmarks/contenders.py twin DATA_DIR [WORKDIR] [--only NAME,...]
-    python benchmarks/contenders.py characters [WORKDIR] [--only NAME,...]
+    python benchmarks/contenders.py twin --data_dir=DIR [--only=NAME,...]
+    python benchmarks/contenders.py characters [--only=NAME,...]
 
 Two problems: the CPU twin of CIFAR-10 for 48 epochs (SGD with momentum), and the next
 character of Python's manual for 24 epochs (Adam), on seeds that nothing was chosen by.
@@ -16,13 +16,12 @@ Raw rows to benchmarks/results/contenders/. The same command goes on where it st
 """
 
 import argparse
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import jax
 import record
-from twin import ROOT, copy_rows
+from twin import ROOT, copy_rows, load_config
 
 from hyperdyn_jax import study
 
@@ -40,23 +39,19 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no_anchor": {"base": "none"},
     "no_plateau": {"plateau": 0.999},
     "no_stopping": {"worth": 0.0},
-    "two_axes": {"tune": "both", "initial": 6},
+    "two_axes": {"tune": "learning_rate,{second}", "initial": 6},
     "long_probes": {"probe": 0.01},
 }
 
 
 def configs(problem: str, data_dir: str) -> dict[str, dict[str, Any]]:
     """The config of every run by its name, but for the seed."""
-    name, epochs, usual, rates = PROBLEMS[problem]
-    path = ROOT / "configs" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    file, epochs, usual, rates = PROBLEMS[problem]
 
     def config(
         strategy: str, rate: float, average: float | None = None, **changes: Any
     ) -> dict[str, Any]:
-        settings = module.get_config()
+        settings = load_config(file)
         settings.update(data_dir=data_dir, epochs=epochs, strategy=strategy)
         settings.optimizer.learning_rate = float(f"{rate:.6g}")
         content = settings.to_dict()
@@ -76,17 +71,17 @@ def configs(problem: str, data_dir: str) -> dict[str, dict[str, Any]]:
         runs[schedule] = config(schedule, usual)
     second = "momentum" if problem == "twin" else "b1"
     for name, changes in ABLATIONS.items():
-        if changes.get("tune") == "both":
-            changes = {**changes, "tune": f"learning_rate,{second}"}
         runs[name] = config("explore", usual / 10, **changes)
+    tune = runs["two_axes"]["explore"]["tune"].format(second=second)
+    runs["two_axes"]["explore"]["tune"] = tune
     return runs
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("problem", choices=PROBLEMS)
-    parser.add_argument("data_dir", metavar="DATA_DIR", nargs="?", default="")
-    parser.add_argument("workdir", metavar="WORKDIR", nargs="?", type=Path)
+    parser.add_argument("--data_dir", default="", help="of CIFAR-10, for the twin")
+    parser.add_argument("--workdir", type=Path, help="runs/contenders/PROBLEM")
     parser.add_argument("--only", help="names of runs, separated by commas")
     arguments = parser.parse_args()
     work = arguments.workdir or Path("runs/contenders", arguments.problem)

@@ -12,14 +12,13 @@ the deviation of pairs that were trained on the same data. Raw record to
 benchmarks/results/control.json.
 """
 
-import importlib.util
 import sys
 from typing import Any
 
 import jax
 import numpy as np
 import record
-from twin import ROOT
+from twin import ROOT, load_config
 
 from hyperdyn_jax import config, explore, switch
 from hyperdyn_jax.training import Trainer
@@ -30,11 +29,7 @@ RATE, OTHER = 0.2, 0.05  # of the base, and of the challenger whose pairs are me
 
 def load(data_dir: str) -> config.Setup:
     """The recommended mode on the twin for 48 epochs."""
-    path = ROOT / "configs" / "cifar10_twin.py"
-    spec = importlib.util.spec_from_file_location("twin_config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    settings = module.get_config()
+    settings = load_config("cifar10_twin")
     settings.update(data_dir=data_dir, epochs=48, strategy="explore")
     return config.build(settings.to_dict())
 

@@ -5,11 +5,13 @@
 A study (`python -m hyperdyn_jax.study`) that goes on where it was stopped.
 """
 
+import importlib.util
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import record
 
@@ -52,6 +54,17 @@ LARGE_BATCHES = (
     "batch=4000:manual_large_batch",
     "batch=4000:hyperdyn",
 )
+
+
+def load_config(name: str) -> Any:
+    """What configs/<name>.py has without an argument."""
+    path = ROOT / "configs" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
 ROWS = ("config.json", "metrics.jsonl", "decisions.jsonl")
 
 

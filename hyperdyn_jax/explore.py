@@ -402,9 +402,7 @@ class ExploreThenCommit:
         self, state: ExploreState, setting: dict[str, np.ndarray]
     ) -> ExploreState:
         """The state once a setting has diverged, whatever its probe was like."""
-        point = host.to_unit(self, _stack(self.space, [setting]))
-        same = np.all(np.abs(state.data.points - point) < 1e-4, axis=1)
-        same &= _tried(state.data)
+        same = self._probes_of(state, setting)
         data = state.data._replace(
             feasible=state.data.feasible & ~same,
             infeasible=state.data.infeasible | same,
@@ -414,9 +412,15 @@ class ExploreThenCommit:
     def _diverged(
         self, state: ExploreState, setting: dict[str, np.ndarray]
     ) -> np.bool_:
+        return np.any(self._probes_of(state, setting) & state.data.infeasible)
+
+    def _probes_of(
+        self, state: ExploreState, setting: dict[str, np.ndarray]
+    ) -> np.ndarray:
+        """The rows in which this run tried a setting, up to rounding."""
         point = host.to_unit(self, _stack(self.space, [setting]))
-        same = np.all(np.abs(state.data.points - point) < 1e-4, axis=1)
-        return np.any(same & state.data.infeasible)
+        near = np.all(np.abs(state.data.points - point) < 1e-4, axis=1)
+        return near & _tried(state.data)
 
 
 def peak_values(schedule: Schedule, epochs: int) -> dict[str, np.float32]:
@@ -441,22 +445,19 @@ def earlier_probes(
     Raises:
       ValueError: there is none.
     """
-    rows = [row for row in decisions if row["branch"] < 0 and not row.get("block")]
-    probes = [
-        (tuple(float(trial[name]) for name in space), float(gain))
-        for row in rows
-        for trial, gain in zip(
-            row["trials"],
-            _progress(
-                np.float32(row["score_before"]),
-                np.array([np.nan if s is None else s for s in row["scores"]], "f4"),
-            ),
-            strict=True,
-        )
-        if np.isfinite(gain)
-        and set(space) <= set(trial)
-        and all(space[n].low <= trial[n] <= space[n].high for n in space)
-    ]
+    probes = []
+    for row in decisions:
+        if row["branch"] >= 0 or row.get("block"):  # an epoch of the run, or a pair
+            continue
+        scores = np.array([np.nan if s is None else s for s in row["scores"]], "f4")
+        gains = _progress(np.float32(row["score_before"]), scores)
+        for trial, gain in zip(row["trials"], gains, strict=True):
+            within = all(
+                name in trial and axis.low <= trial[name] <= axis.high
+                for name, axis in space.items()
+            )
+            if within and np.isfinite(gain):
+                probes.append((tuple(trial[name] for name in space), float(gain)))
     if not probes:
         raise ValueError("the earlier run has no probe within this run's search space")
     return tuple(probes)

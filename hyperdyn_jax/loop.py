@@ -179,8 +179,8 @@ def advance(
     directory.record(rows)
     save(new, directory)
 
-    begun = -(-setup.accepted_steps(new.tuner) // trainer.dataset.steps_per_epoch)
-    display.epochs = begun
+    steps = setup.accepted_steps(new.tuner)
+    display.epochs = -(-steps // trainer.dataset.steps_per_epoch)
     images = (new.total_steps - run.total_steps) * trainer.dataset.batch_size
     display.decision(rows, directory.rows["metrics"], images / trained)
     return new

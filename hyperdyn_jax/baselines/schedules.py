@@ -8,7 +8,7 @@ epochs' mean is that of the step-by-step schedule to second order.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -229,7 +229,7 @@ class Schedule:
 
 
 @dataclasses.dataclass(frozen=True)
-class Replay:
+class Replay(Schedule):
     """The settings of an earlier run's accepted path, for as many steps each.
 
     Args:
@@ -242,12 +242,11 @@ class Replay:
       ValueError: the ends do not increase.
     """
 
-    hparams: Mapping[str, Callable[[int], Any]]
-    until_step: tuple[int, ...]
-    steps_per_epoch: int
-    metric: ClassVar[str] = "accuracy"
+    until_step: tuple[int, ...] = ()
+    steps_per_epoch: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         common.check_whole("steps_per_epoch", self.steps_per_epoch, 1)
         if not self.until_step or np.min(np.diff([0, *self.until_step])) < 1:
             raise ValueError("until_step must increase from at least 1")
@@ -257,27 +256,11 @@ class Replay:
         del state
         return self.until_step[-1]
 
-    def init(self, key: jax.Array, score: float) -> ScheduleState:
-        """State of a run that starts at a network with this score."""
-        del key  # nothing is random
-        common.check_start(score)
-        return ScheduleState(np.int32(0))
-
     def ask(self, state: ScheduleState) -> Trials:
         """The next piece."""
-        begin = (0, *self.until_step)[int(state.epoch)]
-        steps = self.until_step[int(state.epoch)] - begin
-        setting = {name: float(value(begin)) for name, value in self.hparams.items()}
-        return _one_trial(setting)._replace(epochs=steps / self.steps_per_epoch)
-
-    def tell(
-        self, state: ScheduleState, trials: Trials, scores: np.ndarray
-    ) -> tuple[ScheduleState, Decision]:
-        """Goes on, unless the trial diverged."""
-        if not np.isfinite(check_scores(scores, trials)[0]):
-            return state, common.stay(state.epoch, hold=[1])
-        decision = common.accept(state.epoch, 0, kept=state.epoch > 0)
-        return ScheduleState(state.epoch + np.int32(1)), decision
+        begin, end = (0, *self.until_step)[int(state.epoch) :][:2]
+        trials = _one_trial(self.at(begin))
+        return trials._replace(epochs=(end - begin) / self.steps_per_epoch)
 
 
 class PlateauState(NamedTuple):
