@@ -240,11 +240,13 @@ def posterior_means(data, points):
     return mean + scale * kernel(points, x, lag[None]) @ weights
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_choice_is_that_of_an_independent_process(seed):
-    """jaxlib 0.10.2 once compiled the choice to one with wrong posterior means."""
-    free = tuner(probes=8, worth=0.0)
-    rows, state = play(free, noisy(seed, 0.05), seed, decisions=5)
+@pytest.mark.parametrize("probes", [12, 16])
+@pytest.mark.parametrize("seed", range(3))
+def test_choice_is_that_of_an_independent_process(probes, seed):
+    """With these numbers of rows jaxlib 0.10.2's fusion emitters compile the choice to
+    one with wrong posterior means (`host.compiled`)."""
+    free = tuner(probes=probes, worth=0.0, max_overhead=1.0)
+    rows, state = play(free, noisy(seed, 0.05), seed, decisions=probes - 3)
     data = state.data
     tried = np.flatnonzero(data.feasible)
     means = posterior_means(data, np.float64(data.points[tried]))
@@ -252,9 +254,12 @@ def test_choice_is_that_of_an_independent_process(seed):
     grid = np.linspace(0, 1, 4001)[:, None]
     good = posterior_means(data, grid) >= enough
     distance = np.abs(data.points[tried, 0] - grid[good, 0].mean())
-    expected = tried[np.argmin(np.where(means >= enough, distance, np.inf))]
+    nearest = distance[means >= enough].min()
     point = np.asarray(RATE.to_unit(state.chosen))[0]
-    assert point == pytest.approx(data.points[expected, 0], abs=1e-5)
+    (chosen,) = np.flatnonzero(np.abs(data.points[tried, 0] - point) < 1e-5)[:1]
+    # The middle is taken over 1,024 settings there, and over more here.
+    assert means[chosen] >= enough - 1e-3
+    assert distance[chosen] == pytest.approx(nearest, abs=0.01)
     assert rows[-1][3].branch in (-1, 0)
 
 

@@ -159,3 +159,26 @@ def test_replay_needs_a_run(tmp_path):
         context = Context(space, {"learning_rate": 0.1}, 3, 32, 10, sections)
         with pytest.raises(ValueError, match=message):
             STRATEGIES["replay"](context)
+
+
+@pytest.mark.usefixtures("compiled")
+def test_pairs_train_on_data_of_their_own(tmp_path, monkeypatch):
+    """Each of them on the stretch after the one before, from the untrained network."""
+    config = settings("explore", tmp_path)
+    config["explore"] |= {"base": "constant", "margin": 0.0}
+    config["optimizer"] |= {"learning_rate": 1e-4}  # far too small
+    begins, train = [], loop.Trainer.train
+
+    def watch(trainer, states, hparams, steps, key):
+        begins.append((int(states[0].step), len(states), steps))
+        return train(trainer, states, hparams, steps, key)
+
+    monkeypatch.setattr(loop.Trainer, "train", watch)
+    loop.train_and_evaluate(config, tmp_path / "run", Display(3))
+    lines = (tmp_path / "run" / "decisions.jsonl").read_text().splitlines()
+    blocks = [json.loads(line)["block"] for line in lines]
+    pairs = [begin for begin, block in zip(begins, blocks, strict=True) if block]
+    assert len(pairs) >= 1
+    assert pairs == [(2 * i, 2, 2) for i in range(1, len(pairs) + 1)]
+    run = [begin for begin in begins if begin[1] == 1][-2:]
+    assert [begin for begin, *_ in run] == [0, STEPS]  # not after what was skipped
