@@ -20,8 +20,9 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 def _machine(record: dict[str, Any]) -> str:
     """Where and when a record was made."""
+    cores = record["cores"]
     return (
-        f"{record['cores']} cores of {record['processor']}, "
+        f"{cores} core{'s' if cores > 1 else ''} of {record['processor']}, "
         f"jax {record['versions']['jax']}, {record['date']}"
     )
 
@@ -294,13 +295,13 @@ def control() -> str:
     rows = [[gap, f"{power:.0%}"] for gap, power in results["power_by_gap"].items()]
     text = (
         f"Placebo: {results['switched']} of {results['decisions']} decisions left the "
-        f"base, at a level of {results['level']:.0%} and with the margin of 10%. A pair's "
-        f"difference has a deviation of {results['pair_deviation']:.3f} (logarithm of the "
-        f"loss); three pairs find a gap with the power above. A quarter of the base's rate "
-        f"is {results['gap_of_a_quarter_rate']:.3f} behind in pairs and {wide:.1f} points "
-        f"at the end of a cosine; in proportion, half a point is {half:.3f}, found with a "
-        f"power of {found:.0%}: such gaps are left alone. {_machine(record)}; made by "
-        f"`python benchmarks/control.py`."
+        f"base, at a level of {results['level']:.0%} and with the margin of 10%. A "
+        f"pair's difference has a deviation of {results['pair_deviation']:.3f} "
+        f"(logarithm of the loss); three pairs find a gap with the power above. A "
+        f"quarter of the base's rate is {results['gap_of_a_quarter_rate']:.3f} behind "
+        f"in pairs and {wide:.1f} points at the end of a cosine; in proportion, half a "
+        f"point is {half:.3f}, found with a power of {found:.0%}: such gaps are left "
+        f"alone. {_machine(record)}; made by `python benchmarks/control.py`."
     )
     return paper.table("gap in a pair|power of three pairs", rows) + "\n\n" + text
 
