@@ -112,7 +112,8 @@ def test_lines_say_what_happened_and_why(finished):
     assert done.stderr == ""
     lines = done.stdout.splitlines()
     epochs = [line for line in lines if line.startswith("epoch")]
-    assert lines[0].startswith("compiling")
+    assert lines[0].startswith("note: 257 validation examples hardly tell apart")
+    assert lines[1].startswith("compiling")
     assert len(epochs) == 10
     assert "best of 5" in epochs[0]
     for line in epochs[1:]:
