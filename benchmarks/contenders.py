@@ -56,6 +56,7 @@ def configs(problem: str, data_dir: str) -> dict[str, dict[str, Any]]:
         settings.optimizer.learning_rate = float(f"{rate:.6g}")
         content = settings.to_dict()
         content["averaging"] = average
+        content["backtracking"] = True  # the last epoch's network is tested as well
         content["explore"] |= changes
         return content
 

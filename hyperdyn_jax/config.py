@@ -40,10 +40,11 @@ FIELDS: dict[str, tuple[type, int]] = {
 }
 
 
-# Not every config has them. An averaging of None is what the strategy needs.
+# Not every config has them. None is what the strategy needs.
 OPTIONAL: dict[str, tuple[type, int]] = {
     "image_size": (int, 1),
     "averaging": (float, 0),
+    "backtracking": (bool, 0),
 }
 
 
@@ -61,11 +62,13 @@ class Setup:
 
     epochs: of the accepted path, where the strategy takes none of them for trials.
     averaging: power of the average of the path that is evaluated; None without one.
+    backtracking: whether the run ends at its best epoch's network, not the last one's.
     """
 
     epochs: int
     seed: int
     averaging: float | None
+    backtracking: bool
     tuner: types.Strategy
     model: nn.Module
     optimizer: optax.GradientTransformation
@@ -115,9 +118,10 @@ def build(config: Config) -> Setup:
     lengths["steps_per_epoch"] = dataset.steps_per_epoch if dataset else 1_000_000
     tuning = functools.partial(_strategy, axes=axes, lengths=lengths)
     strategy = make("strategy", tuning, "strategy", "search_space")
-    averaging = config.get("averaging")
-    if averaging is None:
-        averaging = getattr(strategy, "averaging", None)
+    averaging, backtracking = (
+        getattr(strategy, name, None) if config.get(name) is None else config[name]
+        for name in ("averaging", "backtracking")
+    )
     create = functools.partial(_optimizer, averaging=averaging)
     optimizer = make("optimizer", create, "optimizer", "averaging")
     model = make("model", functools.partial(_model, dataset=dataset), "model")
@@ -128,6 +132,7 @@ def build(config: Config) -> Setup:
         config["epochs"],
         config["seed"],
         averaging,
+        bool(backtracking),
         strategy,
         model,
         optimizer,
@@ -158,6 +163,9 @@ def _check_field(config: Config, name: str) -> str | None:
     value = config[name]
     if name == "averaging":
         return _check_averaging(value)
+    if kind is bool:
+        wrong = not (value is None or isinstance(value, bool))
+        return f"config.{name} must be None, true or false, got {value!r}" * wrong
     if not isinstance(value, kind) or isinstance(value, bool):
         wanted = {str: "text", int: "a whole number", Mapping: "a section"}[kind]
         return f"config.{name} must be {wanted}, got {value!r}"

@@ -74,11 +74,20 @@ class Display:
         seconds = sum(row["seconds"] for row in metrics)
         self.say(
             f"validation {last['validation_accuracy']:.2f}%, "
-            f"test {last['test_accuracy']:.2f}% after {_clock(seconds)} (h:mm:ss)\n"
+            f"test {last['test_accuracy']:.2f}%{_of_epoch(last)} after "
+            f"{_clock(seconds)} (h:mm:ss)\n"
             f"{step:,} accepted steps, {total:,} total steps with every trial "
             f"({total / step - 1:+.0%})\n"
             f"{page}"
         )
+
+
+def _of_epoch(last: Row) -> str:
+    """Which network was tested, if not the last one."""
+    epoch = last.get("best_epoch", last["epoch"])
+    return (
+        "" if epoch == last["epoch"] else f" (the network of epoch {epoch}, its best)"
+    )
 
 
 def _tried(decision: Row) -> str:

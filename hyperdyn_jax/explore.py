@@ -13,7 +13,7 @@ long anneal has.
   confirm  with a base schedule: it stays unless the setting in the middle of the good
            ones beats its own in pairs of fresh probes, by a test of known level
   commit   from the untrained network again, for the rest of the run: the base schedule,
-           its learning rate multiplied by what was found
+           or what was found, held constant under the same average
 """
 
 import dataclasses
@@ -23,6 +23,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import stats
 
 from hyperdyn_jax import acquisition, gp, host, switch
 from hyperdyn_jax.baselines import Schedule, common
@@ -77,10 +78,9 @@ class ExploreThenCommit:
       space: the hyperparameters and their ranges, the wider the better.
       epochs: budget of the run with every probe in it.
       steps_per_epoch: a probe has whole steps, and the budget is kept to the step.
-      base: the schedule to anchor on. It stays as it is unless a setting is better by
-        the switch test; then its learning rate is multiplied by a constant, and
-        hyperparameters of the space that it holds constant are replaced. None commits
-        to the best setting, held constant, without a test.
+      base: the schedule to anchor on. It is played, in the steps that are left, unless
+        a setting is better by the switch test: that then takes the place of the
+        schedule's. None commits to the best setting without a test.
       max_overhead: steps of probes over those of the accepted path: never exceeded.
       probe: length of a probe as a share of the budget.
       probes: largest number of probes before any that confirm, at least `initial`.
@@ -98,6 +98,7 @@ class ExploreThenCommit:
         share of the run; 0 takes all.
       averaging: power of the polynomial average that scores are of, at least 0; 0 is
         the plain mean of the path (`optimizers.averaged`), None its end.
+      backtracking: whether the run should end at its best epoch's network.
       earlier: probes of an earlier run to start from (`earlier_probes`); they stand in
         for those that would cover the space.
 
@@ -127,6 +128,7 @@ class ExploreThenCommit:
     pair: int = 2
     worth: float = 1.0
     averaging: float | None = 5.0
+    backtracking: bool = True
     earlier: tuple[Earlier, ...] = ()
     metric: ClassVar[str] = "loss"
 
@@ -272,27 +274,30 @@ class ExploreThenCommit:
         return _stack(self.space, anchored + settings)
 
     def _next_probe(self, state: ExploreState) -> Trials:
-        setting, (mean, *spreads), model = _propose(self.space, state.key, state.data)
+        setting, (mean, stddev, improvement), model = _propose(
+            self.space, state.key, state.data
+        )
         # From logarithms to the scores' unit, to first order around the mean.
         left = -state.start * np.exp(-mean)  # the loss that is expected
-        prediction = (-state.start - left, *(left * x for x in spreads))
-        model["noise_stddev"] = left[0] * model["noise_stddev"]
+        wide = left * _t_over_normal(int(state.data.feasible.sum()))
+        prediction = (-state.start - left, wide * stddev, left * improvement)
+        model["noise_stddev"] = wide[0] * model["noise_stddev"]
         return Trials.of(_stack(self.space, [setting]), prediction, model)
 
     def _setting(self, state: ExploreState) -> dict[str, float]:
-        """Of the coming epoch: the base, shrunk in time to the steps that are left."""
+        """Of the coming epoch: what was chosen, and what the base has of the rest."""
         chosen = {name: float(value) for name, value in state.chosen.items()}
         if self.base is None:
             return chosen
+        base = self._base_setting(state)
+        return base if state.chosen == self.anchor else base | chosen
+
+    def _base_setting(self, state: ExploreState) -> dict[str, float]:
+        """The base's of the coming epoch, shrunk in time to the steps that are left."""
         length = self.accepted_steps(state) / self.steps_per_epoch
         epoch = int(state.epoch)
         middle = epoch + 0.5 * min(1.0, length - epoch)
-        now = self.base.at(middle / length * self.epochs)
-        anchor = self.anchor
-        if "learning_rate" in chosen:
-            rate = chosen["learning_rate"] / float(anchor["learning_rate"])
-            chosen["learning_rate"] = now["learning_rate"] * rate
-        return now | chosen
+        return self.base.at(middle / length * self.epochs)
 
     def tell(
         self, state: ExploreState, trials: Trials, scores: np.ndarray
@@ -471,6 +476,13 @@ def _progress(start: np.float32, scores: np.ndarray) -> np.ndarray:
     """
     least = 1e-6 * -start
     return np.maximum(np.log(-start / np.maximum(-scores, least)), np.float32(0))
+
+
+def _t_over_normal(observations: int) -> float:
+    """By how much wider a 90% interval is that knows from how few observations its mean
+    and variance were estimated: Student's t over the normal distribution."""
+    degrees = max(1, observations - 2)
+    return float(stats.t.ppf(0.95, degrees) / stats.norm.ppf(0.95))
 
 
 def _tried(data: gp.Observations) -> np.ndarray:

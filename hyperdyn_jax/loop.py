@@ -29,15 +29,19 @@ class Run(NamedTuple):
     """Everything that a run needs to go on; a checkpoint holds it.
 
     held: states of the network that trials start from; the first is the run itself.
+    best: with backtracking, the state of the epoch that was best on validation data.
     tuner: the tuner's state.
     key: u32[...], raw PRNG key of the augmentation.
     score: of the run on validation data, as the tuner measures it.
     epoch: decisions so far that took the run on, one an epoch for most tuners.
     attempts: decisions in a row, up to now, in which every branch diverged.
     step, total_steps: optimizer steps on the accepted path, and with every trial.
+    best_epoch, best_accuracy: which epoch `best` is of, and its accuracy in percentage
+      points.
     """
 
     held: list[TrainState]
+    best: list[TrainState]
     tuner: Any
     key: np.ndarray
     score: float
@@ -45,6 +49,8 @@ class Run(NamedTuple):
     attempts: int = 0
     step: int = 0
     total_steps: int = 0
+    best_epoch: int = -1
+    best_accuracy: float = 0.0
 
 
 class Branch(NamedTuple):
@@ -147,7 +153,7 @@ def start(setup: config_lib.Setup, trainer: Trainer) -> Run:
     state = trainer.init(weights)
     score = score_of(setup.tuner, trainer.evaluate(state, "validation"))
     tuner_state = setup.tuner.init(tuner, score)
-    return Run([state], tuner_state, key_data(augmentation), score)
+    return Run([state], [], tuner_state, key_data(augmentation), score)
 
 
 def advance(
@@ -171,10 +177,12 @@ def advance(
     rows = {"decisions": decision_row(run, new, trials, scores, decision)}
     if decision.branch >= 0:
         branch = branches[decision.branch]
+        if setup.backtracking:
+            new = remember(new, branch)
         rows["metrics"] = metrics_row(new, trials.setting(decision.branch), branch)
         if new.step == setup.accepted_steps(new.tuner):
-            test = trainer.evaluate(branch.state, "test")
-            rows["metrics"] |= {"test_accuracy": test.accuracy, "test_loss": test.loss}
+            rows["metrics"] |= test_results(trainer, new)
+            new = backtrack(new)
         rows["metrics"]["seconds"] = time.perf_counter() - began
     directory.record(rows)
     save(new, directory)
@@ -234,6 +242,35 @@ def follow(
     )
 
 
+def remember(run: Run, branch: Branch) -> Run:
+    """The run after an accepted epoch, if that is the best so far; of equals the last.
+
+    By accuracy, whatever the tuner goes by: a network that is too sure of itself has
+    its least loss long before it has learned the most.
+    """
+    accuracy = branch.validation.accuracy
+    if accuracy < run.best_accuracy:
+        return run
+    return run._replace(
+        best=[branch.state], best_epoch=run.epoch - 1, best_accuracy=accuracy
+    )
+
+
+def backtrack(run: Run) -> Run:
+    """The run at its end, back at its best epoch if that was remembered."""
+    return run._replace(held=run.best, best=[]) if run.best else run
+
+
+def test_results(trainer: Trainer, run: Run) -> dict[str, Any]:
+    """What the last row of metrics.jsonl has more than the others."""
+    last, *best = (trainer.evaluate(s, "test") for s in [run.held[0], *run.best])
+    test = best[0] if best else last
+    results = {"test_accuracy": test.accuracy, "test_loss": test.loss}
+    if best:  # both are known, neither was chosen by this
+        results |= {"best_epoch": run.best_epoch, "last_test_accuracy": last.accuracy}
+    return results
+
+
 def decision_row(
     before: Run, after: Run, trials: Trials, scores: np.ndarray, decision: Decision
 ) -> dict[str, Any]:
@@ -281,7 +318,8 @@ def metrics_row(
 def save(run: Run, directory: RunDirectory) -> None:
     """One checkpoint of everything: network, tuner, keys and counts together."""
     arrays, facts = _split(run)
-    directory.checkpoint(arrays, facts | {"held": len(run.held)})
+    counts = {"held": len(run.held), "best": len(run.best)}
+    directory.checkpoint(arrays, facts | counts)
 
 
 def resume(begin: Run, trainer: Trainer, directory: RunDirectory) -> Run:
@@ -289,14 +327,19 @@ def resume(begin: Run, trainer: Trainer, directory: RunDirectory) -> Run:
     facts = directory.resume()
     if facts is None:
         return begin
-    like, names = _split(begin._replace(held=begin.held * facts["held"]))
+    states = {name: begin.held * facts[name] for name in ("held", "best")}
+    like, names = _split(begin._replace(**states))
     arrays = directory.checkpoints.restore(like)
-    held = [trainer.replicate(TrainState(*state)) for state in arrays.pop("held")]
-    return Run(held=held, **arrays, **{name: facts[name] for name in names})
+    states = {
+        name: [trainer.replicate(TrainState(*state)) for state in arrays.pop(name)]
+        for name in states
+    }
+    facts = {name: facts[name] for name in names}
+    return Run(**states, **arrays, **facts)
 
 
 def _split(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
     """The fields of a run that are arrays, and those that are numbers."""
-    arrays = {name: getattr(run, name) for name in ("held", "tuner", "key")}
+    arrays = {name: getattr(run, name) for name in ("held", "best", "tuner", "key")}
     facts = {name: x for name, x in run._asdict().items() if name not in arrays}
     return arrays, facts

@@ -56,6 +56,7 @@ EXPLORE: dict[str, Any] = {
     "pair": 2,
     "worth": 1.0,
     "averaging": 5.0,
+    "backtracking": True,
     "warm_start": "",
 }
 
@@ -77,6 +78,7 @@ def tuning(
         },
         "search_space": {name: _axis(name, value) for name, value in hparams.items()},
         "averaging": config_dict.placeholder(float),
+        "backtracking": config_dict.placeholder(bool),
         "strategy": strategy or STRATEGY.get(optimizer, "hyperdyn"),
         "hyperdyn": dict(HYPERDYN),
         "explore": dict(EXPLORE),

@@ -71,12 +71,13 @@ def replay_config(run: Path) -> dict[str, Any]:
     """
     try:
         settings = json.loads((run / "config.json").read_text())
-        averaging = config.build(settings).averaging
+        setup = config.build(settings)
     except (OSError, ValueError) as error:
         raise config.ConfigError([f"{run} is no run to replay: {error}"]) from None
     return {
         **settings,
-        "averaging": averaging,
+        "averaging": setup.averaging,
+        "backtracking": setup.backtracking,
         "strategy": "replay",
         "replay": {"run": str(run)},
     }

@@ -389,6 +389,7 @@ def _summary(run: Run) -> dict[str, str]:
         "Steps (overhead)": _steps(run),
         "Validation accuracy (%)": _number(last["validation_accuracy"], ".2f"),
         "Test accuracy (%)": _number(last.get("test_accuracy"), ".2f"),
+        "Tested epoch": _number(last.get("best_epoch", last["epoch"]), "d"),
         "Wall time (h:m:s)": str(timedelta(seconds=round(seconds))),
         "Kept": str(outcomes.count("kept")),
         "Switched": str(outcomes.count("switched")),

@@ -126,6 +126,7 @@ def settings(**changes):
         ({"strategy": "autolrs", "epochs": 1, "batch_size": 128}, "config.strategy: its shortest trials would be of 0.25 steps"),
         ({"strategy": "explore", "epochs": 1, "batch_size": 128, "explore": {"max_overhead": 99.0}}, "config.strategy: max_overhead=99 of 10 steps is room for 9 steps of probes, and it takes 17: more"),
         ({"averaging": -1.0}, "config.averaging must be None or a number >= 0, got -1.0"),
+        ({"backtracking": 1}, "config.backtracking must be None, true or false, got 1"),
         ({"model__depth": 9}, "config.model: depth must be 6 n + 2"),
         ({"model__name": "vgg"}, "config.model: name must be one of ['character_mlp', 'cifar_resnet', 'resnet'], got 'vgg'"),
         ({"optimizer__name": "rms"}, "config.optimizer: optimizer must be one of ['adam', 'lars', 'plain_sgd', 'prodigy', 'salera', 'schedule_free', 'sgd'], got 'rms'"),

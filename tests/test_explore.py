@@ -141,7 +141,7 @@ def test_base_that_is_good_is_played_as_it_stands():
 
 
 @pytest.mark.parametrize("rate", [0.0015, 0.005, 0.6])
-def test_base_that_is_far_off_is_multiplied(rate):
+def test_base_that_is_far_off_is_replaced(rate):
     rows, state = play(anchored(rate), noisy(1, 0.01))
     pairs, run = phase(rows, CONFIRM), phase(rows, COMMIT)
     assert len(pairs) in (3, 6)
@@ -150,9 +150,12 @@ def test_base_that_is_far_off_is_multiplied(rate):
                if decision is not pairs[-1][3])  # fmt: skip
     chosen = float(state.chosen["learning_rate"])
     assert progress({"learning_rate": chosen}) > 0.6
-    first = float(run[0][1].setting(0)["learning_rate"])
-    assert first == pytest.approx(chosen, rel=0.01)
-    assert float(run[-1][1].setting(0)["learning_rate"]) < 0.01 * chosen
+    assert {float(trials.hparams["learning_rate"][0]) for _, trials, *_ in run} == {
+        chosen
+    }
+    assert all(
+        trials.setting(0)["momentum"] == np.float32(0.9) for _, trials, *_ in run
+    )
 
 
 def test_challengers_that_are_no_better_seldom_win():
@@ -364,11 +367,14 @@ def test_state_survives_json_and_the_run_repeats():
 
 
 def test_predictions_are_logarithms_turned_into_the_scores_unit():
-    """gain = loss at the start x (1 - exp(-logarithm)), spreads by its slope."""
+    """gain = loss at the start x (1 - exp(-logarithm)), spreads by its slope; those of
+    five observations as Student's t with three degrees of freedom has them."""
     free = tuner(worth=0.0)
     _, state = play(free, noisy(0), decisions=2)
     trials = free.ask(state)
     _, (mean, *spreads), _ = explore._propose(RATE, state.key, state.data)
+    assert state.data.feasible.sum() == 5
+    spreads[0] = spreads[0] * 2.353 / 1.645  # 3 degrees, 95%: any table
     mean = float(mean[0])
 
     def gain(logarithm):
@@ -377,7 +383,7 @@ def test_predictions_are_logarithms_turned_into_the_scores_unit():
     slope = (gain(mean + 1e-5) - gain(mean - 1e-5)) / 2e-5
     assert trials.posterior_mean[0] == pytest.approx(gain(mean), rel=1e-4)
     found = (trials.posterior_stddev[0], trials.expected_improvement[0])
-    assert found == pytest.approx([slope * x[0] for x in spreads], rel=1e-4)
+    assert found == pytest.approx([slope * x[0] for x in spreads], rel=3e-4)
 
 
 def rows_of(run):

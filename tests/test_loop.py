@@ -252,3 +252,28 @@ def test_small_validation_splits_are_noted(examples, strategy, message, monkeypa
     note = loop.small_validation(setup)
     assert (note is None) == (message is None)
     assert message is None or re.search(message, note)
+
+
+def test_backtracking_ends_at_the_best_epoch(environment, tmp_path):
+    """The network that is kept is that of a run which had ended there."""
+    flags = ["--config.strategy=constant", "--config.optimizer.learning_rate=1.0"]
+    whole, short = tmp_path / "whole", tmp_path / "short"
+    done = run(environment, whole, *flags, "--config.backtracking=True")
+    assert done.returncode == 0, done.stderr
+    metrics = rows(whole, "metrics")
+    accuracies = [row["validation_accuracy"] for row in metrics]
+    best = max(range(10), key=lambda epoch: (accuracies[epoch], epoch))
+    assert metrics[-1]["best_epoch"] == best < 9
+    assert f"(the network of epoch {best}, its best)" in done.stdout
+    assert "best_epoch" not in metrics[best]
+
+    ended = run(environment, short, *flags, f"--config.epochs={best + 1}")
+    assert ended.returncode == 0, ended.stderr
+    assert "best_epoch" not in rows(short, "metrics")[-1]
+    assert metrics[-1]["test_accuracy"] == rows(short, "metrics")[-1]["test_accuracy"]
+    compare(final_arrays(whole)["held"], final_arrays(short)["held"])
+
+    last = tmp_path / "last"
+    assert run(environment, last, *flags).returncode == 0
+    final = rows(last, "metrics")[-1]
+    assert metrics[-1]["last_test_accuracy"] == final["test_accuracy"]
