@@ -55,6 +55,8 @@ class Hyperdyn:
       initial_points: k, settings tried in the random start.
       window: Delta of the wait-and-watch test, epochs.
       temperature: T of the test, percentage points.
+      cooling: how the temperature falls (`trend.relative_temperature`); the paper's is
+        constant, 0.
       offset: b of the test; infinity always switches (the paper's epoch-based BO).
       kernel: K1, one of 'matern52', 'matern32', 'rbf'.
       alpha, beta: of the time kernel K2; beta in epochs.
@@ -84,6 +86,7 @@ class Hyperdyn:
     initial_points: int = 5
     window: int = 4
     temperature: float = 1.0
+    cooling: float = 0.0
     offset: float = 0.01
     kernel: str = "matern52"
     alpha: float = 1.0
@@ -99,6 +102,7 @@ class Hyperdyn:
         if not isinstance(self.space, SearchSpace):
             raise ValueError(f"space must be a SearchSpace, got {self.space!r}")
         trend.check_settings(self.window, self.temperature, self.offset)
+        trend.relative_temperature(0, self.cooling)
         gp.TimeKernel(self.alpha, self.beta)
         if self.kernel not in list(gp.SPATIAL_KERNELS):
             raise ValueError(
@@ -207,7 +211,9 @@ class Hyperdyn:
         if state.epoch == 0:
             branch = np.argmax(np.where(finite, scores, -np.inf))
         else:
-            probability, draw = _trend_test(self, state.key, state.history)
+            # Half the temperature is twice the rise.
+            unit = trend.relative_temperature(int(state.epoch), self.cooling)
+            probability, draw = _trend_test(self, state.key, state.history / unit)
             branch = 0 if draw < probability else 1
             if not finite[branch]:  # never a diverged branch while the other is sound
                 branch = 1 - branch

@@ -32,6 +32,7 @@ HYPERDYN: dict[str, Any] = {  # the paper's values, section 4
     "initial_points": 5,
     "window": 4,
     "temperature": 1.0,
+    "cooling": 0.0,
     "offset": 0.01,
     "kernel": "matern52",
     "alpha": 1.0,

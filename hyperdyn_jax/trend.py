@@ -5,6 +5,7 @@ import numbers
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 
@@ -48,6 +49,25 @@ def keep_probability(
         )
     rise = history[-1] - history[max(-1 - window, -len(history))]
     return jnp.exp(jnp.minimum(rise / temperature - offset, 0.0))
+
+
+def relative_temperature(epoch: int, cooling: float) -> np.float32:
+    """T of an epoch over T of the first: (1 + epoch)^-cooling.
+
+    Cooled, the test follows smaller falls of the accuracy as the run goes on; heated
+    (less than 0), it puts up with larger ones. Time-varying temperatures are among the
+    paper's future work (section 5).
+
+    Args:
+      epoch: at least 0.
+      cooling: from -4 to 4; 0 is a constant temperature.
+
+    Raises:
+      ValueError: cooling is out of range.
+    """
+    if not (_is_number(cooling) and -4 <= cooling <= 4):
+        raise ValueError(f"cooling must be a number from -4 to 4, got {cooling!r}")
+    return np.float32((1.0 + epoch) ** -cooling)
 
 
 def check_settings(window: int, temperature: float, offset: float) -> None:

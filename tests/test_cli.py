@@ -32,7 +32,7 @@ def problems(capsys, *words):
     [
         ("--config.epoch=3", "--config.epoch is no setting; did you mean epochs?"),
         ("--config.hyperdyn.windw=3", "--config.hyperdyn.windw is no setting; did you mean window?"),
-        ("--config.zz.y=3", "--config.zz.y is no setting; there are ['averaging', 'batch_size', 'data_dir'"),
+        ("--config.zz.y=3", "--config.zz.y is no setting; there are ['averaging', 'backtracking', 'batch_size'"),
         ("--config.epochs=3.5", "--config.epochs must be a whole number, got '3.5'"),
         ("--config.epochs=many", "--config.epochs must be a whole number, got 'many'"),
         ("--config.hyperdyn.beta=x", "--config.hyperdyn.beta must be a number, got 'x'"),

@@ -562,6 +562,18 @@ def test_rising_accuracy_always_keeps_and_infinite_offset_never():
     assert never._decide(state, np.float32([50, math.inf])).branch == 0
 
 
+@pytest.mark.parametrize("cooling", [0.0, 1.0, -0.5])
+def test_temperature_varies_over_the_run(cooling):
+    """exp(-fall / T (1 + t)^cooling - b), of a fall that each epoch sees anew."""
+    tuner = Hyperdyn(SGD, capacity=16, cooling=cooling)
+    history = np.float32([60, 60, 60, 60, 59.5])
+    for epoch in (1, 4, 99):
+        state = middle()._replace(epoch=np.int32(epoch), history=history)
+        decision = tuner._decide(state, np.float32([60, 60]))
+        expected = math.exp(-0.5 * (1 + epoch) ** cooling - 0.01)
+        assert decision.keep_probability == pytest.approx(expected, rel=1e-4, abs=1e-30)
+
+
 def test_search_and_test_draw_from_streams_of_their_own():
     """Which point is tried must not say whether it will be taken."""
     state = middle()
@@ -746,6 +758,7 @@ WHOLE = (
             for value in (0, 0.0, -1.0, math.nan, math.inf, "1", None)
         ),
         *(("offset", v, "a number or infinity") for v in (math.nan, None, "0")),
+        *(("cooling", v, "-4 to 4") for v in (5, -4.1, math.nan, None, True, "0")),
         *(
             ("kernel", value, r"\['matern32', 'matern52', 'rbf'\]")
             for value in ("matern", "RBF", "", None, 52)
