@@ -10,6 +10,8 @@ character of Python's manual for 24 epochs (Adam), on seeds that nothing was cho
                 search is free, and at usual rates mis-set by 0.03x to 30x
   recommended_R explore, anchored on a constant rate R: the default
   anchored_R    explore, anchored on a cosine of the mis-set rate R
+  warm_start    recommended, started from the probes of an earlier run, of seed 9
+  replay        the schedule of one recommended run from scratch, over five more seeds
   the rest      other schedules, and ablations of the recommended mode
 
 Raw rows to benchmarks/results/contenders/. The same command goes on where it stopped.
@@ -19,13 +21,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import jax
-import record
-from twin import ROOT, copy_rows, load_config
+from strategies import RESULTS, load_config, run_study
 
-from hyperdyn_jax import study
+from hyperdyn_jax import replay
 
 SEEDS = (10, 11, 12, 13, 14)
+EARLIER, REPLAYS = 9, (20, 21, 22, 23, 24)
 FACTORS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 # Config file, epochs, usual learning rate, rates that cosine is tuned over.
 PROBLEMS = {
@@ -44,7 +45,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def configs(problem: str, data_dir: str) -> dict[str, dict[str, Any]]:
+def configs(problem: str, data_dir: str, work: Path) -> dict[str, dict[str, Any]]:
     """The config of every run by its name, but for the seed."""
     file, epochs, usual, rates = PROBLEMS[problem]
 
@@ -75,6 +76,9 @@ def configs(problem: str, data_dir: str) -> dict[str, dict[str, Any]]:
         runs[name] = config("explore", usual / 10, **changes)
     tune = runs["two_axes"]["explore"]["tune"].format(second=second)
     runs["two_axes"]["explore"]["tune"] = tune
+    runs["earlier"] = config("explore", usual / 10)
+    earlier = str(work / "earlier" / f"seed{EARLIER}")
+    runs["warm_start"] = config("explore", usual / 10, warm_start=earlier)
     return runs
 
 
@@ -86,16 +90,19 @@ def main() -> None:
     parser.add_argument("--only", help="names of runs, separated by commas")
     arguments = parser.parse_args()
     work = arguments.workdir or Path("runs/contenders", arguments.problem)
-    runs = configs(arguments.problem, arguments.data_dir)
-    if arguments.only:
-        runs = {name: runs[name] for name in arguments.only.split(",")}
-    jax.config.update("jax_compilation_cache_dir", str(work.absolute() / ".compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    for line in study.run_all(runs, list(SEEDS), work):
-        print(line)
-    results = ROOT / "benchmarks" / "results" / "contenders" / arguments.problem
-    copy_rows(work, results)
-    record.write(results / "machine.json", ("jax", "flax", "optax"), {"seeds": SEEDS})
+    runs = configs(arguments.problem, arguments.data_dir, work)
+    results = RESULTS / "contenders" / arguments.problem
+    earlier = {"earlier": runs.pop("earlier")}
+    names = arguments.only.split(",") if arguments.only else [*runs, "replay"]
+    if "warm_start" in names:
+        run_study(earlier, (EARLIER,), work, results)
+    run_study(
+        {name: runs[name] for name in names if name in runs}, SEEDS, work, results
+    )
+    if "replay" in names:
+        usual = PROBLEMS[arguments.problem][2]
+        run = work / f"recommended_{usual / 10:g}" / f"seed{SEEDS[0]}"
+        run_study({"replay": replay.replay_config(run)}, REPLAYS, work, results)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 import record
-from twin import ROOT, load_config
+from strategies import ROOT, load_config
 
 from hyperdyn_jax import config, explore, switch
 from hyperdyn_jax.training import Trainer

@@ -1,8 +1,9 @@
-"""The quick start over seeds: its raw rows go to benchmarks/results/digits/.
+"""The quick start over seeds, in both modes; raw rows to benchmarks/results/digits/.
 
 python benchmarks/quickstart.py
 """
 
+import itertools
 import shutil
 import subprocess
 import sys
@@ -18,12 +19,13 @@ ROWS = ("config.json", "metrics.jsonl", "decisions.jsonl")
 
 
 def main() -> None:
-    for seed in SEEDS:
+    for strategy, seed in itertools.product(("explore", "hyperdyn"), SEEDS):
         with tempfile.TemporaryDirectory() as workdir:
             flags = ("--config=configs/digits.py", f"--config.seed={seed}")
+            flags += (f"--config.strategy={strategy}",)
             program = [sys.executable, "train.py", *flags, f"--workdir={workdir}/run"]
             subprocess.run(program, cwd=ROOT, check=True)
-            folder = RESULTS / f"seed{seed}"
+            folder = RESULTS / strategy / f"seed{seed}"
             folder.mkdir(parents=True, exist_ok=True)
             for name in ROWS:
                 shutil.copy(Path(workdir, "run", name), folder / name)

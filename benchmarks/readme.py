@@ -13,6 +13,7 @@ import numpy as np
 from scipy import stats
 
 from hyperdyn_jax import paper, report, switch
+from hyperdyn_jax.replay import replay_gap
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -30,30 +31,29 @@ def _machine(record: dict[str, Any]) -> str:
 def digits() -> str:
     """The quick start over seeds."""
     machine = json.loads((RESULTS / "digits" / "machine.json").read_text())
-    runs = [report.load_run(path) for path in sorted(RESULTS.glob("digits/seed*"))]
-    last = [run.metrics[-1] for run in runs]
 
-    def spread(name: str) -> str:
-        values = [row[name] for row in last]
-        return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
+    def row(strategy: str, label: str) -> list[str]:
+        runs = _runs(RESULTS / "digits" / strategy)
+        seconds = [float(np.sum(run.column("seconds"))) for run in runs]
+        return [
+            label,
+            str(len(runs)),
+            paper.spread([run.metrics[-1]["test_accuracy"] for run in runs]),
+            paper.steps(runs),
+            f"{min(seconds):.0f}–{max(seconds):.0f}",
+        ]
 
-    steps = {f"{row['step']:,} / {row['total_steps']:,}" for row in last}
-    seconds = [float(np.sum(run.column("seconds"))) for run in runs]
-    row = [
-        "digits, ResNet-8, Hyperdyn in paper mode",
-        str(len(runs)),
-        spread("validation_accuracy"),
-        spread("test_accuracy"),
-        " or ".join(sorted(steps)),
-        f"{min(seconds):.0f}–{max(seconds):.0f}",
+    rows = [
+        row("explore", "digits, ResNet-8, as it comes"),
+        row("hyperdyn", "the same, the paper's method"),
     ]
-    head = "run|seeds|validation (%)|test (%)|accepted / total steps|seconds"
+    head = "run|seeds|test (%)|accepted / total steps|seconds"
     hardware = (
         f"Mean ± standard deviation over seeds; seconds of training and decisions, "
         f"without start-up and checkpoints; {_machine(machine)}; "
         f"raw rows in `benchmarks/results/digits/`."
     )
-    return paper.table(head, [row]) + "\n\n" + hardware
+    return paper.table(head, rows) + "\n\n" + hardware
 
 
 def decision() -> str:
@@ -95,12 +95,12 @@ def _at(run: report.Run, budget: int) -> float:
     return float(run.column("validation_accuracy")[spent][-1])
 
 
-BUDGET = 768  # steps of the twin's 24 epochs
+def strategies(problem: str, budget: int) -> str:
+    """Every strategy on a problem, best test accuracy first.
 
-
-def twin() -> str:
-    """Every strategy on the CPU twin of CIFAR-10, best test accuracy first."""
-    results = RESULTS / "twin"
+    Budget: optimizer steps of the accepted path without a trial.
+    """
+    results = RESULTS / problem
     machine = json.loads((results / "machine.json").read_text())
     rows = []
     for folder in filter(Path.is_dir, results.iterdir()):
@@ -113,17 +113,52 @@ def twin() -> str:
             folder.name.replace("_", " "),
             str(len(runs)),
             paper.spread(test),
-            paper.spread([_at(run, BUDGET) for run in runs]),
+            paper.spread([_at(run, budget) for run in runs]),
             paper.steps(runs),
         ]
         rows.append((-np.mean(test), cells))
-    head = f"strategy|seeds|test (%)|validation (%) at {BUDGET} total steps|"
+    head = f"strategy|seeds|test (%)|validation (%) at {budget:,} total steps|"
     head += "accepted / total steps"
     text = (
         f"Mean ± standard deviation over seeds; {_machine(machine)}; raw rows in "
-        f"`benchmarks/results/twin/`, made by `python benchmarks/twin.py`."
+        f"`benchmarks/results/{problem}/`, made by "
+        f"`python benchmarks/strategies.py {problem}`."
     )
     return paper.table(head, [row for _, row in sorted(rows)]) + "\n\n" + text
+
+
+OPTIONS = {
+    "hyperdyn": "the paper's",
+    "backtracking": "ends at its best epoch's network",
+    "cooled": "temperature falls as 1 / (1 + t)",
+    "heated": "temperature rises as 1 + t",
+}
+
+
+def options() -> str:
+    """Options of the paper's method, one at a time."""
+
+    def row(name: str) -> list[str]:
+        folder = "twin" if name == "hyperdyn" else "options"
+        runs = _runs(RESULTS / folder / name)
+        test = [run.metrics[-1]["test_accuracy"] for run in runs]
+        kept = [row["kept"] for run in runs for row in run.decisions[1:]]
+        return [
+            OPTIONS[name],
+            str(len(runs)),
+            paper.spread(test),
+            f"{np.mean(kept):.0%}",
+            paper.steps(runs),
+        ]
+
+    head = "Hyperdyn on the twin|seeds|test (%)|kept|accepted / total steps"
+    machine = json.loads((RESULTS / "options" / "machine.json").read_text())
+    text = (
+        f"Mean ± standard deviation over seeds; {_machine(machine)}; raw rows in "
+        f"`benchmarks/results/options/`, made by "
+        f"`python benchmarks/strategies.py options`."
+    )
+    return paper.table(head, [row(name) for name in OPTIONS]) + "\n\n" + text
 
 
 CONTENDERS = {
@@ -155,26 +190,30 @@ class Contenders:
         last = [run.metrics[-1] for run in self.runs[name].values()]
         return [row["validation_accuracy"] for row in last]
 
-    def test(self, name: str) -> dict[str, float]:
-        """Final test accuracy by seed."""
-        return {
-            seed: run.metrics[-1]["test_accuracy"]
-            for seed, run in self.runs[name].items()
-        }
+    def test(self, name: str, best_epoch: bool | None = None) -> dict[str, float]:
+        """Test accuracy by seed: of the best epoch's network, or the last one's; as the
+        strategy does unless said."""
+        accuracies = {}
+        for seed, run in self.runs[name].items():
+            best = run.config["strategy"] == "explore"
+            best, last = best if best_epoch is None else best_epoch, run.metrics[-1]
+            both = last["test_accuracy"], last.get("last_test_accuracy")
+            accuracies[seed] = both[0] if best or both[1] is None else both[1]
+        return accuracies
 
-    def cells(self, name: str) -> list[str]:
+    def cells(self, name: str, best_epoch: bool | None = None) -> list[str]:
         """Test accuracy with its seeds, and accepted of all steps."""
-        test = list(self.test(name).values())
+        test = list(self.test(name, best_epoch).values())
         runs = list(self.runs[name].values())
         steps = np.mean([run.metrics[-1]["step"] for run in runs])
         total = np.mean([run.metrics[-1]["total_steps"] for run in runs])
         share = f"{steps:,.0f} / {total:,.0f}"
         return [f"{paper.spread(test)} ({len(test)})", share]
 
-    def difference(self, name: str, base: str) -> str:
+    def difference(self, name: str, base: str, best_epoch: bool | None = None) -> str:
         """Mean of the differences over the seeds that both have, with its 95% interval
-        by Student's t."""
-        one, two = self.test(name), self.test(base)
+        by Student's t. `best_epoch` is of the first alone."""
+        one, two = self.test(name, best_epoch), self.test(base)
         values = [one[seed] - two[seed] for seed in sorted(set(one) & set(two))]
         if len(values) < 2:
             return f"{np.mean(values):+.1f}"
@@ -206,6 +245,7 @@ def contenders() -> str:
     ]
     rows += [
         ("cosine, tuned for free", lambda c: c.cells(c.tuned)),
+        ("the same, its best epoch kept", lambda c: c.cells(c.tuned, True)),
         ("cosine, usual rate", lambda c: c.cells(f"cosine_{c.usual:g}")),
         ("cosine, a tenth of it", lambda c: c.cells(f"cosine_{c.usual / 10:g}")),
         ("cosine, ten times it", lambda c: c.cells(f"cosine_{c.usual * 10:g}")),
@@ -218,7 +258,8 @@ def contenders() -> str:
     note = (
         f"Mean ± standard deviation (seeds), then accepted / total steps; seeds that "
         f"nothing was chosen by. *Tuned for free*: the cosine with the best validation "
-        f"accuracy over these very seeds ({tuned}), its search not counted. "
+        f"accuracy over these very seeds ({tuned}), its search not counted; "
+        f"all but explore end at their last epoch's network unless said. "
         f"{_machine(twin.machine)}; raw rows in `benchmarks/results/contenders/`, made "
         f"by `python benchmarks/contenders.py`."
     )
@@ -256,12 +297,14 @@ def mis_set() -> str:
 
 ABLATIONS = {
     "recommended": "recommended",
+    "last_epoch": "without backtracking: the last epoch's network",
     "no_average": "scored and evaluated at the end of the path",
     "no_anchor": "no base and no test",
     "no_plateau": "best probe, not the plateau's middle",
     "no_stopping": "all 12 probes",
     "two_axes": "momentum (or b1) searched for too",
     "long_probes": "probes of 1%, not 0.5%",
+    "warm_start": "started from the probes of an earlier run",
 }
 
 
@@ -271,17 +314,34 @@ def ablations() -> str:
     def row(name: str) -> Callable[[Contenders], list[str]]:
         def cells(c: Contenders) -> list[str]:
             full = f"recommended_{c.usual / 10:g}"
-            which = full if name == "recommended" else name
-            if which not in c.runs:
-                return ["not measured", "", ""]
-            against = c.difference(which, full) if which != full else ""
-            return [*c.cells(which), against]
+            which = name if name in c.runs else full
+            best = name != "last_epoch"
+            against = "" if name == "recommended" else c.difference(which, full, best)
+            return [*c.cells(which, best), against]
 
         return cells
 
     rows = [(label, row(name)) for name, label in ABLATIONS.items()]
     note = "Mean ± standard deviation (seeds); differences by seed, 95% intervals."
     return _both("test (%)|steps|difference", rows) + "\n\n" + note
+
+
+def replays() -> str:
+    """A learned schedule from scratch."""
+
+    def row(problem: str) -> list[str]:
+        c = Contenders(problem)
+        run = c.test(f"recommended_{c.usual / 10:g}")["seed10"]
+        gap = replay_gap(run, list(c.test("replay", best_epoch=True).values()))
+        return [
+            c.label,
+            f"{gap.run:.1f}",
+            f"{gap.mean:.1f} ± {gap.deviation:.1f} ({len(c.runs['replay'])})",
+            f"{gap.gap:+.1f} ({gap.low:+.1f} to {gap.high:+.1f})",
+        ]
+
+    head = "problem|run: test (%)|replays: test (%)|gap (95% interval)"
+    return paper.table(head, [row(problem) for problem in CONTENDERS])
 
 
 def control() -> str:
@@ -360,9 +420,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "contenders": contenders,
     "mis_set": mis_set,
     "ablations": ablations,
+    "replays": replays,
     "control": control,
     "quadratic": quadratic,
-    "twin": twin,
+    "twin": lambda: strategies("twin", 768),
+    "characters": lambda: strategies("characters", 1536),
+    "options": options,
     "table1": table1,
     "epoch": epoch,
     "decision": decision,
@@ -371,9 +434,26 @@ TABLES: dict[str, Callable[[], str]] = {
 
 # Which tables each document has.
 DOCUMENTS = {
-    "README.md": [n for n in TABLES if n not in ("ablations", "control")],
+    "README.md": [
+        "digits",
+        "contenders",
+        "mis_set",
+        "quadratic",
+        "twin",
+        "table1",
+        "epoch",
+        "decision",
+    ],
     "docs/results.md": [
-        n for n in TABLES if n not in ("digits", "table1", "epoch", "decision")
+        "contenders",
+        "mis_set",
+        "ablations",
+        "replays",
+        "control",
+        "quadratic",
+        "twin",
+        "characters",
+        "options",
     ],
 }
 END = "<!-- end -->"
@@ -402,7 +482,7 @@ PICTURED = "seed4"
 def main() -> None:
     for document in DOCUMENTS:
         (ROOT / document).write_text(fill(document), encoding="utf-8")
-    run = report.load_run(RESULTS / "digits" / PICTURED)
+    run = report.load_run(RESULTS / "digits" / "hyperdyn" / PICTURED)
     for draw in (report.accuracy, report.hyperparameters):
         image = report.render(draw, [run], "light", "png")
         (ROOT / "docs" / f"digits_{draw.__name__}.png").write_bytes(image)

@@ -46,6 +46,7 @@ def get_config(argument: str = "") -> ConfigDict:
         }
     )
     if choices["size"] == "smoke":
-        config.update(epochs=2, eval_batch_size=128)
+        # Too short a run for probes.
+        config.update(epochs=2, eval_batch_size=128, strategy="hyperdyn")
         config.model.update(depth=8, width=2)
     return config

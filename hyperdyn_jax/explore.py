@@ -156,7 +156,7 @@ class ExploreThenCommit:
             raise ValueError(
                 f"max_overhead={self.max_overhead:g} of {self._budget} steps is room "
                 f"for {self._allowance} steps of probes, and it takes {needed}: more "
-                f"epochs, a larger max_overhead or a smaller probe"
+                f"epochs, a larger max_overhead, a smaller probe or another strategy"
             )
 
     def _check_base(self) -> None:

@@ -74,6 +74,7 @@ def test_all_problems_are_told_at_once(capsys, tmp_path):
         "-3",
         "--config.search_space.learning_rate.low=2",
         "--config.optimizer.momentum=1.0",
+        "--config.strategy=hyperdyn",
         "--config.hyperdyn.window=0",
         "--config.model.depth=9",
         f"--workdir={tmp_path / 'file'}",
@@ -92,10 +93,13 @@ def test_all_problems_are_told_at_once(capsys, tmp_path):
 
 
 def settings(**changes):
-    """The digits config with settings replaced; a name a__b is b in the section a."""
+    """The digits config with settings replaced; a name a__b is b in the section a.
+
+    In paper mode, which has the most settings to be wrong.
+    """
     namespace = {}
     exec((ROOT / "configs" / "digits.py").read_text(), namespace)
-    content = namespace["get_config"]().to_dict()
+    content = namespace["get_config"]().to_dict() | {"strategy": "hyperdyn"}
     for name, value in changes.items():
         *sections, last = name.split("__")
         place = content

@@ -18,6 +18,7 @@ from hyperdyn_jax import loop, schedule
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--config.model.width=2", "--config.epochs=10", "--config.batch_size=128"]
+PAPER = "--config.strategy=hyperdyn"
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,8 @@ def environment(tmp_path_factory):
 def command(workdir, *flags):
     config = ROOT / "configs" / "digits.py"
     program = [sys.executable, str(ROOT / "train.py")]
-    return [*program, f"--config={config}", f"--workdir={workdir}", *SMALL, *flags]
+    settings = [f"--config={config}", f"--workdir={workdir}", *SMALL, PAPER, *flags]
+    return [*program, *settings]
 
 
 def run(environment, workdir, *flags):
@@ -172,6 +174,33 @@ def test_killed_runs_end_as_if_they_had_not_been(finished, environment, tmp_path
         assert mine | {"seconds": None} == other | {"seconds": None}
     mine, other = final_arrays(workdir), final_arrays(whole)
     compare(mine, other)
+
+
+def test_killed_probes_end_as_if_they_had_not_been(environment, tmp_path):
+    """In the probes, in the pairs and in the run of the recommended mode."""
+    flags = [
+        "--config.strategy=explore",
+        "--config.optimizer.learning_rate=0.001",
+        "--config.explore.max_overhead=1.0",
+        "--config.epochs=12",
+    ]
+    whole, workdir = tmp_path / "whole", tmp_path / "killed"
+    done = run(environment, whole, *flags)
+    assert done.returncode == 0, done.stderr
+    blocks = [row["block"] for row in rows(whole, "decisions")]
+    for decisions in (1, blocks.index(2), len(blocks) - 2):
+        process = subprocess.Popen(
+            command(workdir, *flags), env=environment, stdout=subprocess.DEVNULL
+        )
+        log = workdir / "decisions.jsonl"
+        while not log.exists() or log.read_bytes().count(b"\n") < decisions:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    done = run(environment, workdir, *flags)
+    assert done.returncode == 0, done.stderr
+    assert rows(workdir, "decisions") == rows(whole, "decisions")
+    compare(final_arrays(workdir), final_arrays(whole))
 
 
 def compare(mine, other):

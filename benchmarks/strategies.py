@@ -1,0 +1,140 @@
+"""Every strategy, and every option of the paper's method; raw rows to results/.
+
+    python benchmarks/strategies.py twin --data_dir=DIR
+    python benchmarks/strategies.py characters
+    python benchmarks/strategies.py options --data_dir=DIR
+
+The CPU twin of CIFAR-10 (with the large batches of the paper's figures), the next
+character of Python's manual, and Hyperdyn on the twin with one option at a time. The
+same command goes on where it was stopped.
+"""
+
+import argparse
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import record
+
+from hyperdyn_jax import study
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+SEEDS = (0, 1, 2, 3, 4)
+STRATEGIES = (
+    "cosine",
+    "hyperdyn",
+    "explore",
+    "constant",
+    "wsd",
+    "one_cycle",
+    "plateau",
+    "epoch_bo",
+    "greedy",
+    "control",
+    "random_search",
+    "hyperband",
+    "autolrs",
+    "autolrs_95",
+    "pb2",
+    "plain_sgd:hyperdyn",
+    "lars:cosine",
+    "prodigy:cosine",
+    "schedule_free:constant",
+    "salera:constant",
+)
+# Beside those: the twin's own optimizer is SGD, that of the characters is Adam.
+MORE = {
+    "twin": (
+        "manual_sgd",
+        "adam:hyperdyn",
+        "adam:manual_adam",
+        # For the figures of the paper that compare batch sizes.
+        "batch=1000:manual_large_batch",
+        "batch=1000:hyperdyn",
+        "batch=1000:epoch_bo",
+        "batch=1000:random_search",
+        "batch=1000:hyperband",
+        "batch=2000:hyperdyn",
+        "batch=4000:manual_large_batch",
+        "batch=4000:hyperdyn",
+    ),
+    "characters": ("manual_adam", "sgd:cosine", "sgd:hyperdyn"),
+}
+CONFIGS = {"twin": "cifar10_twin", "characters": "characters"}
+# Of the paper's method on the twin, one at a time.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "backtracking": {"backtracking": True},
+    "cooled": {"hyperdyn": {"cooling": 1.0}},
+    "heated": {"hyperdyn": {"cooling": -1.0}},
+}
+
+
+def load_config(name: str) -> Any:
+    """What configs/<name>.py has without an argument."""
+    path = ROOT / "configs" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+ROWS = ("config.json", "metrics.jsonl", "decisions.jsonl")
+
+
+def copy_rows(work: Path, results: Path) -> None:
+    """Copies what finished runs wrote; where the data were is not part of a result."""
+    for run in sorted(work.glob("*/seed*")):
+        if '"test_accuracy"' not in (run / "metrics.jsonl").read_text():
+            continue  # not finished
+        folder = results / run.relative_to(work)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ROWS:
+            shutil.copy(run / name, folder / name)
+        config = json.loads((run / "config.json").read_text())
+        config["data_dir"] = "DATA_DIR"
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def configs(problem: str, data_dir: str) -> dict[str, dict[str, Any]]:
+    """The config of every run by its name, but for the seed."""
+    if problem == "options":
+        base = load_config("cifar10_twin")
+        base.update(data_dir=data_dir, strategy="hyperdyn")
+        runs = {name: base.copy_and_resolve_references() for name in OPTIONS}
+        for name, changes in OPTIONS.items():
+            runs[name].update(changes)
+        return {name: run.to_dict() for name, run in runs.items()}
+    argv = ["study", f"--config=configs/{CONFIGS[problem]}.py"]
+    argv += [f"--config.data_dir={data_dir}"]
+    return study.load_configs([*STRATEGIES, *MORE[problem]], argv)
+
+
+def run_study(
+    runs: dict[str, dict[str, Any]], seeds: tuple[int, ...], work: Path, results: Path
+) -> None:
+    """Makes the runs that are not there yet, and copies the rows of all."""
+    jax.config.update("jax_compilation_cache_dir", str(work.absolute() / ".compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    for line in study.run_all(runs, list(seeds), work):
+        print(line)  # some may diverge, and say so
+    copy_rows(work, results)
+    record.write(results / "machine.json", ("jax", "flax", "optax"), {"seeds": seeds})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("problem", choices=[*CONFIGS, "options"])
+    parser.add_argument("--data_dir", default="", help="of CIFAR-10, for the twin")
+    parser.add_argument("--workdir", type=Path, help="runs/PROBLEM")
+    arguments = parser.parse_args()
+    runs = configs(arguments.problem, arguments.data_dir)
+    work = arguments.workdir or Path("runs", arguments.problem)
+    run_study(runs, SEEDS, work, RESULTS / arguments.problem)
+
+
+if __name__ == "__main__":
+    main()
