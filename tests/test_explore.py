@@ -9,7 +9,15 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from hyperdyn_jax import LogComplement, LogUniform, SearchSpace, Uniform, explore, gp
+from hyperdyn_jax import (
+    LogComplement,
+    LogUniform,
+    SearchSpace,
+    Uniform,
+    explore,
+    gp,
+    probing,
+)
 from hyperdyn_jax.baselines import Schedule
 from hyperdyn_jax.explore import COMMIT, CONFIRM, EXPLORE, ExploreThenCommit
 
@@ -372,7 +380,7 @@ def test_predictions_are_logarithms_turned_into_the_scores_unit():
     free = tuner(worth=0.0)
     _, state = play(free, noisy(0), decisions=2)
     trials = free.ask(state)
-    _, (mean, *spreads), _ = explore._propose(RATE, state.key, state.data)
+    _, (mean, *spreads), _ = probing.propose(RATE, state.key, state.data)
     assert state.data.feasible.sum() == 5
     spreads[0] = spreads[0] * 2.353 / 1.645  # 3 degrees, 95%: any table
     mean = float(mean[0])
