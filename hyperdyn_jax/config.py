@@ -62,7 +62,8 @@ class Setup:
 
     epochs: of the accepted path, where the strategy takes none of them for trials.
     averaging: power of the average of the path that is evaluated; None without one.
-    backtracking: whether the run ends at its best epoch's network, not the last one's.
+    backtracking: whether the run ends at its best epoch's network, where that is better
+      than the last one's by more than chance (`loop.finish`).
     """
 
     epochs: int

@@ -94,7 +94,8 @@ class ExploreThenCommit:
         share of the run; 0 takes all.
       averaging: power of the polynomial average that scores are of, at least 0; 0 is
         the plain mean of the path (`optimizers.averaged`), None its end.
-      backtracking: whether the run should end at its best epoch's network.
+      backtracking: whether the run should end at its best epoch's network where that is
+        better than the last one's by more than chance.
       earlier: probes of an earlier run to start from (`earlier_probes`); they stand in
         for those that would cover the space.
 

@@ -181,8 +181,8 @@ def advance(
             new = remember(new, branch)
         rows["metrics"] = metrics_row(new, trials.setting(decision.branch), branch)
         if new.step == setup.accepted_steps(new.tuner):
-            rows["metrics"] |= test_results(trainer, new)
-            new = backtrack(new)
+            new, tested = finish(trainer, new, branch)
+            rows["metrics"] |= tested
         rows["metrics"]["seconds"] = time.perf_counter() - began
     directory.record(rows)
     save(new, directory)
@@ -256,19 +256,25 @@ def remember(run: Run, branch: Branch) -> Run:
     )
 
 
-def backtrack(run: Run) -> Run:
-    """The run at its end, back at its best epoch if that was remembered."""
-    return run._replace(held=run.best, best=[]) if run.best else run
+def finish(trainer: Trainer, run: Run, last: Branch) -> tuple[Run, dict[str, Any]]:
+    """The run at its end, and what the last row of metrics.jsonl has more than others.
 
-
-def test_results(trainer: Trainer, run: Run) -> dict[str, Any]:
-    """What the last row of metrics.jsonl has more than the others."""
-    last, *best = (trainer.evaluate(s, "test") for s in [run.held[0], *run.best])
-    test = best[0] if best else last
+    It goes back to its best epoch if that was better than the last by more than the
+    validation split could show by chance: the best of many epochs always looks better.
+    """
+    test = trainer.evaluate(last.state, "test")
     results = {"test_accuracy": test.accuracy, "test_loss": test.loss}
-    if best:  # both are known, neither was chosen by this
-        results |= {"best_epoch": run.best_epoch, "last_test_accuracy": last.accuracy}
-    return results
+    fallen = run.best_accuracy - last.validation.accuracy
+    if not run.best or fallen <= switch.smallest_gap(last.validation.count):
+        return run._replace(best=[]), results
+    best = trainer.evaluate(run.best[0], "test")
+    results = {
+        "test_accuracy": best.accuracy,
+        "test_loss": best.loss,
+        "best_epoch": run.best_epoch,  # of the network that was kept and tested
+        "last_test_accuracy": test.accuracy,
+    }
+    return run._replace(held=run.best, best=[]), results
 
 
 def decision_row(
