@@ -14,7 +14,8 @@ import orbax.checkpoint as ocp
 import pytest
 
 from hyperdyn_jax import config as config_lib
-from hyperdyn_jax import loop, schedule
+from hyperdyn_jax import loop, rundir, schedule
+from hyperdyn_jax.training import Evaluation
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--config.model.width=2", "--config.epochs=10", "--config.batch_size=128"]
@@ -283,26 +284,72 @@ def test_small_validation_splits_are_noted(examples, strategy, message, monkeypa
     assert message is None or re.search(message, note)
 
 
-def test_backtracking_ends_at_the_best_epoch(environment, tmp_path):
+def in_process(workdir, **changes):
+    namespace = {}
+    exec((ROOT / "configs" / "digits.py").read_text(), namespace)
+    config = namespace["get_config"]()
+    config.update(batch_size=128, **changes)
+    config.model.width = 2
+    return loop.train_and_evaluate(config.to_dict(), workdir)
+
+
+def test_backtracking_ends_at_the_best_epoch(tmp_path):
     """The network that is kept is that of a run which had ended there."""
-    flags = ["--config.strategy=constant", "--config.optimizer.learning_rate=1.0"]
-    whole, short = tmp_path / "whole", tmp_path / "short"
-    done = run(environment, whole, *flags, "--config.backtracking=True")
-    assert done.returncode == 0, done.stderr
-    metrics = rows(whole, "metrics")
+    rates = [0.05] * 5 + [30.0] * 3  # what is learned is lost
+    written = [
+        {"step": 10 * (i + 1), "hyperparams": {"learning_rate": rate, "momentum": 0.5}}
+        for i, rate in enumerate(rates)
+    ]
+
+    def play(name, epochs, **changes):
+        plan = rundir.dump(schedule.to_schedule(written[:epochs]))
+        (tmp_path / f"{name}_plan").mkdir()
+        (tmp_path / f"{name}_plan" / "schedule.json").write_text(plan)
+        changes |= {"replay": {"run": str(tmp_path / f"{name}_plan")}}
+        return in_process(tmp_path / name, epochs=epochs, strategy="replay", **changes)
+
+    metrics = play("back", 8, backtracking=True)
     accuracies = [row["validation_accuracy"] for row in metrics]
-    best = max(range(10), key=lambda epoch: (accuracies[epoch], epoch))
-    assert metrics[-1]["best_epoch"] == best < 9
-    assert f"(the network of epoch {best}, its best)" in done.stdout
-    assert "best_epoch" not in metrics[best]
+    best = max(range(8), key=lambda epoch: (accuracies[epoch], epoch))
+    assert accuracies[best] > accuracies[-1] + 10
+    assert metrics[-1]["best_epoch"] == best < 7
+    assert not any("best_epoch" in row for row in metrics[:-1])
 
-    ended = run(environment, short, *flags, f"--config.epochs={best + 1}")
-    assert ended.returncode == 0, ended.stderr
-    assert "best_epoch" not in rows(short, "metrics")[-1]
-    assert metrics[-1]["test_accuracy"] == rows(short, "metrics")[-1]["test_accuracy"]
-    compare(final_arrays(whole)["held"], final_arrays(short)["held"])
+    (ended,) = play("short", best + 1)[-1:]
+    assert metrics[-1]["test_accuracy"] == ended["test_accuracy"]
+    assert "best_epoch" not in ended
+    kept, short = (final_arrays(tmp_path / name)["held"] for name in ("back", "short"))
+    compare(kept, short)
 
-    last = tmp_path / "last"
-    assert run(environment, last, *flags).returncode == 0
-    final = rows(last, "metrics")[-1]
-    assert metrics[-1]["last_test_accuracy"] == final["test_accuracy"]
+    (last,) = play("last", 8)[-1:]
+    assert metrics[-1]["last_test_accuracy"] == last["test_accuracy"]
+    assert last["test_accuracy"] < ended["test_accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "kept"),
+    [
+        ([50.0, 60.0, 60.0 - 4.58], 2),  # 257 examples: chance is 4.59 points
+        ([50.0, 60.0, 60.0 - 4.60], 1),
+        ([60.0, 60.0, 50.0], 1),  # the later of equals
+        ([10.0, 20.0, 30.0], 2),
+    ],
+)
+def test_backtracking_takes_more_than_chance(accuracies, kept):
+    class Tester:
+        def evaluate(self, state, split):
+            assert split == "test"
+            return Evaluation(float(state), 1.0, 260)
+
+    branches = [
+        loop.Branch(epoch, 0.0, Evaluation(accuracy, 1.0, 257), accuracy)
+        for epoch, accuracy in enumerate(accuracies)
+    ]
+    run = loop.Run([None], [], None, None, 0.0)
+    for epoch, branch in enumerate(branches):
+        run = loop.remember(run._replace(epoch=epoch + 1, held=[branch.state]), branch)
+    run, tested = loop.finish(Tester(), run, branches[-1])
+    assert (run.held, run.best) == ([kept], [])
+    assert tested["test_accuracy"] == kept
+    assert tested.get("best_epoch", 2) == kept
+    assert tested.get("last_test_accuracy", 2) == 2
