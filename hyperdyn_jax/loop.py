@@ -177,10 +177,13 @@ def advance(
     rows = {"decisions": decision_row(run, new, trials, scores, decision)}
     if decision.branch >= 0:
         branch = branches[decision.branch]
+        ended = new.step == setup.accepted_steps(new.tuner)
+        if ended:
+            branch = average_or_end(trainer, branch)
         if setup.backtracking:
             new = remember(new, branch)
         rows["metrics"] = metrics_row(new, trials.setting(decision.branch), branch)
-        if new.step == setup.accepted_steps(new.tuner):
+        if ended:
             new, tested = finish(trainer, new, branch)
             rows["metrics"] |= tested
         rows["metrics"]["seconds"] = time.perf_counter() - began
@@ -256,6 +259,19 @@ def remember(run: Run, branch: Branch) -> Run:
     )
 
 
+def average_or_end(trainer: Trainer, last: Branch) -> Branch:
+    """The last epoch's network: an average of its path, if there is one, or the end of
+    it, whichever has the smaller validation loss. After an anneal that is often the
+    end, and a schedule that is played as it stands ends as it would have."""
+    end = trainer.without_average(last.state)
+    if end is last.state:
+        return last
+    validation = trainer.evaluate(end, "validation")
+    if not validation.loss < last.validation.loss:
+        return last
+    return last._replace(state=end, validation=validation)
+
+
 def finish(trainer: Trainer, run: Run, last: Branch) -> tuple[Run, dict[str, Any]]:
     """The run at its end, and what the last row of metrics.jsonl has more than others.
 
@@ -266,7 +282,7 @@ def finish(trainer: Trainer, run: Run, last: Branch) -> tuple[Run, dict[str, Any
     results = {"test_accuracy": test.accuracy, "test_loss": test.loss}
     fallen = run.best_accuracy - last.validation.accuracy
     if not run.best or fallen <= switch.smallest_gap(last.validation.count):
-        return run._replace(best=[]), results
+        return run._replace(held=[last.state], best=[]), results
     best = trainer.evaluate(run.best[0], "test")
     results = {
         "test_accuracy": best.accuracy,

@@ -242,6 +242,22 @@ def eval_params(opt_state: Any, params: Any) -> Any:
     return contrib.schedule_free_eval_params(inner, params)
 
 
+def without_average(opt_state: Any, params: Any) -> Any:
+    """The state, evaluated at the end of the path where it was at its average.
+
+    Args:
+      opt_state: state of an optimizer made by `create_optimizer`.
+      params: the parameters in training.
+
+    Returns:
+      `opt_state` itself if `averaged` is no part of it.
+    """
+    inner = opt_state.inner_state
+    if not isinstance(inner, AveragedState):
+        return opt_state
+    return opt_state._replace(inner_state=inner._replace(average=params))
+
+
 def get_hyperparams(opt_state: Any) -> dict[str, jax.Array]:
     """The hyperparameters in force, f32[] each."""
     return dict(opt_state.hyperparams)

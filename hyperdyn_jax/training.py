@@ -163,6 +163,12 @@ class Trainer:
         correct, loss, count = np.sum(jax.device_get(sums), axis=0, dtype=np.float64)
         return Evaluation(100.0 * correct / count, loss / count, int(count))
 
+    def without_average(self, state: TrainState) -> TrainState:
+        """The state, evaluated at the end of its path; itself if it was already."""
+        opt_state = optimizers.without_average(state.opt_state, state.params)
+        same = opt_state is state.opt_state
+        return state if same else state._replace(opt_state=opt_state)
+
     def is_finite(self, state: TrainState) -> bool:
         """Whether every number of a state is finite."""
         return bool(self._is_finite(state))

@@ -326,6 +326,34 @@ def test_backtracking_ends_at_the_best_epoch(tmp_path):
     assert last["test_accuracy"] < ended["test_accuracy"]
 
 
+@pytest.mark.parametrize("schedule_name", ["constant", "cosine"])
+def test_a_run_ends_at_the_better_of_average_and_end(tmp_path, schedule_name):
+    """The trained network is the same; it is evaluated where its loss is smaller."""
+    settings = {"epochs": 3, "strategy": schedule_name}
+    (end,) = in_process(tmp_path / "end", **settings)[-1:]
+    averages = []
+    original = loop.average_or_end
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            loop,
+            "average_or_end",
+            lambda trainer, last: averages.append(last) or original(trainer, last),
+        )
+        (both,) = in_process(tmp_path / "both", averaging=5.0, **settings)[-1:]
+    (average,) = averages
+    assert end["validation_loss"] != average.validation.loss
+    if end["validation_loss"] < average.validation.loss:
+        assert both["validation_loss"] == end["validation_loss"]
+        assert both["test_loss"] == end["test_loss"]
+    else:
+        assert both["validation_loss"] == average.validation.loss
+        assert both["test_loss"] != end["test_loss"]
+    with_average, without = (
+        final_arrays(tmp_path / name)["held"][0]["params"] for name in ("both", "end")
+    )
+    compare(with_average, without)
+
+
 @pytest.mark.parametrize(
     ("accuracies", "kept"),
     [
