@@ -88,16 +88,18 @@ def main() -> None:
     parser.add_argument("--data_dir", default="", help="of CIFAR-10, for the twin")
     parser.add_argument("--workdir", type=Path, help="runs/contenders/PROBLEM")
     parser.add_argument("--only", help="names of runs, separated by commas")
+    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
     arguments = parser.parse_args()
     work = arguments.workdir or Path("runs/contenders", arguments.problem)
     runs = configs(arguments.problem, arguments.data_dir, work)
     results = RESULTS / "contenders" / arguments.problem
     earlier = {"earlier": runs.pop("earlier")}
     names = arguments.only.split(",") if arguments.only else [*runs, "replay"]
+    seeds = tuple(map(int, arguments.seeds.split(",")))
     if "warm_start" in names:
         run_study(earlier, (EARLIER,), work, results)
     run_study(
-        {name: runs[name] for name in names if name in runs}, SEEDS, work, results
+        {name: runs[name] for name in names if name in runs}, seeds, work, results
     )
     if "replay" in names:
         usual = PROBLEMS[arguments.problem][2]
