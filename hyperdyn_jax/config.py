@@ -115,7 +115,8 @@ def build(config: Config) -> Setup:
         for name in _names(config)
     }
     dataset = make("dataset", _dataset, *_DATA)
-    lengths = {name: 1 for name in ("epochs", "batch_size") if name in problems}
+    # Instead of what is wrong, long enough a run for every strategy.
+    lengths = {name: 1_000 for name in ("epochs", "batch_size") if name in problems}
     lengths["steps_per_epoch"] = dataset.steps_per_epoch if dataset else 1_000_000
     tuning = functools.partial(_strategy, axes=axes, lengths=lengths)
     strategy = make("strategy", tuning, "strategy", "search_space")
