@@ -65,7 +65,6 @@ def configs(problem: str, data_dir: str, work: Path) -> dict[str, dict[str, Any]
     runs = {f"cosine_{rate:g}": config("cosine", rate) for rate in [*rates, *mis_set]}
     for rate in mis_set:
         runs[f"anchored_{rate:g}"] = config("explore", rate, base="cosine")
-    for rate in (usual / 10, usual, usual * 10):
         runs[f"recommended_{rate:g}"] = config("explore", rate)
     runs["constant_averaged"] = config("constant", usual, average=5.0)
     runs["cosine_averaged"] = config("cosine", usual, average=5.0)
