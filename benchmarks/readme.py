@@ -267,41 +267,33 @@ def contenders() -> str:
 
 
 def mis_set() -> str:
-    """Explore anchored on a cosine whose rate is wrong."""
-
-    def row(factor: float) -> Callable[[Contenders], list[str]]:
-        def cells(c: Contenders) -> list[str]:
-            rate = f"{c.usual * factor:g}"
-            names = (f"cosine_{rate}", f"anchored_{rate}")
-            return [
-                *(paper.spread(list(c.test(name).values())) for name in names),
-                c.difference(names[1], names[0]),
-                c.difference(names[1], c.tuned),
-            ]
-
-        return cells
-
-    rows = [(f"{factor:g}x", row(factor)) for factor in FACTORS]
+    """A cosine whose rate is wrong, and what explore makes of it."""
     problems = [Contenders(problem) for problem in CONTENDERS]
 
-    def count(c: Contenders, factor: float) -> str:
-        names = (f"{kind}_{c.usual * factor:g}" for kind in ("cosine", "anchored"))
-        return str(min(len(c.test(name)) for name in names))
+    def row(c: Contenders, factor: float) -> list[str]:
+        rate = f"{c.usual * factor:g}"
+        base, kinds = f"cosine_{rate}", (f"recommended_{rate}", f"anchored_{rate}")
+        cells = [c.label, f"{factor:g}x", paper.spread(list(c.test(base).values()))]
+        for name in kinds:
+            cells.append(paper.spread(list(c.test(name).values())))
+            cells += [c.difference(name, base), c.difference(name, c.tuned)]
+        counts = {len(c.test(name)) for name in (base, *kinds)}
+        return [*cells, "-".join(map(str, sorted(counts)))]
 
-    seeds = "; ".join(
-        f"{c.label}: {', '.join(count(c, factor) for factor in FACTORS)}"
-        for c in problems
-    )
+    rows = [row(c, factor) for c in problems for factor in FACTORS]
     kept = " and ".join(
         c.difference(c.tuned, c.tuned, best_epoch=True) for c in problems
     )
     note = (
         f"Test accuracy, %; differences by seed with their 95% intervals; equal total "
-        f"steps. The bases end at their last epoch's network; to the tuned ones, "
-        f"backtracking would have been worth {kept} points. Seeds of every row "
-        f"({seeds}). Raw rows in `benchmarks/results/contenders/`."
+        f"steps. *Base*: a cosine of this rate, and its last epoch's network; to the "
+        f"tuned ones, backtracking would have been worth {kept} points. *As it comes*: "
+        f"explore told this rate. *Anchored*: explore told the cosine itself. Raw rows "
+        f"in `benchmarks/results/contenders/`."
     )
-    return _both("base|anchored|against base|against tuned", rows) + "\n\n" + note
+    head = "problem|rate off by|base|as it comes|against base|against tuned|"
+    head += "anchored|against base|against tuned|seeds"
+    return paper.table(head, rows) + "\n\n" + note
 
 
 ABLATIONS = {
