@@ -345,6 +345,25 @@ def replays() -> str:
     return paper.table(head, [row(problem) for problem in CONTENDERS])
 
 
+def calibration() -> str:
+    """What the 90% intervals of predicted gains cover."""
+
+    def row(label: str, folders: list[Path]) -> list[str]:
+        runs = [run for folder in folders for run in _runs(folder)]
+        held = [p.held for run in runs for p in report.predictions(run)]
+        return [label, str(len(runs)), str(len(held)), f"{np.mean(held):.0%}"]
+
+    def anchored(problem: str) -> list[Path]:
+        return sorted((RESULTS / "contenders" / problem).glob("anchored_*"))
+
+    rows = [
+        row("the paper's method, twin", [RESULTS / "twin" / "hyperdyn"]),
+        row("explore, twin", anchored("twin")),
+        row("explore, characters", anchored("characters")),
+    ]
+    return paper.table("model|runs|predictions|covered by 90% intervals", rows)
+
+
 def control() -> str:
     """The switch test's false switches and its power, on the twin."""
     record = json.loads((RESULTS / "control.json").read_text())
@@ -422,6 +441,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "mis_set": mis_set,
     "ablations": ablations,
     "replays": replays,
+    "calibration": calibration,
     "control": control,
     "quadratic": quadratic,
     "twin": lambda: strategies("twin", 768),
@@ -455,6 +475,7 @@ DOCUMENTS = {
         "twin",
         "characters",
         "options",
+        "calibration",
     ],
 }
 END = "<!-- end -->"

@@ -66,6 +66,11 @@ class Prediction(NamedTuple):
     stddev: float  # predictive: of the latent gain, with the fitted noise added
     gain: float
 
+    @property
+    def held(self) -> bool:
+        """Whether the 90% interval held the gain."""
+        return abs(self.gain - self.mean) <= Z90 * self.stddev
+
 
 def load_run(path: str | Path) -> Run:
     """Reads a run directory; a torn last JSONL line is left out.
@@ -190,7 +195,7 @@ def _posterior(row: Row, index: int) -> tuple[float | None, float | None]:
 
 
 def _coverage(run: Run) -> str:
-    held = [abs(p.gain - p.mean) <= Z90 * p.stddev for p in predictions(run)]
+    held = [p.held for p in predictions(run)]
     if not held:
         return "no model, no predictions"
     share = f"{sum(held) / len(held):.0%}"
