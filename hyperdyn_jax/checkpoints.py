@@ -1,5 +1,13 @@
-"""Checkpoints of a run, through Orbax."""
+"""Checkpoints of a run, through Orbax: whole, checked, written in the background."""
 
+import errno
+import functools
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -7,56 +15,222 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from hyperdyn_jax.config import ConfigError
+
+MISSES = 3  # in a row, before a run that cannot save its state gives up
+
+
+class SaveError(OSError):
+    """The state of a run cannot be written; the newest checkpoint is as it was."""
+
 
 class Checkpoints:
     """The newest states of a run, each written whole or not at all.
 
+    A digest of every array and one of the facts are written with them, and a
+    checkpoint that differs from its digests is never used: Orbax restores most damage
+    in silence.
+
     Args:
       folder: where they are kept; made if it is not there.
+      say: is told, in a line, of each that could not be written.
       keep: how many.
+
+    Attributes:
+      damaged: what is wrong, in a few words, by the number of each that `latest`
+        passed over.
     """
 
-    def __init__(self, folder: Path, keep: int = 2):
-        self._manager = ocp.CheckpointManager(
-            folder.resolve(),
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
-                cleanup_tmp_directories=True,  # of a run that was killed
-                enable_async_checkpointing=False,
-            ),
-        )
+    def __init__(self, folder: Path, say: Callable[[str], Any] = print, keep: int = 2):
+        self._folder, self._say, self._keep = folder.resolve(), say, keep
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._orbax = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+        self._writer = ThreadPoolExecutor(1)  # one: in order, and Orbax from one thread
+        self._job: Callable[[], None] | None = None
+        self._future: Any = None
+        self._misses, self._miss = 0, ""
+        self._arrays: dict[str, np.ndarray] = {}
+        self.damaged: dict[int, str] = {}
 
     def save(self, number: int, arrays: Any, facts: dict[str, Any]) -> None:
-        """Writes one checkpoint.
+        """Begins to write a checkpoint.
+
+        One that is still waiting for the one before it to be written is dropped: this
+        one is newer. The very first is waited for, so that a run which has come
+        further than that can always be resumed.
 
         Args:
           number: greater than every number before.
           arrays: a pytree of arrays, which may be on devices.
           facts: plain numbers and text, for JSON.
+
+        Raises:
+          SaveError: the last ones could not be written.
         """
-        items = ocp.args.Composite(
-            arrays=ocp.args.StandardSave(jax.device_get(arrays)),
-            facts=ocp.args.JsonSave(facts),
-        )
-        self._manager.save(number, args=items)
+        self._check()
+        if self._future is not None:
+            self._future.cancel()
+        host = jax.device_get(arrays)
+        self._job = functools.partial(self._write, number, host, facts)
+        self._future = self._writer.submit(self._job)
+        if not self._numbers():
+            self._future.result()
+            self._check()
 
     def latest(self) -> dict[str, Any] | None:
-        """The facts of the newest checkpoint, or None if there is none."""
-        number = self._manager.latest_step()
-        if number is None:
-            return None
-        items = ocp.args.Composite(facts=ocp.args.JsonRestore())
-        return self._manager.restore(number, args=items)["facts"]
+        """The facts of the newest checkpoint that is undamaged, or None."""
+        self.damaged = {}
+        for number in reversed(self._numbers()):
+            try:
+                facts, self._arrays = self._read(number)
+            except Exception as error:  # there is no end to what damage makes it raise
+                self.damaged[number] = _in_a_line(error)
+            else:
+                return facts
+        return None
 
     def restore(self, like: Any) -> Any:
-        """The arrays of the newest checkpoint, as NumPy arrays.
+        """The arrays of the checkpoint that `latest` found, as NumPy arrays.
+
+        Those that it passed over are removed: the run will come to them again.
 
         Args:
           like: a pytree of the same structure, shapes and dtypes.
+
+        Raises:
+          ConfigError: the checkpoint is of another network or tuner.
         """
-        abstract = jax.tree.map(lambda x: np.empty(np.shape(x), x.dtype), like)
-        items = ocp.args.Composite(arrays=ocp.args.StandardRestore(abstract))
-        return self._manager.restore(self._manager.latest_step(), args=items)["arrays"]
+        wanted, found = _by_name(like), self._arrays
+        for name in sorted(wanted.keys() | found.keys()):
+            here, there = (_kind(tree.get(name)) for tree in (wanted, found))
+            if here != there:
+                where = f"{self._folder} is of another network or tuner"
+                raise ConfigError([f"{where}: {name} is {here} here, {there} there"])
+        self._arrays = {}
+        for number in self.damaged:
+            shutil.rmtree(self._folder / str(number))
+        return jax.tree.unflatten(jax.tree.structure(like), map(found.get, wanted))
 
     def close(self) -> None:
-        self._manager.close()
+        """Waits until the last checkpoint is written.
+
+        Raises:
+          SaveError: it could not be.
+        """
+        self._writer.shutdown()
+        while self._job is not None and 0 < self._misses < MISSES:
+            self._job()
+        self._check()
+
+    def free(self) -> None:
+        """Makes room: waits for the last checkpoint and removes all but the newest."""
+        if self._future is not None and not self._future.cancelled():
+            self._future.result()
+        self._prune(1)
+
+    def _check(self) -> None:
+        """Ends the run when it has not been able to save its state for some time."""
+        if self._misses >= (MISSES if self._numbers() else 1):
+            raise SaveError(f"no checkpoint can be written: {self._miss}")
+
+    def _write(self, number: int, arrays: Any, facts: dict[str, Any]) -> None:
+        """Writes a checkpoint, or says why not; it then has another try as a newer one.
+
+        In the background, where nobody would see what it raised.
+        """
+        store = functools.partial(self._store, number, arrays, facts)
+        try:
+            try:
+                store()
+            except Exception as error:
+                if not _is_full(error):
+                    raise
+                self._say("warning: the disk is full; only one checkpoint is kept")
+                self._prune(1)
+                store()
+            self._prune(self._keep)
+        except Exception as error:
+            self._misses, self._miss = self._misses + 1, _in_a_line(error)
+            self._prune(self._keep)
+            self._say(f"warning: checkpoint {number} was not written: {self._miss}")
+        else:
+            self._misses = 0
+
+    def _store(self, number: int, arrays: Any, facts: dict[str, Any]) -> None:
+        digests = {name: _digest(array) for name, array in _by_name(arrays).items()}
+        sealed = {"facts": facts, "digests": digests}
+        items = ocp.args.Composite(
+            arrays=ocp.args.StandardSave(arrays),
+            facts=ocp.args.JsonSave(sealed | {"digest": _seal(sealed)}),
+        )
+        self._orbax.save(self._folder / str(number), args=items)
+
+    def _read(self, number: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """The facts and the arrays by name; raises whatever Orbax does, or ValueError.
+
+        Without the shapes and dtypes that they should have: Orbax would cast to them.
+        """
+        items = ocp.args.Composite(
+            arrays=ocp.args.StandardRestore(), facts=ocp.args.JsonRestore()
+        )
+        found = self._orbax.restore(self._folder / str(number), args=items)
+        sealed = dict(found["facts"])
+        if sealed.pop("digest", None) != _seal(sealed):
+            raise ValueError("its facts are not what was written")
+        arrays = _by_name(found["arrays"])
+        here = {name: _digest(array) for name, array in arrays.items()}
+        if wrong := sorted(
+            name for name, _ in here.items() ^ sealed["digests"].items()
+        ):
+            raise ValueError(f"{wrong[0]} is not what was written")
+        return sealed["facts"], arrays
+
+    def _numbers(self) -> list[int]:
+        """Of the checkpoints that are there, ascending."""
+        names = (path.name for path in self._folder.iterdir())
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def _prune(self, keep: int) -> None:
+        """Removes all but the newest checkpoints, and what others left unfinished."""
+        old = [self._folder / str(number) for number in self._numbers()[:-keep]]
+        for path in [*old, *self._folder.glob("*.orbax-checkpoint-tmp*")]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _by_name(tree: Any) -> dict[str, Any]:
+    """The leaves of a pytree by their paths, alike for tuples and for dicts."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
+    return {name(path): leaf for path, leaf in leaves}
+
+
+def _kind(array: Any) -> str:
+    """Dtype and shape of an array."""
+    return "missing" if array is None else f"{array.dtype}{list(np.shape(array))}"
+
+
+def _digest(array: Any) -> int:
+    """CRC-32 of dtype, shape and bytes; one changed bit always changes it."""
+    array = np.asarray(array)
+    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return zlib.crc32(content, zlib.crc32(_kind(array).encode()))
+
+
+def _seal(value: Any) -> int:
+    """CRC-32 of a value's JSON."""
+    return zlib.crc32(json.dumps(value, sort_keys=True).encode())
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether the disk, or the part of it that is allowed, is full.
+
+    TensorStore says it in the text of a ValueError.
+    """
+    codes = (errno.ENOSPC, errno.EDQUOT)
+    known = isinstance(error, OSError) and error.errno in codes
+    return known or any(os.strerror(code) in str(error) for code in codes)
+
+
+def _in_a_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
