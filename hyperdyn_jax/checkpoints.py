@@ -17,6 +17,8 @@ import orbax.checkpoint as ocp
 
 from hyperdyn_jax.config import ConfigError
 
+FACTS, PART = "facts.json", ".part"  # PART ends the name of an unfinished one
+MARGIN = 2**20  # bytes that a checkpoint leaves free, for rows and Orbax's metadata
 MISSES = 3  # in a row, before a run that cannot save its state gives up
 
 
@@ -27,9 +29,9 @@ class SaveError(OSError):
 class Checkpoints:
     """The newest states of a run, each written whole or not at all.
 
-    A digest of every array and one of the facts are written with them, and a
-    checkpoint that differs from its digests is never used: Orbax restores most damage
-    in silence.
+    Digests of every file, every array and the facts are written with them, and a
+    checkpoint that differs from them is never used: Orbax restores most damage in
+    silence.
 
     Args:
       folder: where they are kept; made if it is not there.
@@ -44,7 +46,7 @@ class Checkpoints:
     def __init__(self, folder: Path, say: Callable[[str], Any] = print, keep: int = 2):
         self._folder, self._say, self._keep = folder.resolve(), say, keep
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._orbax = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+        self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
         self._writer = ThreadPoolExecutor(1)  # one: in order, and Orbax from one thread
         self._job: Callable[[], None] | None = None
         self._future: Any = None
@@ -142,47 +144,61 @@ class Checkpoints:
         try:
             try:
                 store()
-            except Exception as error:
-                if not _is_full(error):
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
                     raise
-                self._say("warning: the disk is full; only one checkpoint is kept")
                 self._prune(1)
                 store()
-            self._prune(self._keep)
+                self._say(f"warning: the disk is full but for checkpoint {number}")
+            self._misses = 0
         except Exception as error:
             self._misses, self._miss = self._misses + 1, _in_a_line(error)
-            self._prune(self._keep)
-            self._say(f"warning: checkpoint {number} was not written: {self._miss}")
-        else:
-            self._misses = 0
+            times = f"{self._misses} of {MISSES} misses in a row"
+            self._say(
+                f"warning: checkpoint {number} not written, {times}: {self._miss}"
+            )
+        self._prune(self._keep)
 
     def _store(self, number: int, arrays: Any, facts: dict[str, Any]) -> None:
-        digests = {name: _digest(array) for name, array in _by_name(arrays).items()}
-        sealed = {"facts": facts, "digests": digests}
-        items = ocp.args.Composite(
-            arrays=ocp.args.StandardSave(arrays),
-            facts=ocp.args.JsonSave(sealed | {"digest": _seal(sealed)}),
-        )
-        self._orbax.save(self._folder / str(number), args=items)
+        # Asked beforehand: on a full disk Orbax prints tracebacks from its threads.
+        size = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(arrays))
+        if shutil.disk_usage(self._folder).free < size + MARGIN:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
+        part = self._folder / f"{number}{PART}"
+        self._orbax.save(part / "arrays", arrays)
+        sealed = {
+            "facts": facts,
+            "arrays": {
+                name: _digest(array) for name, array in _by_name(arrays).items()
+            },
+            "files": _digest_files(part),
+        }
+        text = json.dumps(sealed | {"digest": _digest_json(sealed)}, indent=1)
+        (part / FACTS).write_text(text + "\n")
+        part.rename(self._folder / str(number))
 
     def _read(self, number: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """The facts and the arrays by name; raises whatever Orbax does, or ValueError.
+        """The facts, and the arrays by name.
 
-        Without the shapes and dtypes that they should have: Orbax would cast to them.
+        Files are checked before Orbax reads them, for some damage it takes for arrays
+        and of other it complains from threads of its own; and the arrays afterwards,
+        without the shapes and dtypes that they should have: Orbax would cast to them.
+
+        Raises:
+          ValueError: naming what is damaged.
         """
-        items = ocp.args.Composite(
-            arrays=ocp.args.StandardRestore(), facts=ocp.args.JsonRestore()
-        )
-        found = self._orbax.restore(self._folder / str(number), args=items)
-        sealed = dict(found["facts"])
-        if sealed.pop("digest", None) != _seal(sealed):
-            raise ValueError("its facts are not what was written")
-        arrays = _by_name(found["arrays"])
-        here = {name: _digest(array) for name, array in arrays.items()}
-        if wrong := sorted(
-            name for name, _ in here.items() ^ sealed["digests"].items()
-        ):
-            raise ValueError(f"{wrong[0]} is not what was written")
+        folder = self._folder / str(number)
+        try:
+            sealed = json.loads((folder / FACTS).read_bytes())
+        except FileNotFoundError:
+            raise ValueError(f"{FACTS} is missing") from None
+        except ValueError:
+            sealed = {}
+        if sealed.pop("digest", None) != _digest_json(sealed):
+            raise ValueError(f"{FACTS} is not what was written")
+        _compare(_digest_files(folder), sealed["files"])
+        arrays = _by_name(self._orbax.restore(folder / "arrays"))
+        _compare({k: _digest(v) for k, v in arrays.items()}, sealed["arrays"])
         return sealed["facts"], arrays
 
     def _numbers(self) -> list[int]:
@@ -193,7 +209,7 @@ class Checkpoints:
     def _prune(self, keep: int) -> None:
         """Removes all but the newest checkpoints, and what others left unfinished."""
         old = [self._folder / str(number) for number in self._numbers()[:-keep]]
-        for path in [*old, *self._folder.glob("*.orbax-checkpoint-tmp*")]:
+        for path in [*old, *self._folder.glob(f"*{PART}")]:
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -216,19 +232,24 @@ def _digest(array: Any) -> int:
     return zlib.crc32(content, zlib.crc32(_kind(array).encode()))
 
 
-def _seal(value: Any) -> int:
-    """CRC-32 of a value's JSON."""
+def _digest_json(value: Any) -> int:
+    """CRC-32 of plain values, as text."""
     return zlib.crc32(json.dumps(value, sort_keys=True).encode())
 
 
-def _is_full(error: Exception) -> bool:
-    """Whether the disk, or the part of it that is allowed, is full.
+def _digest_files(folder: Path) -> dict[str, int]:
+    """CRC-32 of every file but that of the facts, by its path in the folder."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    names = {path.relative_to(folder).as_posix(): path for path in files}
+    names.pop(FACTS, None)
+    return {name: zlib.crc32(path.read_bytes()) for name, path in names.items()}
 
-    TensorStore says it in the text of a ValueError.
-    """
-    codes = (errno.ENOSPC, errno.EDQUOT)
-    known = isinstance(error, OSError) and error.errno in codes
-    return known or any(os.strerror(code) in str(error) for code in codes)
+
+def _compare(found: dict[str, int], written: dict[str, int]) -> None:
+    """Raises ValueError with the first name whose digest is another."""
+    if wrong := sorted(name for name, _ in found.items() ^ written.items()):
+        state = "not what was written" if wrong[0] in found else "missing"
+        raise ValueError(f"{wrong[0]} is {state}")
 
 
 def _in_a_line(error: Exception) -> str:
