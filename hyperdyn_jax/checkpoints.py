@@ -133,7 +133,8 @@ class Checkpoints:
     def _check(self) -> None:
         """Ends the run when it has not been able to save its state for some time."""
         if self._misses >= (MISSES if self._numbers() else 1):
-            raise SaveError(f"no checkpoint can be written: {self._miss}")
+            where = f"{self._folder} takes no checkpoint"
+            raise SaveError(f"{where}: {self._miss}")
 
     def _write(self, number: int, arrays: Any, facts: dict[str, Any]) -> None:
         """Writes a checkpoint, or says why not; it then has another try as a newer one.
@@ -163,7 +164,7 @@ class Checkpoints:
         # Asked beforehand: on a full disk Orbax prints tracebacks from its threads.
         size = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(arrays))
         if shutil.disk_usage(self._folder).free < size + MARGIN:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         part = self._folder / f"{number}{PART}"
         self._orbax.save(part / "arrays", arrays)
         sealed = {
@@ -253,5 +254,6 @@ def _compare(found: dict[str, int], written: dict[str, int]) -> None:
 
 
 def _in_a_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    text = (isinstance(error, OSError) and error.strerror) or str(error)
+    lines = text.strip().splitlines() or [type(error).__name__]
     return lines[0][:200]

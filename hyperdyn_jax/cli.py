@@ -55,7 +55,9 @@ def exit_code(command: Callable[[], Any]) -> int:
             print_problems(str(error).splitlines())
             return DIVERGED
         except OSError as error:  # a full disk
-            print_problems([f"{reason(error)}; then the same command goes on"])
+            print_problems(
+                [f"{reason(error)}; once there is, the same command goes on"]
+            )
             return TRY_AGAIN
     return DONE
 

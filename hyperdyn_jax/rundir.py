@@ -64,14 +64,14 @@ class RunDirectory:
           ConfigError: there are checkpoints, but none is good.
         """
         facts = self.checkpoints.latest()
-        damaged = [f"{n} ({why})" for n, why in self.checkpoints.damaged.items()]
+        damaged = self.checkpoints.damaged.items()
         if damaged and facts is None:
-            found = f"every checkpoint is damaged: {', '.join(damaged)}"
-            raise ConfigError(
-                [f"--workdir={self.path}: {found}; take another directory"]
-            )
-        for each in damaged:
-            say(f"warning: checkpoint {each} is damaged; going on from an older one")
+            each = ", ".join(f"{number} ({why})" for number, why in damaged)
+            found = f"every checkpoint is damaged: {each}; take another directory"
+            raise ConfigError([f"--workdir={self.path}: {found}"])
+        for number, why in damaged:
+            found = f"checkpoint {number} is damaged ({why})"
+            say(f"warning: {found}; going on from an older one")
         return facts
 
     def is_finished(self) -> bool:

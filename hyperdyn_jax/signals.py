@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
-GRACE = 8.0  # seconds from a signal to the end, wherever the run is stuck
+GRACE = 6.0  # seconds from a signal to the end, wherever the run is stuck
 
 _asked = False
 
