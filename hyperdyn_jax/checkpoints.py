@@ -7,7 +7,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ MARGIN = 2**20  # bytes that a checkpoint leaves free, for rows and Orbax's meta
 MISSES = 3  # in a row, before a run that cannot save its state gives up
 
 
-class SaveError(OSError):
+class SaveError(RuntimeError):
     """The state of a run cannot be written; the newest checkpoint is as it was."""
 
 
@@ -49,7 +49,7 @@ class Checkpoints:
         self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
         self._writer = ThreadPoolExecutor(1)  # one: in order, and Orbax from one thread
         self._job: Callable[[], None] | None = None
-        self._future: Any = None
+        self._future: Future[None] | None = None
         self._misses, self._miss = 0, ""
         self._arrays: dict[str, np.ndarray] = {}
         self.damaged: dict[int, str] = {}
@@ -122,11 +122,12 @@ class Checkpoints:
         self._writer.shutdown()
         while self._job is not None and 0 < self._misses < MISSES:
             self._job()
+        self._orbax.close()
         self._check()
 
     def free(self) -> None:
         """Makes room: waits for the last checkpoint and removes all but the newest."""
-        if self._future is not None and not self._future.cancelled():
+        if self._future is not None:
             self._future.result()
         self._prune(1)
 

@@ -1,6 +1,7 @@
 """The command line: from flags to a run, and every way in which they can be wrong."""
 
 import difflib
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict, config_flags
 
 from hyperdyn_jax import config as config_lib
 from hyperdyn_jax import loop, signals
+from hyperdyn_jax.checkpoints import SaveError
 from hyperdyn_jax.records import DataError, reason
 
 DONE, BAD_INPUT, DIVERGED, TRY_AGAIN = 0, 2, 3, 75  # exit codes
@@ -54,12 +56,18 @@ def exit_code(command: Callable[[], Any]) -> int:
         except loop.DivergedError as error:
             print_problems(str(error).splitlines())
             return DIVERGED
-        except OSError as error:  # a full disk
-            print_problems(
-                [f"{reason(error)}; once there is, the same command goes on"]
-            )
-            return TRY_AGAIN
+        except SaveError as error:
+            return _try_again(error)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return _try_again(error)
     return DONE
+
+
+def _try_again(error: Exception) -> int:
+    print_problems([f"{reason(error)}; make room, and the same command goes on"])
+    return TRY_AGAIN
 
 
 def load_config(argv: Sequence[str], argument: str = "") -> ConfigDict:

@@ -73,7 +73,7 @@ def train_and_evaluate(
     Raises:
       ConfigError: with every problem of config and workdir; no file was changed.
       DivergedError: no setting could be found that trains with finite numbers.
-      OSError: the disk is full or the like; the newest checkpoint is as it was.
+      SaveError: the disk is full or the like; the newest checkpoint is as it was.
     """
     setup = check(config, Path(workdir))
     display = display or Display(setup.epochs)
