@@ -48,9 +48,9 @@ class Checkpoints:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
         self._writer = ThreadPoolExecutor(1)  # one: in order, and Orbax from one thread
-        self._job: Callable[[], None] | None = None
         self._future: Future[None] | None = None
         self._misses, self._miss = 0, ""
+        self._missed: Callable[[], None] | None = None  # the last one's second chance
         self._arrays: dict[str, np.ndarray] = {}
         self.damaged: dict[int, str] = {}
 
@@ -73,8 +73,7 @@ class Checkpoints:
         if self._future is not None:
             self._future.cancel()
         host = jax.device_get(arrays)
-        self._job = functools.partial(self._write, number, host, facts)
-        self._future = self._writer.submit(self._job)
+        self._future = self._writer.submit(self._write, number, host, facts)
         if not self._numbers():
             self._future.result()
             self._check()
@@ -120,8 +119,8 @@ class Checkpoints:
           SaveError: it could not be.
         """
         self._writer.shutdown()
-        while self._job is not None and 0 < self._misses < MISSES:
-            self._job()
+        while self._missed is not None and self._misses < MISSES:
+            self._missed()
         self._orbax.close()
         self._check()
 
@@ -152,9 +151,10 @@ class Checkpoints:
                 self._prune(1)
                 store()
                 self._say(f"warning: the disk is full but for checkpoint {number}")
-            self._misses = 0
+            self._misses, self._missed = 0, None
         except Exception as error:
             self._misses, self._miss = self._misses + 1, _in_a_line(error)
+            self._missed = functools.partial(self._write, number, arrays, facts)
             times = f"{self._misses} of {MISSES} misses in a row"
             self._say(
                 f"warning: checkpoint {number} not written, {times}: {self._miss}"
@@ -167,6 +167,7 @@ class Checkpoints:
         if shutil.disk_usage(self._folder).free < size + MARGIN:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         part = self._folder / f"{number}{PART}"
+        shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
         self._orbax.save(part / "arrays", arrays)
         sealed = {
             "facts": facts,
@@ -177,6 +178,7 @@ class Checkpoints:
         }
         text = json.dumps(sealed | {"digest": _digest_json(sealed)}, indent=1)
         (part / FACTS).write_text(text + "\n")
+        _sync(part)
         part.rename(self._folder / str(number))
 
     def _read(self, number: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -245,6 +247,16 @@ def _digest_files(folder: Path) -> dict[str, int]:
     names = {path.relative_to(folder).as_posix(): path for path in files}
     names.pop(FACTS, None)
     return {name: zlib.crc32(path.read_bytes()) for name, path in names.items()}
+
+
+def _sync(folder: Path) -> None:
+    """Waits until a folder is on the disk: older ones are removed after that."""
+    for path in (*folder.rglob("*"), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _compare(found: dict[str, int], written: dict[str, int]) -> None:

@@ -298,12 +298,16 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
     assert store._numbers() == [2, 4]
 
 
-def test_what_a_killed_process_left_is_removed(copy):
-    (copy / "3.part" / "arrays.orbax-checkpoint-tmp").mkdir(parents=True)
-    store = Checkpoints(copy)
+def test_what_killed_processes_left_is_in_nobodys_way(copy):
+    """Two died: one before Orbax had finished, the other just after."""
+    (copy / "4.part" / "arrays.orbax-checkpoint-tmp").mkdir(parents=True)
+    shutil.copytree(copy / "2", copy / "3.part")
+    said = []
+    store = Checkpoints(copy, said.append)
     assert store.latest()["number"] == 2
     write(store, 3)
     store.close()
+    assert said == []
     assert {path.name for path in copy.iterdir()} == {"2", "3"}
 
 
