@@ -1,5 +1,13 @@
-"""Checkpoints of a run, through Orbax."""
+"""Checkpoints of a run, through Orbax: whole, checked, written in the background."""
 
+import errno
+import functools
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -7,56 +15,267 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from hyperdyn_jax.config import ConfigError
+
+FACTS, PART = "facts.json", ".part"  # PART ends the name of an unfinished one
+MARGIN = 2**20  # bytes that a checkpoint leaves free, for rows and Orbax's metadata
+MISSES = 3  # in a row, before a run that cannot save its state gives up
+
+
+class SaveError(RuntimeError):
+    """The state of a run cannot be written; the newest checkpoint is as it was."""
+
 
 class Checkpoints:
     """The newest states of a run, each written whole or not at all.
 
+    Digests of every file, every array and the facts are written with them, and a
+    checkpoint that differs from them is never used: Orbax restores most damage in
+    silence.
+
     Args:
       folder: where they are kept; made if it is not there.
+      say: is told, in a line, of each that could not be written.
       keep: how many.
+
+    Attributes:
+      damaged: what is wrong, in a few words, by the number of each that `latest`
+        passed over.
     """
 
-    def __init__(self, folder: Path, keep: int = 2):
-        self._manager = ocp.CheckpointManager(
-            folder.resolve(),
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
-                cleanup_tmp_directories=True,  # of a run that was killed
-                enable_async_checkpointing=False,
-            ),
-        )
+    def __init__(self, folder: Path, say: Callable[[str], Any] = print, keep: int = 2):
+        self._folder, self._say, self._keep = folder.resolve(), say, keep
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+        self._writer = ThreadPoolExecutor(1)  # one: in order, and Orbax from one thread
+        self._future: Future[None] | None = None
+        self._misses, self._miss = 0, ""
+        self._missed: Callable[[], None] | None = None  # the last one's second chance
+        self._arrays: dict[str, np.ndarray] = {}
+        self.damaged: dict[int, str] = {}
 
     def save(self, number: int, arrays: Any, facts: dict[str, Any]) -> None:
-        """Writes one checkpoint.
+        """Begins to write a checkpoint.
+
+        One that is still waiting for the one before it to be written is dropped: this
+        one is newer. The very first is waited for, so that a run which has come
+        further than that can always be resumed.
 
         Args:
           number: greater than every number before.
           arrays: a pytree of arrays, which may be on devices.
           facts: plain numbers and text, for JSON.
+
+        Raises:
+          SaveError: the last ones could not be written.
         """
-        items = ocp.args.Composite(
-            arrays=ocp.args.StandardSave(jax.device_get(arrays)),
-            facts=ocp.args.JsonSave(facts),
-        )
-        self._manager.save(number, args=items)
+        self._check()
+        if self._future is not None:
+            self._future.cancel()
+        host = jax.device_get(arrays)
+        self._future = self._writer.submit(self._write, number, host, facts)
+        if not self._numbers():
+            self._future.result()
+            self._check()
 
     def latest(self) -> dict[str, Any] | None:
-        """The facts of the newest checkpoint, or None if there is none."""
-        number = self._manager.latest_step()
-        if number is None:
-            return None
-        items = ocp.args.Composite(facts=ocp.args.JsonRestore())
-        return self._manager.restore(number, args=items)["facts"]
+        """The facts of the newest checkpoint that is undamaged, or None."""
+        self.damaged = {}
+        for number in reversed(self._numbers()):
+            try:
+                facts, self._arrays = self._read(number)
+            except Exception as error:  # there is no end to what damage makes it raise
+                self.damaged[number] = _in_a_line(error)
+            else:
+                return facts
+        return None
 
     def restore(self, like: Any) -> Any:
-        """The arrays of the newest checkpoint, as NumPy arrays.
+        """The arrays of the checkpoint that `latest` found, as NumPy arrays.
+
+        Those that it passed over are removed: the run will come to them again.
 
         Args:
           like: a pytree of the same structure, shapes and dtypes.
+
+        Raises:
+          ConfigError: the checkpoint is of another network or tuner.
         """
-        abstract = jax.tree.map(lambda x: np.empty(np.shape(x), x.dtype), like)
-        items = ocp.args.Composite(arrays=ocp.args.StandardRestore(abstract))
-        return self._manager.restore(self._manager.latest_step(), args=items)["arrays"]
+        wanted, found = _by_name(like), self._arrays
+        for name in sorted(wanted.keys() | found.keys()):
+            here, there = (_kind(tree.get(name)) for tree in (wanted, found))
+            if here != there:
+                where = f"{self._folder} is of another network or tuner"
+                raise ConfigError([f"{where}: {name} is {here} here, {there} there"])
+        self._arrays = {}
+        for number in self.damaged:
+            shutil.rmtree(self._folder / str(number))
+        return jax.tree.unflatten(jax.tree.structure(like), map(found.get, wanted))
 
     def close(self) -> None:
-        self._manager.close()
+        """Waits until the last checkpoint is written.
+
+        Raises:
+          SaveError: it could not be.
+        """
+        self._writer.shutdown()
+        while self._missed is not None and self._misses < MISSES:
+            self._missed()
+        self._orbax.close()
+        self._check()
+
+    def free(self) -> None:
+        """Makes room: waits for the last checkpoint and removes all but the newest."""
+        if self._future is not None:
+            self._future.result()
+        self._prune(1)
+
+    def _check(self) -> None:
+        """Ends the run when it has not been able to save its state for some time."""
+        if self._misses >= (MISSES if self._numbers() else 1):
+            where = f"{self._folder} takes no checkpoint"
+            raise SaveError(f"{where}: {self._miss}")
+
+    def _write(self, number: int, arrays: Any, facts: dict[str, Any]) -> None:
+        """Writes a checkpoint, or says why not; it then has another try as a newer one.
+
+        In the background, where nobody would see what it raised.
+        """
+        store = functools.partial(self._store, number, arrays, facts)
+        try:
+            try:
+                store()
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                self._prune(1)
+                store()
+                self._say(f"warning: the disk is full but for checkpoint {number}")
+            self._misses, self._missed = 0, None
+        except Exception as error:
+            self._misses, self._miss = self._misses + 1, _in_a_line(error)
+            self._missed = functools.partial(self._write, number, arrays, facts)
+            times = f"{self._misses} of {MISSES} misses in a row"
+            self._say(
+                f"warning: checkpoint {number} not written, {times}: {self._miss}"
+            )
+        self._prune(self._keep)
+
+    def _store(self, number: int, arrays: Any, facts: dict[str, Any]) -> None:
+        # Asked beforehand: on a full disk Orbax prints tracebacks from its threads.
+        size = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(arrays))
+        if shutil.disk_usage(self._folder).free < size + MARGIN:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        part = self._folder / f"{number}{PART}"
+        shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+        self._orbax.save(part / "arrays", arrays)
+        sealed = {
+            "facts": facts,
+            "arrays": {
+                name: _digest(array) for name, array in _by_name(arrays).items()
+            },
+            "files": _digest_files(part),
+        }
+        text = json.dumps(sealed | {"digest": _digest_json(sealed)}, indent=1)
+        (part / FACTS).write_text(text + "\n")
+        _sync(part)
+        part.rename(self._folder / str(number))
+
+    def _read(self, number: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """The facts, and the arrays by name.
+
+        Files are checked before Orbax reads them, for some damage it takes for arrays
+        and of other it complains from threads of its own; and the arrays afterwards,
+        without the shapes and dtypes that they should have: Orbax would cast to them.
+
+        Raises:
+          ValueError: naming what is damaged.
+        """
+        folder = self._folder / str(number)
+        try:
+            sealed = json.loads((folder / FACTS).read_bytes())
+        except FileNotFoundError:
+            raise ValueError(f"{FACTS} is missing") from None
+        except ValueError:
+            sealed = {}
+        if sealed.pop("digest", None) != _digest_json(sealed):
+            raise ValueError(f"{FACTS} is not what was written")
+        _compare(_digest_files(folder), sealed["files"])
+        arrays = _by_name(self._orbax.restore(folder / "arrays"))
+        _compare({k: _digest(v) for k, v in arrays.items()}, sealed["arrays"])
+        return sealed["facts"], arrays
+
+    def _numbers(self) -> list[int]:
+        """Of the checkpoints that are there, ascending."""
+        names = (path.name for path in self._folder.iterdir())
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def _prune(self, keep: int) -> None:
+        """Removes all but the newest checkpoints, and what others left unfinished."""
+        old = [self._folder / str(number) for number in self._numbers()[:-keep]]
+        for path in [*old, *self._folder.glob(f"*{PART}")]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _by_name(tree: Any) -> dict[str, Any]:
+    """The leaves of a pytree by their paths, alike for tuples and for dicts."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
+    return {name(path): leaf for path, leaf in leaves}
+
+
+def _kind(array: Any) -> str:
+    """Dtype and shape of an array."""
+    return "missing" if array is None else f"{array.dtype}{list(np.shape(array))}"
+
+
+def _digest(array: Any) -> int:
+    """CRC-32 of dtype, shape and bytes; one changed bit always changes it."""
+    array = np.asarray(array)
+    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return zlib.crc32(content, zlib.crc32(_kind(array).encode()))
+
+
+def _digest_json(value: Any) -> int:
+    """CRC-32 of plain values, as text."""
+    return zlib.crc32(json.dumps(value, sort_keys=True).encode())
+
+
+def _digest_files(folder: Path) -> dict[str, int]:
+    """CRC-32 of every file but that of the facts, by its path in the folder."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    names = {path.relative_to(folder).as_posix(): path for path in files}
+    names.pop(FACTS, None)
+    return {name: _digest_file(path) for name, path in names.items()}
+
+
+def _digest_file(path: Path) -> int:
+    """CRC-32, a part that fits the processor's cache at a time."""
+    digest = 0
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            digest = zlib.crc32(part, digest)
+    return digest
+
+
+def _sync(folder: Path) -> None:
+    """Waits until a folder is on the disk: older ones are removed after that."""
+    for path in (*folder.rglob("*"), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _compare(found: dict[str, int], written: dict[str, int]) -> None:
+    """Raises ValueError with the first name whose digest is another."""
+    if wrong := sorted(name for name, _ in found.items() ^ written.items()):
+        state = "not what was written" if wrong[0] in found else "missing"
+        raise ValueError(f"{wrong[0]} is {state}")
+
+
+def _in_a_line(error: Exception) -> str:
+    text = (isinstance(error, OSError) and error.strerror) or str(error)
+    lines = text.strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]

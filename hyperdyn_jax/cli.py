@@ -1,8 +1,9 @@
 """The command line: from flags to a run, and every way in which they can be wrong."""
 
 import difflib
+import errno
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from hyperdyn_jax import config as config_lib
-from hyperdyn_jax import loop
-from hyperdyn_jax.records import DataError
+from hyperdyn_jax import loop, signals
+from hyperdyn_jax.checkpoints import SaveError
+from hyperdyn_jax.records import DataError, reason
 
-DONE, BAD_INPUT, DIVERGED = 0, 2, 3  # exit codes
+DONE, BAD_INPUT, DIVERGED, TRY_AGAIN = 0, 2, 3, 75  # exit codes
 
 
 def parse_flags(argv: Sequence[str], others: Sequence[str] = ("workdir",)) -> list[str]:
@@ -37,20 +39,35 @@ def parse_flags(argv: Sequence[str], others: Sequence[str] = ("workdir",)) -> li
 def run(config: ConfigDict, workdir: str | None) -> int:
     """Trains; returns the exit code."""
     path = _path(config, workdir)
-    try:
-        loop.train_and_evaluate(config.to_dict(), path)
-    except config_lib.ConfigError as error:
-        print_problems(error.problems)
-        return BAD_INPUT
-    except DataError as error:  # a record that cannot be read, found on the way
-        print_problems([str(error)])
-        return BAD_INPUT
-    except loop.DivergedError as error:
-        print_problems([str(error)])
-        return DIVERGED
-    except KeyboardInterrupt:
-        print(f"stopped; the same command goes on from {path}", file=sys.stderr)
+    return exit_code(lambda: loop.train_and_evaluate(config.to_dict(), path))
+
+
+def exit_code(command: Callable[[], Any]) -> int:
+    """Runs a command to its end or to a signal; prints a line for each problem."""
+    with signals.stoppable("stopped; the same command goes on"):
+        try:
+            command()
+        except config_lib.ConfigError as error:
+            print_problems(error.problems)
+            return BAD_INPUT
+        except DataError as error:  # a record that cannot be read, found on the way
+            print_problems([str(error)])
+            return BAD_INPUT
+        except loop.DivergedError as error:
+            print_problems(str(error).splitlines())
+            return DIVERGED
+        except SaveError as error:
+            return _try_again(error)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return _try_again(error)
     return DONE
+
+
+def _try_again(error: Exception) -> int:
+    print_problems([f"{reason(error)}; make room, and the same command goes on"])
+    return TRY_AGAIN
 
 
 def load_config(argv: Sequence[str], argument: str = "") -> ConfigDict:

@@ -11,7 +11,7 @@ import numpy as np
 
 from hyperdyn_jax import config as config_lib
 from hyperdyn_jax import display as display_lib
-from hyperdyn_jax import report, rundir, switch
+from hyperdyn_jax import report, rundir, signals, switch
 from hyperdyn_jax.display import Display
 from hyperdyn_jax.host import key_data
 from hyperdyn_jax.rundir import RunDirectory
@@ -79,10 +79,11 @@ def train_and_evaluate(
     Raises:
       ConfigError: with every problem of config and workdir; no file was changed.
       DivergedError: no setting could be found that trains with finite numbers.
+      SaveError: the disk is full or the like; the newest checkpoint is as it was.
     """
     setup = check(config, Path(workdir))
     display = display or Display(setup.epochs)
-    with RunDirectory(Path(workdir), config) as directory:
+    with RunDirectory(Path(workdir), config, display.say) as directory:
         if directory.is_finished():
             display.say(f"{workdir} is finished already; nothing to do")
         else:
@@ -118,6 +119,7 @@ def run_to_end(
         while run.step < setup.accepted_steps(run.tuner):
             if run.attempts >= ATTEMPTS:  # also when the same command is given again
                 raise DivergedError(diverged(run, directory))
+            signals.check()
             run = advance(setup, trainer, run, directory, display)
 
 

@@ -132,16 +132,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         cli.print_problems([f"--seeds must be whole numbers >= 0, got {wrong[0]!r}"])
         return cli.BAD_INPUT
     output = arguments.output or arguments.run / "replays"
-    try:
+
+    def command() -> None:
         gap = verify(arguments.run, [int(word) for word in words], output)
-    except config.ConfigError as error:
-        cli.print_problems(error.problems)
-        return cli.BAD_INPUT
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return cli.DONE
-    print(in_words(gap, len(words)))
-    return cli.DONE
+        print(in_words(gap, len(words)))
+
+    return cli.exit_code(command)
 
 
 if __name__ == "__main__":

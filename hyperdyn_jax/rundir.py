@@ -28,20 +28,21 @@ class RunDirectory:
     Args:
       path: the directory; made if it is not there.
       config: of the run.
+      say: is told, in a line, of checkpoints that are damaged or cannot be written.
 
     Raises:
       ConfigError: the directory cannot be written or holds something else; what is in
         it has not been changed.
     """
 
-    def __init__(self, path: Path, config: Row):
+    def __init__(self, path: Path, config: Row, say: Callable[[str], Any] = print):
         self.path = path
         self._lock = _claim(path, config)
-        self.checkpoints = Checkpoints(path / "checkpoints")
-        self._facts = self.checkpoints.latest()
+        self.checkpoints = Checkpoints(path / "checkpoints", say)
         self._board: SummaryWriter | None = None
-        counts = self._facts["rows"] if self._facts else {}
         try:
+            self._facts = self._newest(say)
+            counts = self._facts["rows"] if self._facts else {}
             self.rows = {log: _read(path, log, counts.get(log)) for log in LOGS}
         except ConfigError:
             self.__exit__()
@@ -55,6 +56,23 @@ class RunDirectory:
         if self._board is not None:
             self._board.close()
         self._lock.close()
+
+    def _newest(self, say: Callable[[str], Any]) -> dict[str, Any] | None:
+        """The facts of the newest good checkpoint; says which are damaged.
+
+        Raises:
+          ConfigError: there are checkpoints, but none is good.
+        """
+        facts = self.checkpoints.latest()
+        damaged = self.checkpoints.damaged.items()
+        if damaged and facts is None:
+            each = ", ".join(f"{number} ({why})" for number, why in damaged)
+            found = f"every checkpoint is damaged: {each}; take another directory"
+            raise ConfigError([f"--workdir={self.path}: {found}"])
+        for number, why in damaged:
+            found = f"checkpoint {number} is damaged ({why})"
+            say(f"warning: {found}; going on from an older one")
+        return facts
 
     def is_finished(self) -> bool:
         """Whether the run has ended: its last epoch was tested."""
@@ -71,15 +89,20 @@ class RunDirectory:
         """Appends a row to each log that is given one."""
         for log, row in rows.items():
             line = dump(row)
-            with (self.path / f"{log}.jsonl").open("a") as file:
-                file.write(line + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            self._write(_append, self.path / f"{log}.jsonl", line + "\n")
             self.rows[log].append(json.loads(line))
         if "metrics" in rows:
             schedule = dump(to_schedule(self.rows["metrics"]), indent=1) + "\n"
-            replace_bytes(self.path / "schedule.json", schedule.encode())
+            self._write(replace_bytes, self.path / "schedule.json", schedule.encode())
             self._show(self.rows["metrics"][-1], self.rows["decisions"][-1])
+
+    def _write(self, write: Callable[..., None], *args: Any) -> None:
+        """Writes something small; on a full disk checkpoints make room for it."""
+        try:
+            write(*args)
+        except OSError:
+            self.checkpoints.free()
+            write(*args)
 
     def checkpoint(self, arrays: Any, facts: Mapping[str, Any]) -> None:
         """Saves the state that the rows written so far lead to."""
@@ -195,6 +218,19 @@ def _plain(value: Any, otherwise: Callable[[float], Any]) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return otherwise(value)
     return value
+
+
+def _append(file: Path, text: str) -> None:
+    """Adds to a file, all of it or nothing."""
+    size = file.stat().st_size if file.exists() else 0
+    try:
+        with file.open("ab") as stream:
+            stream.write(text.encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError:
+        os.truncate(file, size)
+        raise
 
 
 def replace_bytes(file: Path, content: bytes) -> None:

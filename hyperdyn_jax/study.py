@@ -117,17 +117,13 @@ def main(_: list[str]) -> int:
         cli.print_problems([f"--seeds must be whole numbers >= 0, got {wrong[0]!r}"])
         return cli.BAD_INPUT
     seeds = [int(seed) for seed in SEEDS.value]
-    try:
+
+    def command() -> None:
         configs = load_configs(STRATEGIES.value, sys.argv)
-        diverged = run_all(configs, seeds, output)
-    except ConfigError as error:
-        cli.print_problems(error.problems)
-        return cli.BAD_INPUT
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return cli.DONE
-    cli.print_problems(diverged)
-    return cli.DIVERGED if diverged else cli.DONE
+        if diverged := run_all(configs, seeds, output):
+            raise loop.DivergedError("\n".join(diverged))
+
+    return cli.exit_code(command)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hyperdyn_jax import optimizers
+from hyperdyn_jax import optimizers, signals
 from hyperdyn_jax.data import Batch, Dataset
 
 AXIS = (
@@ -143,6 +143,7 @@ class Trainer:
         resident = self._hold("train")
         losses: list[list[jax.Array]] = [[] for _ in branches]
         for step in range(first, first + steps):
+            signals.check()
             batch = self._shard(self.dataset.train_batch(step))
             for i, state in enumerate(branches):
                 branches[i], loss = self._train_step(state, resident, batch, key)
@@ -158,8 +159,10 @@ class Trainer:
         """
         state = self._averaged(state)
         resident = self._hold(split)
-        batches = map(self._shard, self.dataset.eval_batches(split))
-        sums = [self._eval_step(state, resident, batch) for batch in batches]
+        sums = []
+        for batch in self.dataset.eval_batches(split):
+            signals.check()
+            sums.append(self._eval_step(state, resident, self._shard(batch)))
         correct, loss, count = np.sum(jax.device_get(sums), axis=0, dtype=np.float64)
         return Evaluation(100.0 * correct / count, loss / count, int(count))
 

@@ -1,7 +1,10 @@
 """Bad input: every problem at once, a line each, before anything is made or changed."""
 
+import errno
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hyperdyn_jax import cli, config, loop, rundir
+from hyperdyn_jax import cli, config, loop, rundir, signals
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
@@ -211,6 +214,22 @@ def test_the_command_exits_with_2_and_no_traceback(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: config.epochs must be >= 1, got -1\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_is_exit_code_0_and_a_full_disk_75(capsys):
+    def stopped():
+        signal.raise_signal(signal.SIGTERM)
+        while True:
+            signals.check()
+
+    def full():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.jsonl")
+
+    assert cli.exit_code(stopped) == 0
+    assert cli.exit_code(full) == 75
+    stop, error = capsys.readouterr().err.splitlines()
+    assert stop == "stopped; the same command goes on"
+    assert error.startswith("error: [Errno 28] No space left on device: 'metrics.json")
 
 
 def directory_with(tmp_path, decisions, metrics, rows):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,15 +167,65 @@ def test_killed_runs_end_as_if_they_had_not_been(finished, environment, tmp_path
     done = run(environment, workdir)
     assert done.returncode == 0, done.stderr
     assert "resuming" in done.stdout
+    assert_same_run(workdir, finished[0])
 
-    whole, _ = finished
+
+def test_a_stopped_run_exits_with_0_and_goes_on(finished, environment, tmp_path):
+    workdir = tmp_path / "stopped"
+    stops = [
+        ("compiling", signal.SIGTERM),
+        ("epoch 2/", signal.SIGINT),
+        ("epoch 5/", signal.SIGTERM),
+    ]
+    for place, number in stops:
+        process = subprocess.Popen(
+            command(workdir), env=environment, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        for line in process.stdout:
+            if line.startswith(place):
+                break
+        process.send_signal(number)
+        began = time.monotonic()
+        _, err = process.communicate()
+        assert time.monotonic() - began < 10
+        assert (process.returncode, err) == (0, "stopped; the same command goes on\n")
+    assert run(environment, workdir).returncode == 0
+    assert_same_run(workdir, finished[0])
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(
+    finished, environment, tmp_path
+):
+    workdir = shutil.copytree(finished[0], tmp_path / "damaged")
+    newest = workdir / "checkpoints" / "10"
+    file = max(newest.rglob("*"), key=lambda path: path.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    done = run(environment, workdir)
+    assert (done.returncode, done.stderr) == (0, "")
+    where = file.relative_to(newest).as_posix()
+    assert f"warning: checkpoint 10 is damaged ({where} is not what" in done.stdout
+    assert "at epoch 9" in done.stdout
+    assert_same_run(workdir, finished[0])
+
+    for number in ("9", "10"):
+        shutil.rmtree(workdir / "checkpoints" / number / "arrays")
+    done = run(environment, workdir)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: --workdir={workdir}: every checkpoint is")
+    assert done.stderr.count("\n") == 1
+
+
+def assert_same_run(workdir, whole):
+    """To the bit, but for the clock."""
     assert rows(workdir, "decisions") == rows(whole, "decisions")
     for mine, other in zip(
         rows(workdir, "metrics"), rows(whole, "metrics"), strict=True
     ):
         assert mine | {"seconds": None} == other | {"seconds": None}
-    mine, other = final_arrays(workdir), final_arrays(whole)
-    compare(mine, other)
+    compare(final_arrays(workdir), final_arrays(whole))
 
 
 def test_killed_probes_end_as_if_they_had_not_been(environment, tmp_path):

@@ -79,6 +79,31 @@ def test_problems_are_told_before_any_run(tmp_path, strategies, flags, messages)
     assert not list(tmp_path.glob("study/*/seed*"))
 
 
+def test_a_stopped_study_exits_with_0_and_goes_on(tmp_path):
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "hyperdyn_jax.study", f"--output={tmp_path}"),
+            *("--config=configs/digits.py", "--strategies=constant", *SHORT),
+            "--config.epochs=40",
+        ],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stdout:
+        if line.startswith("epoch"):
+            break
+    process.terminate()
+    _, err = process.communicate()
+    assert (process.returncode, err) == (0, "stopped; the same command goes on\n")
+    done = run(tmp_path, "constant", "--config.epochs=40")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "resuming" in done.stdout
+
+
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux")
 def test_programs_of_finished_runs_do_not_pile_up(tmp_path):
     """A process may have 65,530 memory maps, and a run's programs take hundreds."""
