@@ -315,7 +315,9 @@ def ablations() -> str:
     def row(name: str) -> Callable[[Contenders], list[str]]:
         def cells(c: Contenders) -> list[str]:
             full = f"recommended_{c.usual / 10:g}"
-            which = name if name in c.runs else full
+            which = full if name in ("recommended", "last_epoch") else name
+            if which not in c.runs:
+                return ["not measured", "", ""]
             best = name != "last_epoch"
             against = "" if name == "recommended" else c.difference(which, full, best)
             return [*c.cells(which, best), against]
@@ -342,7 +344,8 @@ def replays() -> str:
         ]
 
     head = "problem|run: test (%)|replays: test (%)|gap (95% interval)"
-    return paper.table(head, [row(problem) for problem in CONTENDERS])
+    measured = [p for p in CONTENDERS if "replay" in Contenders(p).runs]
+    return paper.table(head, [row(problem) for problem in measured])
 
 
 def calibration() -> str:
