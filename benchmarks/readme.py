@@ -256,8 +256,10 @@ def contenders() -> str:
     twin, text = (Contenders(name) for name in CONTENDERS)
     tuned = " and ".join(c.tuned.removeprefix("cosine_") for c in (twin, text))
     note = (
-        f"Mean ± standard deviation (seeds), then accepted / total steps; seeds that "
-        f"nothing was chosen by. *Tuned for free*: the cosine with the best validation "
+        f"Mean ± standard deviation (seeds), then accepted / total steps. No setting "
+        f"was chosen by these seeds, but backtracking and holding a found rate "
+        f"constant were thought of when they had been seen. *Tuned for free*: the "
+        f"cosine with the best validation "
         f"accuracy over these very seeds ({tuned}), its search not counted; "
         f"all but explore end at their last epoch's network unless said. "
         f"{_machine(twin.machine)}; raw rows in `benchmarks/results/contenders/`, made "
