@@ -206,6 +206,7 @@ def test_summary_holds_the_numbers_of_the_last_row(page):
             "Steps (overhead)": "40 accepted / 90 total (+125.0%)",
             "Validation accuracy (%)": "47.75",
             "Test accuracy (%)": "46.50",
+            "Tested epoch": "3",
             "Wall time (h:m:s)": "0:02:02",  # 4 x 30.5 s
             "Kept": "2",
             "Switched": "1",

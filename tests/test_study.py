@@ -12,7 +12,12 @@ from hyperdyn_jax import study
 from hyperdyn_jax.config import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
-SHORT = ("--config.epochs=2", "--config.batch_size=256", "--config.model.width=2")
+SHORT = (
+    "--config.epochs=2",
+    "--config.batch_size=256",
+    "--config.model.width=2",
+    "--config.strategy=cosine",  # so short a run has no room for probes
+)
 
 
 def run(output, strategies, *flags, seeds="0", config="configs/digits.py"):
