@@ -18,7 +18,9 @@ from hyperdyn_jax.records import DataError, reason
 DONE, BAD_INPUT, DIVERGED, TRY_AGAIN = 0, 2, 3, 75  # exit codes
 
 
-def parse_flags(argv: Sequence[str], others: Sequence[str] = ("workdir",)) -> list[str]:
+def parse_flags(
+    argv: Sequence[str], others: Sequence[str] = ("fork", "workdir")
+) -> list[str]:
     """Parses the command line, or prints every problem with it and exits with 2.
 
     Args:
@@ -36,10 +38,11 @@ def parse_flags(argv: Sequence[str], others: Sequence[str] = ("workdir",)) -> li
     return flags.FLAGS(argv)
 
 
-def run(config: ConfigDict, workdir: str | None) -> int:
+def run(config: ConfigDict, workdir: str | None, fork: str | None = None) -> int:
     """Trains; returns the exit code."""
+    settings = config.to_dict() | ({"fork": fork} if fork else {})
     path = _path(config, workdir)
-    return exit_code(lambda: loop.train_and_evaluate(config.to_dict(), path))
+    return exit_code(lambda: loop.train_and_evaluate(settings, path))
 
 
 def exit_code(command: Callable[[], Any]) -> int:

@@ -48,6 +48,7 @@ OPTIONAL: dict[str, tuple[type, int]] = {
     "averaging": (float, 0),
     "backtracking": (bool, 0),
     "save_minutes": (float, 0),
+    "fork": (str, 0),
 }
 
 
@@ -68,6 +69,7 @@ class Setup:
     backtracking: whether the run ends at its best epoch's network, where that is better
       than the last one's by more than chance (`loop.finish`).
     save_minutes: after which the state is saved inside an epoch; it is after each.
+    fork: directory of a run whose weights this one starts from; empty for fresh ones.
     """
 
     epochs: int
@@ -75,6 +77,7 @@ class Setup:
     averaging: float | None
     backtracking: bool
     save_minutes: float
+    fork: str
     tuner: types.Strategy
     model: nn.Module
     optimizer: optax.GradientTransformation
@@ -141,6 +144,7 @@ def build(config: Config) -> Setup:
         averaging,
         bool(backtracking),
         SAVE_MINUTES if config.get("save_minutes") is None else config["save_minutes"],
+        config.get("fork", ""),
         strategy,
         model,
         optimizer,
