@@ -7,19 +7,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from hyperdyn_jax import config as config_lib
-from hyperdyn_jax import loop, signals
+from hyperdyn_jax import hosts, loop, signals
 from hyperdyn_jax.checkpoints import SaveError
 from hyperdyn_jax.records import DataError, reason
 
 DONE, BAD_INPUT, DIVERGED, TRY_AGAIN = 0, 2, 3, 75  # exit codes
+PLACE = ("coordinator", "processes", "process", "heartbeat")  # flags of many processes
 
 
 def parse_flags(
-    argv: Sequence[str], others: Sequence[str] = ("fork", "workdir")
+    argv: Sequence[str], others: Sequence[str] = (*PLACE, "fork", "workdir")
 ) -> list[str]:
     """Parses the command line, or prints every problem with it and exits with 2.
 
@@ -38,11 +40,31 @@ def parse_flags(
     return flags.FLAGS(argv)
 
 
-def run(config: ConfigDict, workdir: str | None, fork: str | None = None) -> int:
-    """Trains; returns the exit code."""
+def run(
+    config: ConfigDict,
+    workdir: str | None,
+    fork: str | None = None,
+    place: Sequence[str | None] = (None,) * len(PLACE),
+) -> int:
+    """Trains, perhaps as one of several processes; returns the exit code.
+
+    Args:
+      config, workdir, fork: what is trained, where, and starting from what.
+      place: values of the flags `PLACE`.
+    """
     settings = config.to_dict() | ({"fork": fork} if fork else {})
     path = _path(config, workdir)
-    return exit_code(lambda: loop.train_and_evaluate(settings, path))
+
+    def command() -> None:
+        if where := hosts.place(*place):
+            hosts.join(where, settings)
+        try:
+            loop.train_and_evaluate(settings, path)
+        except jax.errors.JaxRuntimeError:
+            hosts.await_cause()
+            raise
+
+    return hosts.leave(exit_code(command))
 
 
 def exit_code(command: Callable[[], Any]) -> int:
@@ -53,6 +75,9 @@ def exit_code(command: Callable[[], Any]) -> int:
         except config_lib.ConfigError as error:
             print_problems(error.problems)
             return BAD_INPUT
+        except hosts.JoinError as error:
+            print_problems(error.problems)
+            return error.code
         except DataError as error:  # a record that cannot be read, found on the way
             print_problems([str(error)])
             return BAD_INPUT

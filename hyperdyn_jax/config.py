@@ -268,7 +268,12 @@ def _optimizer(config: Config, averaging: float | None) -> optax.GradientTransfo
 def _dataset(config: Config) -> data.Dataset:
     make = _choose("dataset", config["dataset"], DATASETS)
     shared = {name: config[name] for name in ("batch_size", "eval_batch_size", "seed")}
-    return make(config, {**shared, "devices": jax.local_device_count()})
+    sharing = {
+        "devices": jax.device_count(),
+        "host": jax.process_index(),
+        "hosts": jax.process_count(),
+    }
+    return make(config, {**shared, **sharing})
 
 
 def _model(config: Config, dataset: data.Dataset | None) -> nn.Module:

@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -133,9 +133,11 @@ def _detect(
     # to ask before it connects.
     from jax._src import clusters
 
-    for name in ("processes", "process"):
-        if given[name] is not None:
-            problems.append(f"--{name} is found by --coordinator=auto; leave it out")
+    problems += [
+        f"--{name} is found by --coordinator=auto; leave it out"
+        for name in ("processes", "process")
+        if given[name] is not None
+    ]
     detect = clusters.ClusterEnv.auto_detect_unset_distributed_params
     try:
         address, count, index, _ = detect(None, None, None, None, None, int(WAIT))
@@ -152,7 +154,7 @@ def _detect(
 
 def first() -> bool:
     """Whether this process is the one that prints and writes."""
-    return _group is None or _group.place.process == 0
+    return jax.process_index() == 0
 
 
 def join(where: Place, config: Any) -> None:
@@ -301,9 +303,7 @@ def _send(peer: socket.socket, line: str) -> None:
         peer.sendall(line.encode() + b"\n")
 
 
-def _read_line(
-    peer: socket.socket, waiting: Callable[[], None] | None = None
-) -> str:
+def _read_line(peer: socket.socket, waiting: Callable[[], None] | None = None) -> str:
     """A line, or what there was of it before the end or, without `waiting`, in time."""
     line = b""
     while not line.endswith(b"\n") and len(line) < 1000:
@@ -552,10 +552,13 @@ class _Tuner(Protocol):
     def tell(self, state: Any, trials: Any, scores: np.ndarray) -> Any: ...
 
 
-class SharedTuner:
-    """A tuner that proposes and decides alike in all processes.
+def shared(tuner: _Tuner) -> Any:
+    """A tuner that proposes and decides alike in all processes."""
+    return tuner if jax.process_count() == 1 else _SharedTuner(tuner)
 
-    They compute the same, but machines of two kinds may round differently.
+
+class _SharedTuner:
+    """Every process computes the same, but machines of two kinds may round differently.
 
     Args:
       tuner: what it is otherwise.
