@@ -295,7 +295,8 @@ def fresh() -> str:
     note = (
         f"Mean ± standard deviation (seeds 15 to 19), accepted / total steps, and how "
         f"far ahead of the tuned cosine, by seed, with its 95% interval. "
-        f"{_machine(pairs[0][1].machine)}; raw rows in `benchmarks/results/contenders/`."
+        f"{_machine(pairs[0][1].machine)}; raw rows in "
+        f"`benchmarks/results/contenders/`."
     )
     return paper.table(f"run|{titles}", [*rows, tuned]) + "\n\n" + note
 
