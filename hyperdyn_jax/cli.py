@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
@@ -58,11 +57,7 @@ def run(
     def command() -> None:
         if where := hosts.place(*place):
             hosts.join(where, settings)
-        try:
-            loop.train_and_evaluate(settings, path)
-        except jax.errors.JaxRuntimeError:
-            hosts.await_cause()
-            raise
+        loop.train_and_evaluate(settings, path)
 
     return hosts.leave(exit_code(command))
 
@@ -90,6 +85,9 @@ def exit_code(command: Callable[[], Any]) -> int:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             return _try_again(error)
+        except Exception:
+            hosts.await_cause()
+            raise
     return DONE
 
 

@@ -543,7 +543,17 @@ def share_tree(tree: Any) -> Any:
         type(leaf)(x) if isinstance(leaf, bool | int | float) else x
         for leaf, x in zip(leaves, shared, strict=True)
     ]
-    return jax.tree.unflatten(structure, shared)
+    return _in_order_of(tree, jax.tree.unflatten(structure, shared))
+
+
+def _in_order_of(like: Any, tree: Any) -> Any:
+    """The tree with its dicts in the order of another; JAX sorts them."""
+    if isinstance(like, dict):
+        return {name: _in_order_of(x, tree[name]) for name, x in like.items()}
+    if isinstance(like, list | tuple):
+        items = [_in_order_of(*pair) for pair in zip(like, tree, strict=True)]
+        return type(like)(*items) if hasattr(like, "_fields") else type(like)(items)
+    return tree
 
 
 class _Tuner(Protocol):
