@@ -31,6 +31,7 @@ def parse_flags(
     words = _join_values(argv[1:])
     if not any(word.lstrip("-").startswith("help") for word in words):
         problems, good = _check_flags(argv[0], words, others)
+        problems += _check_place(words) if set(PLACE) <= set(others) else []
         if problems:
             if good is not None:
                 problems += _check_rest(*good)
@@ -121,6 +122,16 @@ def _reason(error: Exception) -> str:
     """What a config file said, without what the parser says of it."""
     line = (str(error) or type(error).__name__).strip().splitlines()[-1].strip()
     return line.removeprefix("ValueError: ")
+
+
+def _check_place(words: Sequence[str]) -> list[str]:
+    pairs = (word.removeprefix("--").split("=", 1) for word in words)
+    values = {name: value for name, *rest in pairs for value in rest}
+    try:
+        hosts.place(*(values.get(name) for name in PLACE))
+    except hosts.JoinError as error:
+        return error.problems
+    return []
 
 
 def _check_rest(config: ConfigDict, workdir: str | None) -> list[str]:

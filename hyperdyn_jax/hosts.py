@@ -50,7 +50,7 @@ class JoinError(RuntimeError):
 class Place(NamedTuple):
     """One process among those of a run.
 
-    host, port: where process 0 is met.
+    host, port: where process 0 is met; empty where the cluster's scheduler knows.
     processes, process: how many there are, and which this one is, from 0.
     heartbeat: seconds after which a process that is not heard of counts as lost.
     bind: the address that process 0 listens at; all of its machine if empty.
@@ -65,10 +65,10 @@ class Place(NamedTuple):
 
 
 def place(
-    coordinator: str | None,
-    processes: str | None,
-    process: str | None,
-    heartbeat: str | None,
+    coordinator: str | None = None,
+    processes: str | None = None,
+    process: str | None = None,
+    heartbeat: str | None = None,
 ) -> Place | None:
     """This process's place, from the values of the flags; None if it is alone.
 
@@ -76,43 +76,50 @@ def place(
       JoinError: with every problem.
     """
     given = {"processes": processes, "process": process, "heartbeat": heartbeat}
+    given = {name: value for name, value in given.items() if value is not None}
     if not coordinator:
-        names = [f"--{name}={x}" for name, x in given.items() if x is not None]
-        need = "needs --coordinator, HOST:PORT or auto"
-        if names:
-            raise JoinError([f"{name} {need}" for name in names])
-        return None
-    problems: list[str] = []
-
-    def number(name: str, low: float, high: float, kind: type = int) -> Any:
-        value = given[name]
-        what = f"a {'whole ' if kind is int else ''}number in [{low}, {high}]"
-        if value is None:
-            problems.append(f"--{name} is missing; it must be {what}")
-            return low
-        with contextlib.suppress(ValueError):
-            if low <= kind(value) <= high:
-                return kind(value)
-        problems.append(f"--{name} must be {what}, got {value!r}")
-        return low
-
-    given["heartbeat"] = heartbeat or str(HEARTBEAT)
-    beat = number("heartbeat", 2, 3600, float)
-    if coordinator == "auto":
-        found = _detect(given, problems)
+        need = "needs --coordinator, which is HOST:PORT or auto"
+        problems = [f"--{name}={value} {need}" for name, value in given.items()]
         if problems:
             raise JoinError(problems)
-        host, port, count, index = found
+        return None
+    problems = []
+    beat = _number(given, "heartbeat", 2, 3600, problems, HEARTBEAT)
+    if coordinator == "auto":
+        found = "is found by --coordinator=auto; leave it out"
+        known = given.keys() - {"heartbeat"}
+        problems += [f"--{name} {found}" for name in sorted(known)]
+        where = Place("", 0, 0, 0, beat, "")
     else:
         host, port = _address(coordinator, problems)
-        count = number("processes", 1, 1_000_000)
-        index = number("process", 0, count - 1)
-        if problems:
-            raise JoinError(problems)
-    if count == 1:
-        return None
-    bind = "" if coordinator == "auto" else host
-    return Place(host, port, count, index, beat, bind)
+        count = int(_number(given, "processes", 1, 1_000_000, problems))
+        index = int(_number(given, "process", 0, count - 1, problems))
+        where = Place(host, port, count, index, beat, host)
+    if problems:
+        raise JoinError(problems)
+    return None if where.processes == 1 else where
+
+
+def _number(
+    given: dict[str, str],
+    name: str,
+    low: float,
+    high: float,
+    problems: list[str],
+    default: float | None = None,
+) -> float:
+    """The value of a flag: any number if there is a default, else a whole one."""
+    kind, what = (int, "a whole number") if default is None else (float, "a number")
+    what = f"{what} in [{low}, {high}]"
+    if name not in given:
+        if default is None:
+            problems.append(f"--{name} is missing; it must be {what}")
+        return default or low
+    with contextlib.suppress(ValueError):
+        if low <= kind(given[name]) <= high:
+            return kind(given[name])
+    problems.append(f"--{name} must be {what}, got {given[name]!r}")
+    return low
 
 
 def _address(text: str, problems: list[str]) -> tuple[str, int]:
@@ -125,31 +132,20 @@ def _address(text: str, problems: list[str]) -> tuple[str, int]:
     return "", 0
 
 
-def _detect(
-    given: dict[str, str | None], problems: list[str]
-) -> tuple[str, int, int, int] | None:
-    """What the cluster's scheduler says, for --coordinator=auto."""
-    # What jax.distributed.initialize does without arguments; there is no public way
+def _detected(where: Place) -> Place:
+    """The place with what the cluster's scheduler knows, for --coordinator=auto."""
+    # As jax.distributed.initialize does it without arguments; there is no public way
     # to ask before it connects.
     from jax._src import clusters
 
-    problems += [
-        f"--{name} is found by --coordinator=auto; leave it out"
-        for name in ("processes", "process")
-        if given[name] is not None
-    ]
     detect = clusters.ClusterEnv.auto_detect_unset_distributed_params
     try:
         address, count, index, _ = detect(None, None, None, None, None, int(WAIT))
-    except Exception:  # each kind of cluster has its own
-        address = None
-    if address is None or count is None or index is None:
-        problems.append(
-            "--coordinator=auto finds no cluster here; give HOST:PORT of process 0, "
-            "--processes and --process"
-        )
-        return None
-    return *_address(address, problems), count, index
+        host, port = _address(address, [])
+        return where._replace(host=host, port=port, processes=count, process=index)
+    except Exception as error:  # each kind of cluster has its own
+        found = "--coordinator=auto finds no cluster here; give HOST:PORT of process 0"
+        raise JoinError([f"{found}, --processes and --process"]) from error
 
 
 def first() -> bool:
@@ -170,6 +166,10 @@ def join(where: Place, config: Any) -> None:
       JoinError: others did not come in time, or with something else.
     """
     global _group
+    if not where.host:
+        where = _detected(where)
+    if where.processes == 1:
+        return
     digest = zlib.crc32(json.dumps(config, sort_keys=True, default=str).encode())
     hello = f"hyperdyn_jax {where.processes} {digest}"
     meet = _receive if where.process == 0 else _visit
@@ -198,9 +198,6 @@ def await_cause() -> None:
 def _start_jax(where: Place, port: int) -> None:
     # It would catch SIGTERM; `signals` does.
     jax.config.update("jax_enable_preemption_service", False)
-    # Else XLA may run two steps that do not need each other at once, and Gloo, which
-    # knows messages by their order only, would mix up their sums.
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
     if where.process:
         port = _relay((where.host, port))
     jax.distributed.initialize(
