@@ -3,6 +3,7 @@
 import difflib
 import errno
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,14 @@ def run(
             hosts.join(where, settings)
         loop.train_and_evaluate(settings, path)
 
-    return hosts.leave(exit_code(command))
+    try:
+        code = exit_code(command)
+    except Exception:
+        if not hosts.joined():
+            raise
+        traceback.print_exc()  # Python's own end would wait for the other processes
+        code = 1
+    return hosts.leave(code)
 
 
 def exit_code(command: Callable[[], Any]) -> int:

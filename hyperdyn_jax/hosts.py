@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -189,6 +189,11 @@ def leave(code: int) -> int:
     return code
 
 
+def joined() -> bool:
+    """Whether there are others."""
+    return _group is not None
+
+
 def await_cause() -> None:
     """After an error: returns only if no lost process was the cause of it."""
     if _group is not None:
@@ -218,21 +223,20 @@ def _receive(where: Place, hello: str) -> tuple[dict[int, socket.socket], int]:
     """Process 0 waits for all others; then JAX has nothing to wait for."""
     peers: dict[int, socket.socket] = {}
     flag = f"--coordinator={_join_address(where.host, where.port)}"
+
+    def missing() -> str:
+        numbers = sorted({*range(1, where.processes)} - {*peers})
+        return f"{flag}: process {', '.join(map(str, numbers))} did not come"
+
+    check = _patience(missing)
     with _listen(where.bind, where.port, flag) as server:
-        for _ in _ticks():
-            if len(peers) == where.processes - 1:
-                break
+        while len(peers) < where.processes - 1:
+            check()
             with contextlib.suppress(TimeoutError):
                 peer, _ = server.accept()
                 number = _check_hello(peer, where, hello)
                 if number is not None:
                     peers[number] = peer  # a process that came again, in its last form
-        else:
-            missing = sorted({*range(1, where.processes)} - {*peers})
-            text = ", ".join(map(str, missing))
-            raise JoinError(
-                [f"{flag}: process {text} did not come in {WAIT:.0f} s"], TRY_AGAIN
-            )
     with _listen(where.bind, 0, flag) as free:
         port = free.getsockname()[1]
     for peer in peers.values():
@@ -270,28 +274,32 @@ def _check_hello(peer: socket.socket, where: Place, hello: str) -> int | None:
 
 def _visit(where: Place, hello: str) -> tuple[dict[int, socket.socket], int]:
     """Another process goes to process 0, until that is there and has seen all."""
-    for _ in _ticks():
+    address = _join_address(where.host, where.port)
+    check = _patience(lambda: f"--coordinator={address}: no process 0 came")
+    while True:
+        check()
         with contextlib.suppress(OSError):
             peer = socket.create_connection((where.host, where.port), timeout=0.2)
             _send(peer, f"{hello} {where.process}")
-            word, _, rest = _read_line(peer, signals.check).partition(" ")
+            word, _, rest = _read_line(peer, check).partition(" ")
             if word == "no":
                 raise JoinError([rest])
             if word == "go":
                 return {0: peer}, int(rest)
         time.sleep(0.2)
-    address = _join_address(where.host, where.port)
-    raise JoinError(
-        [f"--coordinator={address}: no process 0 came in {WAIT:.0f} s"], TRY_AGAIN
-    )
 
 
-def _ticks() -> Iterator[None]:
-    """Goes on until `WAIT` is over or the program was asked to stop."""
+def _patience(what: Callable[[], str]) -> Callable[[], None]:
+    """To be called while others are waited for: raises when `WAIT` is over, or when the
+    program was asked to stop."""
     end = time.monotonic() + WAIT
-    while time.monotonic() < end:
+
+    def check() -> None:
         signals.check()
-        yield
+        if time.monotonic() > end:
+            raise JoinError([f"{what()} in {WAIT:.0f} s"], TRY_AGAIN)
+
+    return check
 
 
 def _send(peer: socket.socket, line: str) -> None:
