@@ -1,5 +1,6 @@
 """Several processes: they meet, agree, stop at one step and notice a lost one."""
 
+import fcntl
 import json
 import os
 import signal
@@ -127,7 +128,8 @@ def test_two_processes_train_as_two_devices_of_one_do(folder, cache, whole):
     assert process.returncode == 0, err
     there, here = state(whole)[0], state(folder / "alone")[0]
     for one, other in zip(there[1], here[1], strict=True):
-        assert one.keys() == other.keys()
+        assert list(one) == list(other)
+        assert list(one["hyperparams"]) == list(other["hyperparams"])
         for name, value in one.items():
             if isinstance(value, float):
                 assert value == pytest.approx(other[name], rel=1e-4), name
@@ -172,6 +174,17 @@ def test_faults_of_either_process_end_both_and_change_nothing(folder, cache, who
     with Pair(cache, workdir) as pair:
         assert pair.end()[0] == [0, 0]
     assert state(workdir) == state(whole)
+
+
+def test_a_directory_in_use_ends_both(folder, cache):
+    workdir = folder / "used"
+    workdir.mkdir()
+    with (workdir / ".lock").open("w") as lock, Pair(cache, workdir) as pair:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        codes, _, errs = pair.end()
+    assert codes == [2, 2]
+    assert errs[0] == f"error: --workdir={workdir} is in use by another process\n"
+    assert errs[1] == "error: process 0 ended with exit code 2\n"
 
 
 def test_a_config_that_only_one_process_has_ends_both(folder, cache):
