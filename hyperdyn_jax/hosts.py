@@ -379,12 +379,12 @@ class _Group:
         self._text = dict.fromkeys(peers, b"")  # of each, that is no whole line yet
         self._left: set[int] = set()  # those that ended as they should
         self._all_left, self._let_go = threading.Event(), threading.Event()
-        self._leaving = False
+        self._code: int | None = None  # to end with, once that is known
         threading.Thread(target=self._watch, daemon=True).start()
 
     def leave(self, code: int) -> None:
         """Process 0 ends last: JAX's service is in it."""
-        self._leaving = True
+        self._code = code
         for peer in self._peers.values():
             _send(peer, f"bye {code}")
         patience = 2.0 if code else None
@@ -445,7 +445,9 @@ class _Group:
                 self._lost(why, int(code))
 
     def _closed(self, number: int) -> None:
-        if number not in self._left:
+        # What is left to do then is to be saved, and only process 0 does that.
+        done = self._code is not None and (self._code or self.place.process == 0)
+        if number not in self._left and not done:
             self._lost(f"process {number} was lost: its connection is closed")
         self._peers.pop(number).close()
         self._let_go.set()
@@ -456,9 +458,9 @@ class _Group:
         self._left.add(number)
         if self._left >= set(self._peers):
             self._all_left.set()
-        if code and not self._leaving:
+        if code and self._code is None:
             time.sleep(1)  # this process may be about to find the same
-        if code and not self._leaving:
+        if code and self._code is None:
             self._lost(f"process {number} ended with exit code {code}", code)
 
     def _lost(self, why: str, code: int = TRY_AGAIN) -> None:
