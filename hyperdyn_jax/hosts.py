@@ -506,12 +506,16 @@ def together(ask: Callable[[], bool]) -> Callable[[], bool]:
     if jax.process_count() == 1:
         return ask
     calls, asked_for = itertools.count(), None
+    # They would run this beside a step, and both might wait for ever (`Trainer`).
+    several_cpus = jax.local_device_count() > 1 and devices()[0].platform == "cpu"
 
     def answer() -> bool:
         nonlocal asked_for
         if next(calls) % EVERY:
             return False
         earlier, asked_for = asked_for, _total(np.uint32([ask()]))
+        if several_cpus:
+            jax.block_until_ready(asked_for)
         return earlier is not None and bool(np.asarray(earlier)[0])
 
     return answer

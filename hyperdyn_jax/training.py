@@ -115,8 +115,12 @@ class Trainer:
             functools.partial(measure_step, model, dataset.load),
             in_axes=(None, None, 0),
         )
-        # Runs once, so it is compiled fast and not to be fast: that saves 5 to 15 s.
         host = self._devices[0].platform == "cpu"
+        # Several CPU devices share one pool of threads, where programs in flight can
+        # wait for each other until XLA aborts (jaxlib 0.10.2).
+        together = host and self._local > 1
+        self._one_by_one = jax.block_until_ready if together else lambda result: result
+        # Runs once, so it is compiled fast and not to be fast: that saves 5 to 15 s.
         self._init = jax.jit(
             functools.partial(init_state, model, optimizer, dataset.image_shape),
             compiler_options={"xla_backend_optimization_level": 0} if host else None,
@@ -200,7 +204,8 @@ class Trainer:
             for i, state in enumerate(branches):
                 loss = np.nan
                 if live[i]:
-                    branches[i], loss = self._train_step(state, resident, batch, key)
+                    step = self._train_step(state, resident, batch, key)
+                    branches[i], loss = self._one_by_one(step)
                 losses[i].append(loss)
             if (count + 1) % BLOCK == 0:
                 live = [not self._has_diverged(each) for each in losses]
@@ -245,7 +250,8 @@ class Trainer:
         for batch in self.dataset.eval_batches(split):
             if stop():
                 raise KeyboardInterrupt
-            sums.append(self._eval_step(state, resident, self._shard(batch)))
+            step = self._eval_step(state, resident, self._shard(batch))
+            sums.append(self._one_by_one(step))
         correct, loss, count = np.sum(jax.device_get(sums), axis=0, dtype=np.float64)
         return Evaluation(100.0 * correct / count, loss / count, int(count))
 
@@ -272,8 +278,6 @@ class Trainer:
         last = int(state.step)
         count = min(last, -(-MEASURED // self.dataset.batch_size))
         batches = map(self.dataset.train_batch, range(last - count, last))
-        # One by one, and summed on the host: on virtual CPU devices, sums that waited
-        # for steps in flight made XLA abort (jaxlib 0.10.2).
         measured = [
             jax.device_get(self._measure_step(state, resident, self._shard(batch)))
             for batch in batches
