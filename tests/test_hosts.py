@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hyperdyn_jax import data, hosts
+from hyperdyn_jax import cli, data, hosts
 from hyperdyn_jax.checkpoints import Checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -338,3 +338,13 @@ def test_what_one_process_asks_and_shares_is_its_own():
     assert hosts.together(test_a_process_alone_has_no_place) is (
         test_a_process_alone_has_no_place
     )
+
+
+def test_the_command_tells_of_all_flags_at_once(capsys):
+    flags = ["--config=configs/digits.py", "--config.epochs=0", "--process=1"]
+    with pytest.raises(SystemExit) as error:
+        cli.parse_flags(["train.py", *flags])
+    assert error.value.code == cli.BAD_INPUT
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("error: --process=1 needs --coordinator")
+    assert lines[1].startswith("error: config.epochs must be >= 1")
