@@ -45,6 +45,7 @@ OPTIONAL: dict[str, tuple[type, int]] = {
     "image_size": (int, 1),
     "averaging": (float, 0),
     "backtracking": (bool, 0),
+    "skip_bad_records": (int, 0),
 }
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +38,7 @@ class Run(NamedTuple):
     step, total_steps: optimizer steps on the accepted path, and with every trial.
     best_epoch, best_accuracy: which epoch `best` is of, and its accuracy in percentage
       points.
+    skipped: what is wrong with each record that was left out so far.
     """
 
     held: list[TrainState]
@@ -51,6 +52,7 @@ class Run(NamedTuple):
     total_steps: int = 0
     best_epoch: int = -1
     best_accuracy: float = 0.0
+    skipped: Sequence[str] = ()
 
 
 class Branch(NamedTuple):
@@ -116,11 +118,19 @@ def run_to_end(
         run = resume(start(setup, trainer), trainer, directory)
         if run.epoch:
             display.say(f"resuming {directory.path} at epoch {run.epoch}")
+        setup.dataset.skips.resume(run.skipped)
+        tell_skipped(setup, display)
         while run.step < setup.accepted_steps(run.tuner):
             if run.attempts >= ATTEMPTS:  # also when the same command is given again
                 raise DivergedError(diverged(run, directory))
             signals.check()
             run = advance(setup, trainer, run, directory, display)
+
+
+def tell_skipped(setup: config_lib.Setup, display: Display) -> None:
+    """A line for each record that was left out since the last call."""
+    for line in setup.dataset.skips.news():
+        display.say(f"warning: {line}; left out")
 
 
 COARSE = 2.0  # percentage points that a validation split should be able to tell
@@ -189,6 +199,10 @@ def advance(
             new, tested = finish(trainer, new, branch)
             rows["metrics"] |= tested
         rows["metrics"]["seconds"] = time.perf_counter() - began
+        if setup.dataset.skips.limit:
+            rows["metrics"]["skipped_records"] = len(setup.dataset.skips.lines)
+    new = new._replace(skipped=tuple(setup.dataset.skips.lines))
+    tell_skipped(setup, display)
     directory.record(rows)
     save(new, directory)
 
@@ -358,7 +372,7 @@ def resume(begin: Run, trainer: Trainer, directory: RunDirectory) -> Run:
         name: [trainer.replicate(TrainState(*state)) for state in arrays.pop(name)]
         for name in states
     }
-    facts = {name: facts[name] for name in names}
+    facts = {name: facts[name] for name in names if name in facts}
     return Run(**states, **arrays, **facts)
 
 
