@@ -8,14 +8,62 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict, config_dict, config_flags
 
 from hyperdyn_jax import config as config_lib
 from hyperdyn_jax import loop, signals
 from hyperdyn_jax.checkpoints import SaveError
 from hyperdyn_jax.records import DataError, reason
 
+flags.disclaim_key_flags()  # --help shows them as those of the program
 DONE, BAD_INPUT, DIVERGED, TRY_AGAIN = 0, 2, 3, 75  # exit codes
+
+
+def define_config(
+    values: flags.FlagValues = flags.FLAGS, argv: Sequence[str] | None = None
+) -> flags.FlagHolder:
+    """Defines --config=FILE and with it every --config.x=y.
+
+    Args:
+      values: where.
+      argv: the command line, sys.argv by default.
+    """
+    holder = config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "Config file, Python or JSON; --config.x=y changes a setting in it.",
+        flag_values=values,
+        sys_argv=argv and list(argv),
+    )
+    values["config"].parser = _ConfigParser(values["config"].parser)
+    return holder
+
+
+class _ConfigParser(flags.ArgumentParser):
+    """Config files: those in JSON are read and nothing in them is run.
+
+    Args:
+      python: parser of the others.
+    """
+
+    def __init__(self, python: flags.ArgumentParser):
+        self._python = python
+
+    def parse(self, path: str) -> ConfigDict:
+        file, colon, argument = path.partition(":")
+        if Path(file).suffix != ".json":
+            return self._python.parse(path)
+        if colon:
+            raise ValueError(f"a JSON file takes no argument, got {argument!r}")
+        try:
+            settings = config_lib.read_json(Path(file))
+        except OSError as error:
+            raise ValueError(f"{error.strerror}") from None
+        # None has no type that a flag could be parsed as.
+        for name, (kind, _) in config_lib.OPTIONAL.items():
+            if name in settings and settings[name] is None:
+                settings[name] = config_dict.placeholder(kind)
+        return ConfigDict(settings).lock()
 
 
 def parse_flags(argv: Sequence[str], others: Sequence[str] = ("workdir",)) -> list[str]:
@@ -93,6 +141,8 @@ def load_config(argv: Sequence[str], argument: str = "") -> ConfigDict:
 
 def _reason(error: Exception) -> str:
     """What a config file said, without what the parser says of it."""
+    if isinstance(error, flags.IllegalFlagValueError):
+        error = error.__context__ or error
     line = (str(error) or type(error).__name__).strip().splitlines()[-1].strip()
     return line.removeprefix("ValueError: ")
 
@@ -174,7 +224,7 @@ def _is_number(word: str) -> bool:
 
 def _parse(argv: Sequence[str]) -> ConfigDict:
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=list(argv))
+    define_config(values, argv)
     values(argv)
     return values.config
 

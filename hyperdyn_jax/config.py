@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
+import json
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -47,6 +49,10 @@ OPTIONAL: dict[str, tuple[type, int]] = {
     "backtracking": (bool, 0),
     "skip_bad_records": (int, 0),
 }
+
+
+# How JSON, which has no such numbers, holds them in a config.json.
+NOT_FINITE = {str(value): value for value in (math.inf, -math.inf, math.nan)}
 
 
 class ConfigError(ValueError):
@@ -277,6 +283,34 @@ def _choose(what: str, name: Any, choices: Mapping[str, Any]) -> Any:
     if name not in choices:
         raise ValueError(f"{what} must be one of {sorted(choices)}, got {name!r}")
     return choices[name]
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The settings in a JSON file, such as a run directory's config.json.
+
+    Nothing in it is run. The texts inf, -inf and nan are numbers, except where a
+    setting is text.
+
+    Raises:
+      OSError, ValueError: in a line, why it cannot be read.
+    """
+    try:
+        settings = json.loads(file.read_bytes())
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(settings, dict):
+        raise ValueError(f"it must be an object of settings, got {str(settings)[:40]}")
+    texts = {name for name, (kind, _) in FIELDS.items() if kind is str}
+    return {
+        name: value if name in texts else _with_numbers(value)
+        for name, value in settings.items()
+    }
+
+
+def _with_numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_numbers(item) for name, item in value.items()}
+    return NOT_FINITE.get(value, value) if isinstance(value, str) else value
 
 
 def differences(old: Config, new: Config, prefix: str = "config") -> list[str]:

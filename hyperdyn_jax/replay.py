@@ -11,7 +11,6 @@ The same command again goes on: finished runs are skipped, a stopped one is resu
 """
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -70,7 +69,7 @@ def replay_config(run: Path) -> dict[str, Any]:
       ConfigError: the run's files are not there or damaged.
     """
     try:
-        settings = json.loads((run / "config.json").read_text())
+        settings = config.read_json(run / "config.json")
         setup = config.build(settings)
     except (OSError, ValueError) as error:
         raise config.ConfigError([f"{run} is no run to replay: {error}"]) from None

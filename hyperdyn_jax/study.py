@@ -17,12 +17,11 @@ from typing import Any
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from hyperdyn_jax import cli, loop
 from hyperdyn_jax.config import ConfigError
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Config file of every run.")
+CONFIG = cli.define_config()
 STRATEGIES = flags.DEFINE_list(
     "strategies",
     ["hyperdyn"],

@@ -65,6 +65,86 @@ def test_config_files_that_cannot_be_loaded(capsys, tmp_path):
     assert line.endswith("|salera, got 'adagrad'")
 
 
+def as_json(content, folder, name="config.json"):
+    """The flag of a config that is written down as a run directory's is."""
+    (folder / name).write_text(rundir._dump_config(content))
+    return f"--config={folder / name}"
+
+
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_configs_come_back_from_json_as_they_were(tmp_path, file):
+    config = cli.load_config(["train.py", f"--config={file}"])
+    flag = as_json(config.to_dict(), tmp_path)
+    again = cli.load_config(["train.py", flag])
+    assert again.to_dict() == config.to_dict()
+    for name, value in config.to_dict().items():
+        assert type(again.to_dict()[name]) is type(value)
+    changes = [
+        "--config.averaging=2.5",
+        "--config.backtracking=false",
+        "--config.hyperdyn.offset=inf",
+        "--config.explore.warm_start=inf",  # a name
+    ]
+    changed = [
+        cli.load_config(["train.py", f, *changes]) for f in (flag, f"--config={file}")
+    ]
+    assert changed[0].to_dict() == changed[1].to_dict()
+    assert changed[0].averaging == 2.5
+    # A number that is not finite comes back as a number.
+    content = changed[0].to_dict()
+    content["explore"]["warm_start"] = ""
+    third = cli.load_config(["train.py", as_json(content, tmp_path)])
+    assert third.to_dict() == content
+    assert third.hyperdyn.offset == np.inf
+
+
+def test_json_is_checked_as_python_is(capsys, tmp_path):
+    flag = as_json(settings(epochs=0), tmp_path)
+    lines = problems(capsys, flag, "--config.seed=x", "--config.sed=1")
+    assert lines == [
+        "--config.seed must be a whole number, got 'x'",
+        "--config.sed is no setting; did you mean seed?",
+        "config.epochs must be >= 1, got 0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "Expecting property name enclosed in double quotes: line 1 column 2"),
+        ("[1, 2]", "it must be an object of settings, got [1, 2]"),
+        ("[" * 100_000, "it is nested too deeply"),
+        ("\xff", "'utf-8' codec can't decode byte 0xff in position 0"),
+        ("", "Expecting value: line 1 column 1"),
+        ("def get_config():\n    pass\n", "Expecting value: line 1 column 1"),
+    ],
+)
+def test_damaged_json_is_told_in_a_line(capsys, tmp_path, content, message):
+    file = tmp_path / "config.json"
+    file.write_bytes(content.encode("latin-1"))
+    (line,) = problems(capsys, f"--config={file}")
+    assert line.startswith(f"--config={file} cannot be loaded: {message}")
+    (line,) = problems(capsys, f"--config={file}:adam")
+    assert line.endswith("a JSON file takes no argument, got 'adam'")
+
+
+def test_nothing_in_json_is_run(tmp_path):
+    """Neither as Python, nor by what the loader or a message makes of it."""
+    code = f"__import__('pathlib').Path({str(tmp_path / 'run')!r}).touch()"
+    content = settings(name=code, model__name=code, hyperdyn__kernel=f"{{{code}}}")
+    file = tmp_path / "config.json"
+    file.write_text(rundir._dump_config(content | {code.replace(".", "_"): code}))
+    config_dict = cli.load_config(["train.py", f"--config={file}"])
+    assert config_dict.name == code
+    with pytest.raises(config.ConfigError) as caught:
+        config.build(config_dict.to_dict())
+    assert len(caught.value.problems) == 3
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_all_problems_are_told_at_once(capsys, tmp_path):
     (tmp_path / "file").write_text("")
     lines = problems(
