@@ -44,7 +44,9 @@ def probes(
     for stretch in range(STRETCHES):
         begin = trainer.skip(state, stretch * steps)
         settings = [{"learning_rate": np.float32(rate)} for rate in rates]
-        branches, _ = trainer.train([begin] * len(rates), settings, steps, augmentation)
+        branches = trainer.train(
+            trainer.begin([begin] * len(rates), settings), steps, augmentation
+        ).states
         scores[stretch] = [-trainer.evaluate(x, "validation").loss for x in branches]
     start = -trainer.evaluate(state, "validation").loss
     return {"start": start, "scores": scores}

@@ -64,7 +64,9 @@ def ours(
 ) -> Callable[[], TrainState]:
     """The loop's epoch: one branch."""
     hparams = {"learning_rate": np.float32(0.1), "momentum": np.float32(0.9)}
-    return lambda: trainer.train([state], [hparams], steps, key)[0][0]
+    return lambda: trainer.train(trainer.begin([state], [hparams]), steps, key).states[
+        0
+    ]
 
 
 def seconds(function: Callable[[], TrainState]) -> tuple[float, TrainState]:

@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 
 from hyperdyn_jax.config import ConfigError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 FACTS, PART = "facts.json", ".part"  # PART ends the name of an unfinished one
 MARGIN = 2**20  # bytes that a checkpoint leaves free, for rows and Orbax's metadata
 MISSES = 3  # in a row, before a run that cannot save its state gives up
@@ -49,12 +50,18 @@ class Checkpoints:
         self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
         self._writer = ThreadPoolExecutor(1)  # one: in order, and Orbax from one thread
         self._future: Future[None] | None = None
+        self._number = 0  # of the last, written or not
         self._misses, self._miss = 0, ""
         self._missed: Callable[[], None] | None = None  # the last one's second chance
         self._arrays: dict[str, np.ndarray] = {}
         self.damaged: dict[int, str] = {}
 
-    def save(self, number: int, arrays: Any, facts: dict[str, Any]) -> None:
+    def save(
+        self,
+        arrays: Any,
+        facts: dict[str, Any],
+        then: Callable[[], None] = lambda: None,
+    ) -> None:
         """Begins to write a checkpoint.
 
         One that is still waiting for the one before it to be written is dropped: this
@@ -62,9 +69,10 @@ class Checkpoints:
         further than that can always be resumed.
 
         Args:
-          number: greater than every number before.
           arrays: a pytree of arrays, which may be on devices.
           facts: plain numbers and text, for JSON.
+          then: called in the background as soon as it is on the disk; it is not
+            written if this fails.
 
         Raises:
           SaveError: the last ones could not be written.
@@ -73,7 +81,9 @@ class Checkpoints:
         if self._future is not None:
             self._future.cancel()
         host = jax.device_get(arrays)
-        self._future = self._writer.submit(self._write, number, host, facts)
+        self._number = max([self._number, *self._numbers()]) + 1
+        write = functools.partial(self._write, self._number, host, facts, then)
+        self._future = self._writer.submit(write)
         if not self._numbers():
             self._future.result()
             self._check()
@@ -124,29 +134,34 @@ class Checkpoints:
         self._orbax.close()
         self._check()
 
-    def free(self) -> None:
-        """Makes room: waits for the last checkpoint and removes all but the newest."""
-        if self._future is not None:
-            self._future.result()
-        self._prune(1)
-
     def _check(self) -> None:
         """Ends the run when it has not been able to save its state for some time."""
         if self._misses >= (MISSES if self._numbers() else 1):
             where = f"{self._folder} takes no checkpoint"
             raise SaveError(f"{where}: {self._miss}")
 
-    def _write(self, number: int, arrays: Any, facts: dict[str, Any]) -> None:
+    def _write(
+        self,
+        number: int,
+        arrays: Any,
+        facts: dict[str, Any],
+        then: Callable[[], None],
+    ) -> None:
         """Writes a checkpoint, or says why not; it then has another try as a newer one.
 
         In the background, where nobody would see what it raised.
         """
-        store = functools.partial(self._store, number, arrays, facts)
+
+        def store() -> None:
+            if not (self._folder / str(number)).exists():
+                self._store(number, arrays, facts)
+            then()
+
         try:
             try:
                 store()
             except OSError as error:
-                if error.errno != errno.ENOSPC:
+                if error.errno not in FULL:
                     raise
                 self._prune(1)
                 store()
@@ -154,7 +169,7 @@ class Checkpoints:
             self._misses, self._missed = 0, None
         except Exception as error:
             self._misses, self._miss = self._misses + 1, _in_a_line(error)
-            self._missed = functools.partial(self._write, number, arrays, facts)
+            self._missed = functools.partial(self._write, number, arrays, facts, then)
             times = f"{self._misses} of {MISSES} misses in a row"
             self._say(
                 f"warning: checkpoint {number} not written, {times}: {self._miss}"

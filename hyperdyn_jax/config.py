@@ -42,12 +42,15 @@ FIELDS: dict[str, tuple[type, int]] = {
 }
 
 
-# Not every config has them. None is what the strategy needs.
+SAVE_MINUTES = 10.0
+
+# Not every config has them. None is what the strategy needs, or what is usual.
 OPTIONAL: dict[str, tuple[type, int]] = {
     "image_size": (int, 1),
     "averaging": (float, 0),
     "backtracking": (bool, 0),
     "skip_bad_records": (int, 0),
+    "save_minutes": (float, 0),
 }
 
 
@@ -71,12 +74,14 @@ class Setup:
     averaging: power of the average of the path that is evaluated; None without one.
     backtracking: whether the run ends at its best epoch's network, where that is better
       than the last one's by more than chance (`loop.finish`).
+    save_minutes: after which the state is saved inside an epoch; it is after each.
     """
 
     epochs: int
     seed: int
     averaging: float | None
     backtracking: bool
+    save_minutes: float
     tuner: types.Strategy
     model: nn.Module
     optimizer: optax.GradientTransformation
@@ -142,6 +147,7 @@ def build(config: Config) -> Setup:
         config["seed"],
         averaging,
         bool(backtracking),
+        SAVE_MINUTES if config.get("save_minutes") is None else config["save_minutes"],
         strategy,
         model,
         optimizer,
@@ -170,8 +176,8 @@ def _check_field(config: Config, name: str) -> str | None:
     if name not in config:
         return f"config.{name} is missing"
     value = config[name]
-    if name == "averaging":
-        return _check_averaging(value)
+    if kind is float:
+        return _check_number(name, value)
     if kind is bool:
         wrong = not (value is None or isinstance(value, bool))
         return f"config.{name} must be None, true or false, got {value!r}" * wrong
@@ -185,11 +191,11 @@ def _check_field(config: Config, name: str) -> str | None:
     return None
 
 
-def _check_averaging(value: Any) -> str | None:
+def _check_number(name: str, value: Any) -> str | None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if value is None or (number and 0 <= value < math.inf):
         return None
-    return f"config.averaging must be None or a number >= 0, got {value!r}"
+    return f"config.{name} must be None or a number >= 0, got {value!r}"
 
 
 def _check_trials(strategy: types.Strategy, steps_per_epoch: int) -> None:

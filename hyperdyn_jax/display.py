@@ -46,7 +46,7 @@ class Display:
         Args:
           rows: its row of decisions.jsonl and, if it was accepted, of metrics.jsonl.
           metrics: all rows of metrics.jsonl so far.
-          images: a second, in all branches, validation and decision in the time.
+          images: trained on a second, in all branches.
         """
         decision = rows["decisions"]
         last = str(self.epochs - 1)
@@ -94,7 +94,12 @@ def _tried(decision: Row) -> str:
     """What came of trials that leave the run where it was."""
     if not any(map(_known, decision["scores"])):
         tried = ", ".join(map(setting, decision["trials"]))
-        return f"every branch diverged at {tried}; trying others"
+        text = f"every branch diverged at {tried}"
+        if not (back := decision.get("rollback")):
+            return f"{text}; trying others"
+        text += f"; back to before it, attempt {back['attempt']}"
+        limit = back["learning_rate_limit"]
+        return f"{text}; from now on lr <= {limit:.3g}" if _known(limit) else text
     results = zip(decision["trials"], decision["scores"], strict=True)
     pair = f"pair {decision['block']}: " if decision.get("block") else "probed "
     text = pair + ", ".join(

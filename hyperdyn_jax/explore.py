@@ -250,12 +250,14 @@ class ExploreThenCommit:
             settings = _stack(self.space, [self.anchor, state.chosen])
             epochs = self._pair_steps / self.steps_per_epoch
             block = 1 + _known(state.pairs)
-            return Trials.of(settings)._replace(epochs=epochs, block=block)
+            pair = Trials.of(settings)
+            return pair._replace(epochs=epochs, block=block, probe=True)
         if not (_tried(state.data) & state.data.feasible).any():
             trials = Trials.of(self._first_settings(state))
         else:
             trials = self._next_probe(state)
-        return trials._replace(epochs=self.probe_steps / self.steps_per_epoch)
+        epochs = self.probe_steps / self.steps_per_epoch
+        return trials._replace(epochs=epochs, probe=True)
 
     def _first_settings(self, state: ExploreState) -> dict[str, np.ndarray]:
         again = _tried(state.data).any()  # all of them diverged

@@ -1,6 +1,7 @@
 """The story of a run: ask, train every branch, score them, tell, go on with one."""
 
 import contextlib
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,14 +16,28 @@ from hyperdyn_jax import report, rundir, signals, switch
 from hyperdyn_jax.display import Display
 from hyperdyn_jax.host import key_data
 from hyperdyn_jax.rundir import RunDirectory
-from hyperdyn_jax.training import Evaluation, Trainer, TrainState
+from hyperdyn_jax.training import Evaluation, Progress, Trainer, TrainState
 from hyperdyn_jax.types import Decision, Strategy, Trials
 
-ATTEMPTS = 3  # at one epoch, before a run in which everything diverges gives up
+ATTEMPTS = 4  # at one epoch, before a run in which everything diverges gives up
+NARROWER = 0.1  # of the largest learning rate tried: the limit after two such attempts
 
 
 class DivergedError(RuntimeError):
     """Every branch of an epoch diverged, in every attempt."""
+
+
+class Pending(NamedTuple):
+    """A decision whose branches are on their way.
+
+    trials: what they try.
+    progress: how far they are.
+    seconds: that they have been trained for.
+    """
+
+    trials: Trials
+    progress: Progress
+    seconds: float = 0.0
 
 
 class Run(NamedTuple):
@@ -35,9 +50,11 @@ class Run(NamedTuple):
     score: of the run on validation data, as the tuner measures it.
     epoch: decisions so far that took the run on, one an epoch for most tuners.
     attempts: decisions in a row, up to now, in which every branch diverged.
+    limit: largest learning rate that is tried, lowered where everything diverges.
     step, total_steps: optimizer steps on the accepted path, and with every trial.
     best_epoch, best_accuracy: which epoch `best` is of, and its accuracy in percentage
       points.
+    pending: the decision that is being trained for, if the state was saved inside one.
     skipped: what is wrong with each record that was left out so far.
     """
 
@@ -48,10 +65,12 @@ class Run(NamedTuple):
     score: float
     epoch: int = 0
     attempts: int = 0
+    limit: float = math.inf
     step: int = 0
     total_steps: int = 0
     best_epoch: int = -1
     best_accuracy: float = 0.0
+    pending: Pending | None = None
     skipped: Sequence[str] = ()
 
 
@@ -87,6 +106,7 @@ def train_and_evaluate(
     display = display or Display(setup.epochs)
     with RunDirectory(Path(workdir), config, display.say) as directory:
         if directory.is_finished():
+            directory.resume()  # the last rows, if only the checkpoint has them
             display.say(f"{workdir} is finished already; nothing to do")
         else:
             run_to_end(setup, directory, display)
@@ -115,9 +135,9 @@ def run_to_end(
     if note := small_validation(setup):
         display.say(note)
     with display.working("compiling"), contextlib.closing(setup.dataset):
-        run = resume(start(setup, trainer), trainer, directory)
-        if run.epoch:
-            display.say(f"resuming {directory.path} at epoch {run.epoch}")
+        run = resume(start(setup, trainer), setup, trainer, directory)
+        if run.epoch or run.pending:
+            display.say(resuming(run, directory))
         setup.dataset.skips.resume(run.skipped)
         tell_skipped(setup, display)
         while run.step < setup.accepted_steps(run.tuner):
@@ -148,6 +168,12 @@ def small_validation(setup: config_lib.Setup) -> str | None:
     )
 
 
+def resuming(run: Run, directory: RunDirectory) -> str:
+    """Where a run goes on."""
+    step = f", step {run.pending.progress.steps}" if run.pending else ""
+    return f"resuming {directory.path} at epoch {run.epoch}{step}"
+
+
 def diverged(run: Run, directory: RunDirectory) -> str:
     """Why a run cannot go on."""
     tried = directory.rows["decisions"][-1]["trials"]
@@ -176,15 +202,97 @@ def advance(
     display: Display,
 ) -> Run:
     """One decision: an epoch of Algorithm 4, or the random start."""
-    began = time.perf_counter()
-    trials = setup.tuner.ask(run.tuner)
-    steps = max(1, round(trials.epochs * trainer.dataset.steps_per_epoch))
-    steps = min(steps, setup.accepted_steps(run.tuner) - run.step)
-    branches = try_out(setup.tuner, trainer, run, trials, steps)
-    trained = time.perf_counter() - began
+    run = train_branches(setup, trainer, run, directory)
+    try:
+        new, rows = decide(setup, trainer, run)
+    except KeyboardInterrupt:
+        save(run, directory)  # the branches need not be trained again
+        raise
+    tell_skipped(setup, display)
+    save(new, directory, rows)
+
+    steps = setup.accepted_steps(new.tuner)
+    display.epochs = -(-steps // trainer.dataset.steps_per_epoch)
+    images = (new.total_steps - run.total_steps) * trainer.dataset.batch_size
+    display.decision(rows, directory.rows["metrics"], images / run.pending.seconds)
+    return new
+
+
+def train_branches(
+    setup: config_lib.Setup, trainer: Trainer, run: Run, directory: RunDirectory
+) -> Run:
+    """Trains every branch of the next decision on the same batches.
+
+    The run is saved on the way, when that is due and when it is to stop.
+    """
+
+    def pause() -> bool:
+        due = directory.seconds_since_save() >= 60 * setup.save_minutes
+        return due or signals.asked()
+
+    pending = run.pending or begin(setup.tuner, trainer, run)
+    steps = trial_steps(setup, run, pending.trials)
+    key = jax.random.wrap_key_data(run.key)
+    while True:
+        began = time.perf_counter()
+        progress = trainer.train(pending.progress, steps, key, pause)
+        jax.block_until_ready(progress.states)
+        seconds = pending.seconds + time.perf_counter() - began
+        pending = Pending(pending.trials, progress, seconds)
+        skipped = tuple(setup.dataset.skips.lines)
+        run = run._replace(pending=pending, skipped=skipped)
+        done = progress.steps == steps
+        if signals.asked() or not done:
+            save(run, directory)
+        signals.check()
+        if done:
+            return run
+
+
+def begin(tuner: Strategy, trainer: Trainer, run: Run) -> Pending:
+    """The branches of the next decision, where they start from."""
+    trials = within(run.limit, tuner.ask(run.tuner))
+    states = [run.held[parent] for parent in trials.parents]
+    settings = [trials.setting(i) for i in range(len(states))]
+    return Pending(trials, trainer.begin(states, settings))
+
+
+def within(limit: float, trials: Trials) -> Trials:
+    """The trials, with no learning rate above a limit."""
+    rates = trials.hparams.get("learning_rate")
+    if rates is None:
+        return trials
+    rates = np.minimum(rates, np.float32(limit))
+    return trials._replace(hparams=trials.hparams | {"learning_rate": rates})
+
+
+def trial_steps(setup: config_lib.Setup, run: Run, trials: Trials) -> int:
+    """Optimizer steps of each branch."""
+    steps = max(1, round(trials.epochs * setup.dataset.steps_per_epoch))
+    return min(steps, setup.accepted_steps(run.tuner) - run.step)
+
+
+def decide(
+    setup: config_lib.Setup, trainer: Trainer, run: Run
+) -> tuple[Run, dict[str, dict[str, Any]]]:
+    """Scores the trained branches and goes on as one of them, or stays.
+
+    Returns:
+      The run after the decision, and its rows.
+    """
+    began, trials, progress = time.perf_counter(), run.pending.trials, run.pending[1]
+    losses = progress.host_losses()
+    branches = [
+        score_branch(setup.tuner, trainer, *branch)
+        for branch in zip(progress.states, losses, strict=True)
+    ]
     scores = np.array([branch.score for branch in branches], np.float32)
     tuner, decision = setup.tuner.tell(run.tuner, trials, scores)
-    new = follow(run, branches, tuner, decision, steps)
+    new = follow(run, branches, tuner, decision)
+    taken = int(trainer.steps_taken(losses).sum())
+    new = new._replace(total_steps=run.total_steps + taken)
+    if new.attempts > 1:
+        new = narrow(setup.tuner, new, trials)
 
     rows = {"decisions": decision_row(run, new, trials, scores, decision)}
     if decision.branch >= 0:
@@ -198,40 +306,25 @@ def advance(
         if ended:
             new, tested = finish(trainer, new, branch)
             rows["metrics"] |= tested
-        rows["metrics"]["seconds"] = time.perf_counter() - began
+        seconds = run.pending.seconds + time.perf_counter() - began
+        rows["metrics"]["seconds"] = seconds
         if setup.dataset.skips.limit:
             rows["metrics"]["skipped_records"] = len(setup.dataset.skips.lines)
-    new = new._replace(skipped=tuple(setup.dataset.skips.lines))
-    tell_skipped(setup, display)
-    directory.record(rows)
-    save(new, directory)
-
-    steps = setup.accepted_steps(new.tuner)
-    display.epochs = -(-steps // trainer.dataset.steps_per_epoch)
-    images = (new.total_steps - run.total_steps) * trainer.dataset.batch_size
-    display.decision(rows, directory.rows["metrics"], images / trained)
-    return new
+    return new._replace(skipped=tuple(setup.dataset.skips.lines)), rows
 
 
-def try_out(
-    tuner: Strategy, trainer: Trainer, run: Run, trials: Trials, steps: int
-) -> list[Branch]:
-    """Trains every branch on the same batches and scores it on validation data."""
-    count, skipped = len(trials.parents), trials.block * steps
-    states, losses = trainer.train(
-        [trainer.skip(run.held[parent], skipped) for parent in trials.parents],
-        [trials.setting(i) for i in range(count)],
-        steps,
-        jax.random.wrap_key_data(run.key),
-    )
-    branches = []
-    for state, loss in zip(states, losses, strict=True):
-        validation = trainer.evaluate(state, "validation")
-        finite = np.isfinite([loss, validation.loss]).all()
-        sound = finite and trainer.is_finite(state)
-        score = score_of(tuner, validation) if sound else np.nan
-        branches.append(Branch(state, float(loss), validation, score))
-    return branches
+def score_branch(
+    tuner: Strategy, trainer: Trainer, state: TrainState, losses: np.ndarray
+) -> Branch:
+    """Scores a branch on validation data. losses: f32[steps], of its training."""
+    train_loss = float(losses.mean())
+    if trainer.diverged(losses).any():
+        unknown = Evaluation(math.nan, math.nan, 0)
+        return Branch(state, train_loss, unknown, math.nan)
+    validation = trainer.evaluate(state, "validation")
+    sound = np.isfinite(validation.loss) and trainer.is_finite(state)
+    score = score_of(tuner, validation) if sound else math.nan
+    return Branch(state, train_loss, validation, score)
 
 
 def score_of(tuner: Strategy, validation: Evaluation) -> float:
@@ -240,25 +333,40 @@ def score_of(tuner: Strategy, validation: Evaluation) -> float:
     return -validation.loss if loss else validation.accuracy
 
 
-def follow(
-    run: Run, branches: list[Branch], tuner: Any, decision: Decision, steps: int
-) -> Run:
-    """The run after a decision: the branch it chose, never trained again."""
+def follow(run: Run, branches: list[Branch], tuner: Any, decision: Decision) -> Run:
+    """The run after a decision: the branch it chose, never trained again.
+
+    Where all diverged that is the last good state, with fresh randomness.
+    """
+    trials, progress, _ = run.pending
     states = [branch.state for branch in branches] + run.held
     run = run._replace(
-        held=[states[i] for i in decision.hold],
-        tuner=tuner,
-        total_steps=run.total_steps + steps * len(branches),
+        held=[states[i] for i in decision.hold], tuner=tuner, pending=None
     )
-    if decision.branch < 0:  # a failed attempt, or a probe that led back here
-        failed = not np.isfinite([branch.score for branch in branches]).any()
-        return run._replace(attempts=run.attempts + 1 if failed else 0)
-    return run._replace(
-        score=branches[decision.branch].score,
-        epoch=run.epoch + 1,
-        attempts=0,
-        step=run.step + steps,
-    )
+    if decision.branch >= 0:
+        return run._replace(
+            score=branches[decision.branch].score,
+            epoch=run.epoch + 1,
+            attempts=0,
+            step=run.step + progress.steps,
+        )
+    sound = np.isfinite([branch.score for branch in branches]).any()
+    if trials.probe or sound:
+        return run
+    key = jax.random.fold_in(jax.random.wrap_key_data(run.key), run.attempts)
+    return run._replace(attempts=run.attempts + 1, key=key_data(key))
+
+
+def narrow(tuner: Strategy, run: Run, trials: Trials) -> Run:
+    """The run, to go on with smaller learning rates than those of some trials.
+
+    Not after the first attempt: most tuners then try something else by themselves.
+    """
+    if "learning_rate" not in trials.hparams:
+        return run
+    limit = NARROWER * float(trials.hparams["learning_rate"].max())
+    axis = getattr(tuner, "space", {}).get("learning_rate")
+    return run._replace(limit=max(limit, axis.low) if axis else limit)
 
 
 def remember(run: Run, branch: Branch) -> Run:
@@ -335,7 +443,16 @@ def decision_row(
         "p_value": decision.p_value,
         "gp": model or None,
         "extra_steps": extra,
+        "rollback": rollback(after),
     }
+
+
+def rollback(run: Run) -> dict[str, Any] | None:
+    """Where every branch diverged: the how many-th attempt that was, and the largest
+    learning rate of the next, None without a limit."""
+    if not run.attempts:
+        return None
+    return {"attempt": run.attempts, "learning_rate_limit": run.limit}
 
 
 def metrics_row(
@@ -353,31 +470,56 @@ def metrics_row(
     }
 
 
-def save(run: Run, directory: RunDirectory) -> None:
-    """One checkpoint of everything: network, tuner, keys and counts together."""
-    arrays, facts = _split(run)
-    counts = {"held": len(run.held), "best": len(run.best)}
-    directory.checkpoint(arrays, facts | counts)
+ARRAYS = ("held", "best", "tuner", "key")  # the fields of a run that are arrays
 
 
-def resume(begin: Run, trainer: Trainer, directory: RunDirectory) -> Run:
+def save(
+    run: Run, directory: RunDirectory, rows: Mapping[str, Any] | None = None
+) -> None:
+    """One checkpoint of everything: network, tuner, keys and counts together.
+
+    Args:
+      run: to be saved.
+      directory: where.
+      rows: of the decision that led to it, by the log that they are for.
+    """
+    arrays = {name: getattr(run, name) for name in ARRAYS} | {"branches": []}
+    facts = {name: x for name, x in run._asdict().items() if name not in ARRAYS}
+    facts |= {"held": len(run.held), "best": len(run.best), "pending": None}
+    if run.pending is not None:
+        trials, progress, seconds = run.pending
+        arrays["branches"], arrays["hparams"] = progress.states, trials.hparams
+        arrays["losses"] = progress.host_losses()
+        facts["pending"] = {
+            "start": progress.start,
+            "losses": arrays["losses"].shape,
+            "hparams": list(trials.hparams),
+            "seconds": seconds,
+        }
+    directory.commit(rows or {}, arrays, facts)
+
+
+def resume(
+    begin: Run, setup: config_lib.Setup, trainer: Trainer, directory: RunDirectory
+) -> Run:
     """The run of the newest checkpoint, or its beginning if there is none."""
-    facts = directory.resume()
-    if facts is None:
+    if (facts := directory.resume()) is None:
         return begin
-    states = {name: begin.held * facts[name] for name in ("held", "best")}
-    like, names = _split(begin._replace(**states))
+    facts = {name: facts[name] for name in Run._fields if name in facts}
+    like = {name: getattr(begin, name) for name in ARRAYS} | {"branches": []}
+    like |= {name: begin.held * facts.pop(name) for name in ("held", "best")}
+    if pending := facts.pop("pending"):
+        losses = np.zeros(pending["losses"], np.float32)
+        like |= {"branches": begin.held * len(losses), "losses": losses}
+        like["hparams"] = dict.fromkeys(pending["hparams"], losses[:, 0])
     arrays = directory.checkpoints.restore(like)
-    states = {
-        name: [trainer.replicate(TrainState(*state)) for state in arrays.pop(name)]
-        for name in states
-    }
-    facts = {name: facts[name] for name in names if name in facts}
-    return Run(**states, **arrays, **facts)
-
-
-def _split(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The fields of a run that are arrays, and those that are numbers."""
-    arrays = {name: getattr(run, name) for name in ("held", "best", "tuner", "key")}
-    facts = {name: x for name, x in run._asdict().items() if name not in arrays}
-    return arrays, facts
+    for name in ("held", "best", "branches"):
+        states = (TrainState(*state) for state in arrays[name])
+        arrays[name] = [trainer.replicate(state) for state in states]
+    run = Run(**facts, **{name: arrays[name] for name in ARRAYS})
+    if not pending:
+        return run
+    trials = setup.tuner.ask(run.tuner)._replace(hparams=arrays["hparams"])
+    losses = arrays["losses"].tolist()
+    progress = Progress(pending["start"], arrays["branches"], losses)
+    return run._replace(pending=Pending(trials, progress, pending["seconds"]))

@@ -1,9 +1,11 @@
 """The run directory: rows as they happen, checkpoints, and a resume that fits both."""
 
 import fcntl
+import functools
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,13 +19,16 @@ from hyperdyn_jax.schedule import to_schedule
 
 Row = Mapping[str, Any]
 LOGS = ("decisions", "metrics")
+# Settings without which a run is the same, as far as it comes.
+MAY_CHANGE = ("save_minutes", "skip_bad_records")
 
 
 class RunDirectory:
     """The files of one run.
 
-    A row is on the disk before the checkpoint that counts it. On a resume, rows that
-    no checkpoint counts are cut off; they happen again exactly as they did.
+    A row is written once the checkpoint that counts it is on the disk, so what can be
+    read has never to happen again. That checkpoint holds the row as well, for a process
+    may end between the two.
 
     Args:
       path: the directory; made if it is not there.
@@ -40,10 +45,16 @@ class RunDirectory:
         self._lock = _claim(path, config)
         self.checkpoints = Checkpoints(path / "checkpoints", say)
         self._board: SummaryWriter | None = None
+        self._saved = time.monotonic()
         try:
             self._facts = self._newest(say)
-            counts = self._facts["rows"] if self._facts else {}
-            self.rows = {log: _read(path, log, counts.get(log)) for log in LOGS}
+            facts = self._facts or {"rows": dict.fromkeys(LOGS)}
+            newest = facts.get("last_rows", {})
+            self.rows, self._written = {}, {}
+            for log in LOGS:
+                last = newest.get(log, [])
+                there = _read(path, log, facts["rows"][log], len(last))
+                self.rows[log], self._written[log] = there + last, len(there)
         except ConfigError:
             self.__exit__()
             raise
@@ -52,10 +63,12 @@ class RunDirectory:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.checkpoints.close()
-        if self._board is not None:
-            self._board.close()
-        self._lock.close()
+        try:
+            self.checkpoints.close()
+        finally:
+            if self._board is not None:
+                self._board.close()
+            self._lock.close()
 
     def _newest(self, say: Callable[[str], Any]) -> dict[str, Any] | None:
         """The facts of the newest good checkpoint; says which are damaged.
@@ -79,36 +92,53 @@ class RunDirectory:
         return "test_accuracy" in (self.rows["metrics"] or [{}])[-1]
 
     def resume(self) -> dict[str, Any] | None:
-        """Cuts the rows back to the newest checkpoint and returns its facts."""
+        """Makes the rows fit the newest checkpoint and returns its facts."""
         for log, rows in self.rows.items():
-            text = "".join(dump(row) + "\n" for row in rows)
+            text = "".join(dump(row) + "\n" for row in rows[: self._written[log]])
             replace_bytes(self.path / f"{log}.jsonl", text.encode())
+        self._publish({log: len(rows) for log, rows in self.rows.items()})
         return self._facts
 
-    def record(self, rows: Mapping[str, Row]) -> None:
-        """Appends a row to each log that is given one."""
+    def seconds_since_save(self) -> float:
+        """Since the last checkpoint was begun, or the directory was opened."""
+        return time.monotonic() - self._saved
+
+    def commit(
+        self, rows: Mapping[str, Row], arrays: Any, facts: Mapping[str, Any]
+    ) -> None:
+        """Begins to save the state of a run, and to write the rows that led to it.
+
+        Args:
+          rows: for each log at most one.
+          arrays, facts: as `Checkpoints.save` takes them.
+
+        Raises:
+          SaveError: the last states could not be saved.
+        """
         for log, row in rows.items():
-            line = dump(row)
-            self._write(_append, self.path / f"{log}.jsonl", line + "\n")
-            self.rows[log].append(json.loads(line))
-        if "metrics" in rows:
-            schedule = dump(to_schedule(self.rows["metrics"]), indent=1) + "\n"
-            self._write(replace_bytes, self.path / "schedule.json", schedule.encode())
-            self._show(self.rows["metrics"][-1], self.rows["decisions"][-1])
-
-    def _write(self, write: Callable[..., None], *args: Any) -> None:
-        """Writes something small; on a full disk checkpoints make room for it."""
-        try:
-            write(*args)
-        except OSError:
-            self.checkpoints.free()
-            write(*args)
-
-    def checkpoint(self, arrays: Any, facts: Mapping[str, Any]) -> None:
-        """Saves the state that the rows written so far lead to."""
+            self.rows[log].append(json.loads(dump(row)))
         counts = {log: len(rows) for log, rows in self.rows.items()}
-        number = counts["decisions"]
-        self.checkpoints.save(number, arrays, {**facts, "rows": counts})
+        last = {log: self.rows[log][self._written[log] :] for log in LOGS}
+        facts = {**facts, "rows": counts, "last_rows": last}
+        publish = functools.partial(self._publish, counts)
+        self.checkpoints.save(arrays, facts, publish)
+        self._saved = time.monotonic()
+
+    def _publish(self, counts: Mapping[str, int]) -> None:
+        """Appends the rows up to these numbers of them, all that are not there yet."""
+        first = self._written["metrics"]
+        for log, count in counts.items():
+            rows = self.rows[log][self._written[log] : count]
+            text = "".join(dump(row) + "\n" for row in rows)
+            _append(self.path / f"{log}.jsonl", text)
+            self._written[log] = count
+        metrics = self.rows["metrics"][: counts["metrics"]]
+        if metrics:
+            schedule = dump(to_schedule(metrics), indent=1) + "\n"
+            replace_bytes(self.path / "schedule.json", schedule.encode())
+        accepted = [row for row in self.rows["decisions"] if row["branch"] >= 0]
+        for shown in zip(metrics[first:], accepted[first:], strict=False):
+            self._show(*shown)
 
     def _show(self, metrics: Row, decision: Row) -> None:
         """TensorBoard's copy of an epoch, over accepted optimizer steps."""
@@ -137,9 +167,15 @@ def problems(path: Path, config: Row) -> list[str]:
         return [f"{where} holds {name} but no {file.name}" for name in found]
     try:
         there = json.loads(file.read_text())
-    except ValueError as error:
+        if not isinstance(there, dict):
+            raise ValueError("it is no object of settings")
+    except (ValueError, RecursionError) as error:
         return [f"{where}: {file.name} is damaged: {error}"]
-    changes = "; ".join(differences(there, json.loads(_dump_config(config))))
+    configs = there, json.loads(_dump_config(config))
+    for each in configs:
+        for name in MAY_CHANGE:
+            each.pop(name, None)
+    changes = "; ".join(differences(*configs))
     advice = "choose another directory, or the same settings"
     message = f"{where} holds a run of another config; {advice}: {changes}"
     return [message] if changes else []
@@ -168,26 +204,27 @@ def _claim(path: Path, config: Row) -> TextIO:
     return lock
 
 
-def _read(path: Path, log: str, count: int | None) -> list[Row]:
-    """The rows of a log that a checkpoint counts; what comes after them was not saved.
+def _read(path: Path, log: str, count: int | None, last: int) -> list[Row]:
+    """The rows of a log that a checkpoint counts, but for the last, which it holds.
 
     Raises:
-      ConfigError: there are fewer, or one is damaged, or there is no checkpoint to
-        rows that had one.
+      ConfigError: there are fewer, or one is damaged, or there are rows, but no
+        checkpoint.
     """
     file = path / f"{log}.jsonl"
     lines = file.read_bytes().splitlines() if file.exists() else []
-    if count is None and len(lines) > 1:  # one may come before the first checkpoint
+    if count is None and lines:
         raise ConfigError(
             [f"--workdir={path}: {file.name} has {len(lines)} rows, but no checkpoint"]
         )
-    if len(lines) < (count or 0):
+    needed = (count or 0) - last
+    if len(lines) < needed:
         found = f"{file.name} has {len(lines)} rows"
         raise ConfigError(
             [f"--workdir={path}: {found}, but the checkpoint comes after {count}"]
         )
     rows = []
-    for number, line in enumerate(lines[: count or 0], start=1):
+    for number, line in enumerate(lines[:needed], start=1):
         try:
             rows.append(json.loads(line))
         except ValueError as error:

@@ -14,6 +14,11 @@ GRACE = 6.0  # seconds from a signal to the end, wherever the run is stuck
 _asked = False
 
 
+def asked() -> bool:
+    """Whether the run was asked to stop."""
+    return _asked
+
+
 def check() -> None:
     """Raises KeyboardInterrupt if the run was asked to stop.
 

@@ -1,7 +1,7 @@
 """Training and evaluation steps, sharded over the devices, and one epoch of them."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -19,6 +19,8 @@ AXIS = (
 
 
 MEASURED = 1024  # training images, at least, that BatchNorm is measured anew over
+SPIKE = 1000.0  # times the loss of a guess: from there no branch comes back
+BLOCK = 16  # steps whose losses are read together, while the next so many are computed
 
 
 class TrainState(NamedTuple):
@@ -33,6 +35,30 @@ class TrainState(NamedTuple):
     params: Any
     batch_stats: Any
     opt_state: Any
+
+
+class Progress(NamedTuple):
+    """Branches on their way through the same batches.
+
+    start: the step that all of them started from.
+    states: one a branch.
+    losses: of each branch, its training loss at every step so far in nats: numbers, or
+      f32[] still on the device; NaN where a diverged branch was no longer trained.
+    """
+
+    start: int
+    states: list[TrainState]
+    losses: list[list[Any]]
+
+    @property
+    def steps(self) -> int:
+        """How far they are."""
+        return len(self.losses[0])
+
+    def host_losses(self) -> np.ndarray:
+        """The losses as f32[branches, steps]; waits for the devices."""
+        losses = np.array(jax.device_get(self.losses), np.float32)
+        return losses.reshape(len(self.states), -1)
 
 
 class Evaluation(NamedTuple):
@@ -110,23 +136,16 @@ class Trainer:
             return state
         return state._replace(step=self.replicate(state.step + np.int32(steps)))
 
-    def train(
+    def begin(
         self,
         states: Sequence[TrainState],
         settings: Sequence[Mapping[str, np.ndarray]],
-        steps: int,
-        key: jax.Array,
-    ) -> tuple[list[TrainState], np.ndarray]:
-        """Trains branches side by side: each step's batch is fetched once for all.
+    ) -> Progress:
+        """Branches that are about to be trained side by side.
 
         Args:
           states: one a branch, all at the same step; they stay as they are.
           settings: hyperparameters of each branch.
-          steps: number of optimizer steps.
-          key: PRNG key of the augmentation, the same for the whole run.
-
-        Returns:
-          The branches' new states, and f32[c], the mean training loss of each in nats.
 
         Raises:
           ValueError: the branches are at different steps.
@@ -140,17 +159,78 @@ class Trainer:
             )
             for state, setting in zip(states, settings, strict=True)
         ]
-        resident = self._hold("train")
-        losses: list[list[jax.Array]] = [[] for _ in branches]
-        for step in range(first, first + steps):
-            signals.check()
-            batch = self._shard(self.dataset.train_batch(step))
+        return Progress(first, branches, [[] for _ in branches])
+
+    def train(
+        self,
+        progress: Progress,
+        steps: int,
+        key: jax.Array,
+        pause: Callable[[], bool] = lambda: False,
+    ) -> Progress:
+        """Trains branches side by side: each step's batch is fetched once for all.
+
+        A branch whose loss leaves the bounds of `diverged` ends early, and always at
+        the same step: losses are read in blocks of `BLOCK`, when those of the next
+        block are on their way. So the host is never far ahead of the devices either,
+        and never waits for them to be idle.
+
+        Args:
+          progress: of branches from `begin` on; it stays as it is.
+          steps: to train in all.
+          key: PRNG key of the augmentation, the same for the whole run.
+          pause: asked before every step; the branches are left there if it says so.
+
+        Returns:
+          The branches as far as they came.
+        """
+        branches, resident = list(progress.states), self._hold("train")
+        losses = [list(each) for each in progress.losses]
+        live = [not self._has_diverged(each) for each in losses]
+        for count in range(progress.steps, steps):
+            if not any(live):
+                for each in losses:
+                    each += [np.nan] * (steps - count)
+                break
+            if pause():
+                break
+            batch = self._shard(self.dataset.train_batch(progress.start + count))
             for i, state in enumerate(branches):
-                branches[i], loss = self._train_step(state, resident, batch, key)
+                loss = np.nan
+                if live[i]:
+                    branches[i], loss = self._train_step(state, resident, batch, key)
                 losses[i].append(loss)
-        # Once an epoch, and not before its end, the host waits for the devices.
-        means = np.mean(np.array(jax.device_get(losses), np.float32), axis=1)
-        return branches, means
+            if (count + 1) % BLOCK == 0:
+                live = [not self._has_diverged(each) for each in losses]
+        return Progress(progress.start, branches, losses)
+
+    def diverged(self, losses: np.ndarray) -> np.ndarray:
+        """Which training losses no sound branch has.
+
+        Those that are not finite, or `SPIKE` times as large as that of a guess, the
+        logarithm of the number of classes.
+
+        Args:
+          losses: f32[...] in nats.
+        """
+        return ~(losses <= SPIKE * np.log(self.dataset.classes))
+
+    def steps_taken(self, losses: np.ndarray) -> np.ndarray:
+        """After how many steps each branch ended.
+
+        Args:
+          losses: f32[branches, steps] in nats.
+        """
+        bad = self.diverged(losses)
+        first = np.where(bad.any(1), bad.argmax(1), losses.shape[1])
+        return np.minimum((first // BLOCK + 2) * BLOCK, losses.shape[1])
+
+    def _has_diverged(self, losses: list[Any]) -> bool:
+        """By the last of the blocks that are to be read by now; fetches it in place."""
+        end = (len(losses) // BLOCK - 1) * BLOCK
+        block = slice(max(0, end - BLOCK), max(0, end))
+        losses[block] = jax.device_get(losses[block])
+        return bool(self.diverged(np.array(losses[block], np.float32)).any())
 
     def evaluate(self, state: TrainState, split: str) -> Evaluation:
         """Scores a network on a whole split, with running BatchNorm statistics.

@@ -20,6 +20,7 @@ class Trials(NamedTuple):
     model: parameters of the model that predicted, arrays by name; empty without one.
     block: which stretch of the data, of the trials' own length, they train on: 0 the
       one that follows the parent's, 1 the one after that.
+    probe: whether the run stays where it is, whatever comes of them.
     """
 
     hparams: dict[str, np.ndarray]
@@ -30,6 +31,7 @@ class Trials(NamedTuple):
     expected_improvement: np.ndarray
     model: dict[str, np.ndarray]
     block: int = 0
+    probe: bool = False
 
     @classmethod
     def of(

@@ -1,6 +1,7 @@
 """Checkpoints in Orbax's real format: damage, full disks, and what comes of them."""
 
 import errno
+import json
 import os
 import shutil
 import threading
@@ -42,7 +43,7 @@ def save(folder, *numbers):
     """Checkpoints of their numbers' arrays, with the last of the numbers as a fact."""
     store = Checkpoints(folder)
     for number in numbers:
-        store.save(number, arrays(number), FACTS | {"number": number})
+        store.save(arrays(number), FACTS | {"number": number})
         store.close() if number == numbers[-1] else store._future.result()
     return folder
 
@@ -111,7 +112,7 @@ def test_damaged_ones_make_way_for_the_run(copy):
     store = Checkpoints(copy)
     assert store.latest()["number"] == 1
     store.restore(arrays())
-    store.save(2, arrays(3), FACTS)
+    store.save(arrays(3), FACTS)
     store.close()
     again = Checkpoints(copy)
     assert again.latest() == FACTS
@@ -158,8 +159,8 @@ def two_decisions(path):
     with rundir.RunDirectory(path, {}) as directory:
         directory.resume()
         for _ in range(2):
-            directory.record({"decisions": {"epoch": 0}})
-            directory.checkpoint(arrays(), {"score": 0.0})
+            row = {"epoch": 0, "branch": -1}
+            directory.commit({"decisions": row}, arrays(), {"score": 0.0})
             directory.checkpoints._future.result()
 
 
@@ -186,7 +187,38 @@ def test_rows_after_the_good_checkpoint_are_cut_off_torn_ones_too(tmp_path):
         assert directory.resume()["rows"] == {"decisions": 1, "metrics": 0}
     damage = "checkpoint 2 is damaged (arrays/_METADATA is not what was written)"
     assert said == [f"warning: {damage}; going on from an older one"]
-    assert (tmp_path / "decisions.jsonl").read_text() == '{"epoch": 0}\n'
+    (row,) = (tmp_path / "decisions.jsonl").read_text().splitlines()
+    assert json.loads(row) == {"epoch": 0, "branch": -1}
+
+
+def test_rows_are_written_after_the_checkpoint_that_holds_them(tmp_path, monkeypatch):
+    """And are there again if the process ended between the two, or while at it."""
+    file, appended = tmp_path / "decisions.jsonl", []
+
+    def torn(path, text):
+        appended.append(text)
+        path.write_text(file.read_text() + text[:5])
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    directory = rundir.RunDirectory(tmp_path, {})
+    directory.resume()
+    for epoch in range(3):
+        row = {"epoch": epoch, "branch": -1}
+        assert file.read_text().count("\n") == epoch
+        if epoch == 2:
+            monkeypatch.setattr(rundir, "_append", torn)
+        directory.commit({"decisions": row}, arrays(), {"score": 0.0})
+        directory.checkpoints._future.result()
+    with pytest.raises(SaveError, match="Input/output error"):
+        directory.__exit__()
+    assert len(appended) == 3  # tries
+    assert (tmp_path / "checkpoints" / "3").exists()
+    monkeypatch.undo()
+    with rundir.RunDirectory(tmp_path, {}) as directory:
+        assert directory.resume()["rows"]["decisions"] == 3
+        directory.resume()
+    rows = map(json.loads, file.read_text().splitlines())
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
 
 
 class Disk:
@@ -204,7 +236,7 @@ class Disk:
 
 
 def write(store, number):
-    store.save(number, arrays(number), FACTS | {"number": number})
+    store.save(arrays(number), FACTS | {"number": number})
     store._future.result()
 
 
@@ -288,10 +320,10 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
         write_it(*args)
 
     monkeypatch.setattr(store, "_store", slow)
-    store.save(2, arrays(2), FACTS)
+    store.save(arrays(2), FACTS)
     assert started.wait(60)
-    store.save(3, arrays(3), FACTS)  # overtaken by the next
-    store.save(4, arrays(4), FACTS)
+    store.save(arrays(3), FACTS)  # overtaken by the next
+    store.save(arrays(4), FACTS)
     assert store._numbers() == [1]
     gate.set()
     store.close()
@@ -324,7 +356,7 @@ def test_values_do_not_depend_on_the_number_of_devices(tmp_path, before, after):
 
     original = {"w": np.float32(np.random.default_rng(0).standard_normal((64, 33)))}
     store = Checkpoints(tmp_path)
-    store.save(1, replicate(original, before), FACTS)
+    store.save(replicate(original, before), FACTS)
     store.close()
     store = Checkpoints(tmp_path)
     store.latest()

@@ -316,7 +316,10 @@ def directory_with(tmp_path, decisions, metrics, rows):
     """A run directory with so many rows, and a checkpoint that counts `rows`."""
     with rundir.RunDirectory(tmp_path, settings()) as directory:
         directory.rows = {"decisions": [{}] * rows, "metrics": [{}] * rows}
-        directory.checkpoint({"x": np.zeros(2)}, {"step": 0})
+        directory._written = {"decisions": rows, "metrics": rows}
+        directory.checkpoints.save(
+            {"x": np.zeros(2)}, {"rows": {"decisions": rows, "metrics": rows}}
+        )
     (tmp_path / "decisions.jsonl").write_text(decisions)
     (tmp_path / "metrics.jsonl").write_text(metrics)
 

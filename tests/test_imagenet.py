@@ -246,12 +246,12 @@ def test_a_network_trains_on_it_over_four_devices(make):
     state = trainer.init(jax.random.key(0))
     values = {name: np.float32(value) for name, value in settings.items()}
     steps = source.steps_per_epoch
-    states, losses = trainer.train(
-        [state, state], [values, values], steps, jax.random.key(1)
-    )
+    branches = trainer.begin([state, state], [values, values])
+    progress = trainer.train(branches, steps, jax.random.key(1))
+    losses = progress.host_losses().mean(1)
     assert losses[0] == losses[1] < np.log(1000) + 1
-    assert trainer.evaluate(states[0], "test").count == 14
-    assert trainer.is_finite(states[0])
+    assert trainer.evaluate(progress.states[0], "test").count == 14
+    assert trainer.is_finite(progress.states[0])
 
 
 # Crops.

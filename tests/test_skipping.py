@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 import tfds_fixture
 
-from hyperdyn_jax import cifar, cli, imagenet, loop, models, records, report
+from hyperdyn_jax import (
+    cifar,
+    cli,
+    imagenet,
+    loop,
+    models,
+    records,
+    report,
+    signals,
+)
 from hyperdyn_jax.display import Display
 
 SIZE = 32  # pixels
@@ -230,6 +239,7 @@ def fast(monkeypatch):
     """Nothing that takes seconds and is tested elsewhere."""
     monkeypatch.setitem(models.MODELS, "tiny", lambda *_, **__: Tiny())
     monkeypatch.setattr(imagenet, "WORKERS", 0)
+    monkeypatch.setattr(signals, "_asked", False)
     monkeypatch.setattr(report, "write_report", lambda _: "report.html")
 
 
@@ -268,7 +278,9 @@ def rows(workdir):
     return [{k: v for k, v in row.items() if k != "seconds"} for row in found]
 
 
-def test_a_run_names_and_counts_them_and_resumes_to_the_bit(folders, tmp_path):
+def test_a_run_names_and_counts_them_and_resumes_to_the_bit(
+    folders, tmp_path, monkeypatch
+):
     config = settings(folders[1], skip_bad_records=4)
     warnings = run(config, tmp_path / "whole")
     assert len(warnings) == 4
@@ -283,16 +295,35 @@ def test_a_run_names_and_counts_them_and_resumes_to_the_bit(folders, tmp_path):
     assert again == warnings[3:]
     assert rows(tmp_path / "stopped") == metrics
 
+    with monkeypatch.context() as patch:
+        patch.setattr(imagenet.StreamedDataset, "train_batch", stop_at(4))
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path / "inside")
+    monkeypatch.setattr(signals, "_asked", False)
+    assert len(rows(tmp_path / "inside")) == 1
+    run(config, tmp_path / "inside")
+    assert rows(tmp_path / "inside") == metrics
 
-def test_a_run_with_one_more_exits_with_2(folders, tmp_path, capsys):
+
+def stop_at(step, train_batch=imagenet.StreamedDataset.train_batch):
+    """As train_batch, and a signal to stop comes at a step."""
+
+    def wrapped(self, number):
+        if number == step:
+            signals._asked = True
+        return train_batch(self, number)
+
+    return wrapped
+
+
+def test_one_more_exits_with_2_and_can_be_allowed_later(folders, tmp_path, capsys):
     config = settings(folders[1], skip_bad_records=3)
-
-    def command():
-        run(config, tmp_path / "run")
-
-    assert cli.exit_code(command) == 2
+    assert cli.exit_code(lambda: run(config, tmp_path)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("(one more than skip_bad_records=3 leaves out)")
+    config["skip_bad_records"] = 4
+    assert len(run(config, tmp_path)) == 1
+    assert [row["skipped_records"] for row in rows(tmp_path)] == [3, 3, 4]
 
 
 def test_without_the_setting_nothing_is_counted(folders, tmp_path):

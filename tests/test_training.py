@@ -37,10 +37,16 @@ def one_device(trainer):
     return story(trainer)
 
 
+def train(trainer, states, settings, steps, key):
+    """New states and mean losses of branches."""
+    progress = trainer.train(trainer.begin(states, settings), steps, key)
+    return progress.states, progress.host_losses().mean(1)
+
+
 def story(trainer):
     """Losses of two branches over five steps, their evaluations, the final states."""
     begin = trainer.init(jax.random.key(0))
-    states, losses = trainer.train([begin, begin], [SLOW, FAST], 5, KEY)
+    states, losses = train(trainer, [begin, begin], [SLOW, FAST], 5, KEY)
     return losses, [trainer.evaluate(s, "validation") for s in states], states
 
 
@@ -69,7 +75,7 @@ def test_1797_examples_are_counted_as_1797(digits, devices):
 
 def test_step_is_a_plain_gradient_step(trainer):
     begin = trainer.init(jax.random.key(0))
-    (state,), losses = trainer.train([begin], [FAST], 1, KEY)
+    (state,), losses = train(trainer, [begin], [FAST], 1, KEY)
 
     source = trainer.dataset
     key = jax.random.fold_in(KEY, 0)
@@ -116,7 +122,7 @@ def test_evaluation_is_the_mean_over_examples(trainer, one_device):
 def test_branches_see_the_same_and_leave_their_parent_alone(trainer):
     begin = trainer.init(jax.random.key(0))
     before = jax.device_get(begin)
-    states, losses = trainer.train([begin] * 3, [FAST, SLOW, FAST], 3, KEY)
+    states, losses = train(trainer, [begin] * 3, [FAST, SLOW, FAST], 3, KEY)
     first, other, twin = map(jax.device_get, states)
     assert losses[0] == losses[2] != losses[1]
     jax.tree.map(np.testing.assert_array_equal, first, twin)
@@ -126,21 +132,21 @@ def test_branches_see_the_same_and_leave_their_parent_alone(trainer):
 
 def test_a_trial_and_its_continuation_are_one_training(trainer):
     begin = trainer.init(jax.random.key(0))
-    (middle,), _ = trainer.train([begin], [FAST], 3, KEY)
-    (twice,), _ = trainer.train([middle], [FAST], 4, KEY)
-    (once,), _ = trainer.train([begin], [FAST], 7, KEY)
+    (middle,), _ = train(trainer, [begin], [FAST], 3, KEY)
+    (twice,), _ = train(trainer, [middle], [FAST], 4, KEY)
+    (once,), _ = train(trainer, [begin], [FAST], 7, KEY)
     jax.tree.map(np.testing.assert_array_equal, *map(jax.device_get, (once, twice)))
     assert int(once.step) == 7
 
 
 def test_new_hyperparameters_never_compile_again(trainer, compilations):
     begin = trainer.init(jax.random.key(0))
-    states, _ = trainer.train([begin, begin], [SLOW, FAST], 2, KEY)
+    states, _ = train(trainer, [begin, begin], [SLOW, FAST], 2, KEY)
     trainer.evaluate(states[0], "validation")
     with compilations() as counter:
         for rate in np.float32([0.3, 0.02, 0.7]):
-            states, _ = trainer.train(
-                states, [{"learning_rate": rate}, {"momentum": rate}], 2, KEY
+            states, _ = train(
+                trainer, states, [{"learning_rate": rate}, {"momentum": rate}], 2, KEY
             )
             trainer.evaluate(states[1], "validation")
     assert counter.count == 0
@@ -150,16 +156,16 @@ def test_divergence_is_seen(trainer):
     begin = trainer.init(jax.random.key(0))
     assert trainer.is_finite(begin)
     wild = {"learning_rate": np.float32(1e30), "momentum": np.float32(0.9)}
-    (state,), losses = trainer.train([begin], [wild], 4, KEY)
+    (state,), losses = train(trainer, [begin], [wild], 4, KEY)
     assert not np.isfinite(losses[0])
     assert not trainer.is_finite(state)
 
 
 def test_branches_at_different_steps_are_refused(trainer):
     begin = trainer.init(jax.random.key(0))
-    (later,), _ = trainer.train([begin], [FAST], 2, KEY)
+    (later,), _ = train(trainer, [begin], [FAST], 2, KEY)
     with pytest.raises(ValueError, match=r"one step, got \[0, 2\]"):
-        trainer.train([begin, later], [FAST, FAST], 1, KEY)
+        train(trainer, [begin, later], [FAST, FAST], 1, KEY)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +181,7 @@ def test_averages_are_scored_with_statistics_of_their_own(digits, name, averagin
     trainer = training.Trainer(model, optimizer, source, jax.devices()[:2])
     rate = {"learning_rate": np.float32(1.0)}
     begin = trainer.init(jax.random.key(0))
-    (state,), _ = trainer.train([begin], [rate], 40, KEY)
+    (state,), _ = train(trainer, [begin], [rate], 40, KEY)
     before = jax.device_get(state)
     scored = trainer.evaluate(state, "validation")
 
@@ -253,7 +259,7 @@ def test_skipped_steps_are_those_of_the_data_alone(trainer):
 
     trainer.dataset.train_batch = watch
     try:
-        trainer.train([ahead], [hparams], 2, key)
+        train(trainer, [ahead], [hparams], 2, key)
     finally:
         trainer.dataset.train_batch = serve
     assert served == [3, 4]
