@@ -1,6 +1,5 @@
 """The command line: from flags to a run, and every way in which they can be wrong."""
 
-import difflib
 import errno
 import sys
 from collections.abc import Callable, Sequence
@@ -236,9 +235,7 @@ def _explain(word: str, config: ConfigDict) -> str:
     for part in name.split(".")[1:]:
         names = list(setting) if isinstance(setting, ConfigDict) else []
         if part not in names:
-            close = difflib.get_close_matches(part, names, 1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {names}"
-            return f"{name} is no setting; {hint}"
+            return f"{name} is no setting; {config_lib.suggest(part, names)}"
         setting = setting[part]
     if isinstance(setting, ConfigDict):
         return f"{name} is a section; it has {', '.join(setting)}"

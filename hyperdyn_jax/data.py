@@ -247,21 +247,25 @@ def moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def check_batch_sizes(
     batch_size: int, eval_batch_size: int, devices: int, examples: int
 ) -> None:
-    """Raises ValueError for batches that devices or examples cannot be shared by."""
-    for name, size in (
-        ("batch_size", batch_size),
-        ("eval_batch_size", eval_batch_size),
-    ):
-        if size < 1 or size % devices:
-            raise ValueError(
-                f"{name} must be a positive multiple of the number of devices, got "
-                f"{size} for {devices} device{'s' if devices > 1 else ''}"
-            )
+    """Raises ValueError for batches that devices or examples cannot be shared by, a
+    line each."""
+    share = f"{devices} device{'s' if devices > 1 else ''}"
+    problems = [
+        f"{name} must be a positive multiple of the number of devices, got {size} for "
+        f"{share}"
+        for name, size in (
+            ("batch_size", batch_size),
+            ("eval_batch_size", eval_batch_size),
+        )
+        if size < 1 or size % devices
+    ]
     if batch_size > examples:
-        raise ValueError(
+        problems.append(
             f"batch_size must be at most the number of training examples, got "
             f"{batch_size} for {examples} examples"
         )
+    if problems:
+        raise ValueError("\n".join(problems))
 
 
 def _check_split(name: str, split: Split, classes: int) -> None:

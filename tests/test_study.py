@@ -67,7 +67,7 @@ def test_runs_are_made_once_each_and_not_again(tmp_path):
 @pytest.mark.parametrize(
     ("strategies", "flags", "messages"),
     [
-        ("cosine,cosin", [], ["config.strategy: strategy must be one of", "'cosin'"]),
+        ("cosine,cosin", [], ["config.strategy must be one of", "'cosin'"]),
         ("cosine,rms:cosine", [], ["--strategies: 'rms:cosine': after the colon may"]),
         ("cosine", ["--seeds=-1"], ["--seeds must be whole numbers >= 0, got '-1'"]),
         ("cosine", ["--config.batch_size=9999"], ["batch_size must be at most"]),
