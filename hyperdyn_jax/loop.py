@@ -230,7 +230,7 @@ def train_branches(
         due = directory.seconds_since_save() >= 60 * setup.save_minutes
         return due or signals.asked()
 
-    pending = run.pending or begin(setup.tuner, trainer, run)
+    pending = run.pending or begin(setup, trainer, run)
     steps = trial_steps(setup, run, pending.trials)
     key = jax.random.wrap_key_data(run.key)
     while True:
@@ -249,10 +249,11 @@ def train_branches(
             return run
 
 
-def begin(tuner: Strategy, trainer: Trainer, run: Run) -> Pending:
+def begin(setup: config_lib.Setup, trainer: Trainer, run: Run) -> Pending:
     """The branches of the next decision, where they start from."""
-    trials = within(run.limit, tuner.ask(run.tuner))
-    states = [run.held[parent] for parent in trials.parents]
+    trials = within(run.limit, setup.tuner.ask(run.tuner))
+    skipped = trials.block * trial_steps(setup, run, trials)
+    states = [trainer.skip(run.held[parent], skipped) for parent in trials.parents]
     settings = [trials.setting(i) for i in range(len(states))]
     return Pending(trials, trainer.begin(states, settings))
 

@@ -179,7 +179,7 @@ class Trainer:
           progress: of branches from `begin` on; it stays as it is.
           steps: to train in all.
           key: PRNG key of the augmentation, the same for the whole run.
-          pause: asked before every step; the branches are left there if it says so.
+          pause: asked after every step; the branches are left there if it says so.
 
         Returns:
           The branches as far as they came.
@@ -192,7 +192,7 @@ class Trainer:
                 for each in losses:
                     each += [np.nan] * (steps - count)
                 break
-            if pause():
+            if count > progress.steps and pause():
                 break
             batch = self._shard(self.dataset.train_batch(progress.start + count))
             for i, state in enumerate(branches):

@@ -169,9 +169,9 @@ def test_pairs_train_on_data_of_their_own(tmp_path, monkeypatch):
     config["optimizer"] |= {"learning_rate": 1e-4}  # far too small
     begins, train = [], loop.Trainer.train
 
-    def watch(trainer, states, hparams, steps, key):
-        begins.append((int(states[0].step), len(states), steps))
-        return train(trainer, states, hparams, steps, key)
+    def watch(trainer, progress, steps, *others):
+        begins.append((progress.start, len(progress.states), steps))
+        return train(trainer, progress, steps, *others)
 
     monkeypatch.setattr(loop.Trainer, "train", watch)
     loop.train_and_evaluate(config, tmp_path / "run", Display(3))

@@ -1,0 +1,120 @@
+"""Runs that are stopped anywhere, also inside an epoch, and go on in this process.
+
+On the characters: their perceptron is compiled in a second. The real command, killed
+at random moments, is in test_loop.py and, a hundred times, in benchmarks/faults.py.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hyperdyn_jax import loop, signals
+from hyperdyn_jax.checkpoints import Checkpoints
+from hyperdyn_jax.display import Display
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Recorder(Display):
+    """Keeps the lines."""
+
+    def __init__(self):
+        super().__init__(1)
+        self.lines = []
+
+    def say(self, line):
+        self.lines.append(line)
+
+
+def config(**changes):
+    namespace = {}
+    exec((ROOT / "configs" / "characters.py").read_text(), namespace)
+    config = namespace["get_config"]()
+    config.update(batch_size=2048, eval_batch_size=2048, epochs=4)
+    config.model.width = 8
+    config.hyperdyn.update(capacity=16, candidates=64)
+    config.explore.update(max_overhead=6.0, probe=0.04)
+    config.update(changes)
+    return config.to_dict()
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """`stop_after(n)`: as if a signal came with the n-th batch from now."""
+    left, shard = [np.inf], loop.Trainer._shard
+
+    def counting(trainer, batch):
+        left[0] -= 1
+        if left[0] <= 0:
+            monkeypatch.setattr(signals, "_asked", True)
+        return shard(trainer, batch)
+
+    def stop_after(count):
+        monkeypatch.setattr(signals, "_asked", False)
+        left[0] = count
+
+    monkeypatch.setattr(loop.Trainer, "_shard", counting)
+    return stop_after
+
+
+def contents(workdir):
+    """Everything that has to be the same: rows but for seconds, and the state."""
+    logs = [
+        [json.loads(line) for line in (workdir / log).read_text().splitlines()]
+        for log in ("decisions.jsonl", "metrics.jsonl")
+    ]
+    for row in logs[1]:
+        del row["seconds"]
+    store = Checkpoints(workdir / "checkpoints")
+    facts = store.latest()
+    del facts["last_rows"]  # of the logs, with their seconds
+    arrays = {k: (v.dtype, v.tobytes()) for k, v in store._arrays.items()}
+    store.close()
+    return logs, facts, arrays
+
+
+@pytest.mark.parametrize(
+    ("strategy", "save_minutes"), [("hyperdyn", 10.0), ("explore", 0.0), ("pb2", 10.0)]
+)
+def test_a_run_stopped_anywhere_ends_as_if_it_had_not_been(
+    tmp_path, stop_after, strategy, save_minutes
+):
+    """A signal at a random batch of training or evaluation, again and again."""
+    settings = config(strategy=strategy, save_minutes=save_minutes)
+    loop.train_and_evaluate(settings, tmp_path / "whole", Recorder())
+    rng, display = np.random.default_rng(0), Recorder()
+    inside = stops = 0
+    while not any("total steps" in line for line in display.lines):
+        stop_after(rng.integers(3, 25))
+        display = Recorder()
+        try:
+            loop.train_and_evaluate(settings, tmp_path / "run", display)
+        except KeyboardInterrupt:
+            stops += 1
+        inside += any(", step " in line for line in display.lines)
+    assert stops >= 3
+    assert inside >= 2
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+
+
+def test_a_kill_loses_no_more_than_the_save_interval(tmp_path, monkeypatch):
+    """What a process that is saved at every step has done is not done again."""
+    settings = config(strategy="constant", epochs=2, save_minutes=0.0)
+    trained, step = [], loop.Trainer.train
+
+    def dying(trainer, progress, steps, *others):
+        if progress.steps == 9:
+            raise ZeroDivisionError  # nothing is saved from here on
+        trained.append(progress.start + progress.steps)
+        return step(trainer, progress, steps, *others)
+
+    monkeypatch.setattr(loop.Trainer, "train", dying)
+    with pytest.raises(ZeroDivisionError):
+        loop.train_and_evaluate(settings, tmp_path, Recorder())
+    monkeypatch.undo()
+    display = Recorder()
+    loop.train_and_evaluate(settings, tmp_path, display)
+    assert trained == list(range(9))
+    assert f"resuming {tmp_path} at epoch 0, step 9" in display.lines
