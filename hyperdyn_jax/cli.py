@@ -65,19 +65,25 @@ class _ConfigParser(flags.ArgumentParser):
         return ConfigDict(settings).lock()
 
 
-def parse_flags(argv: Sequence[str], others: Sequence[str] = ("workdir",)) -> list[str]:
+def parse_flags(
+    argv: Sequence[str],
+    others: Sequence[str] = ("workdir",),
+    check: Callable[[Sequence[str]], list[str]] | None = None,
+) -> list[str]:
     """Parses the command line, or prints every problem with it and exits with 2.
 
     Args:
       argv: the command line.
       others: names of the flags that it may have beside those of the config.
+      check: what else is wrong with a command line whose flags can all be parsed; by
+        default what is with the run of its config.
     """
     words = _join_values(argv[1:])
     if not any(word.lstrip("-").startswith("help") for word in words):
         problems, good = _check_flags(argv[0], words, others)
         if problems:
             if good is not None:
-                problems += _check_rest(*good)
+                problems += (check or _check_run)(good)
             print_problems(problems)
             raise SystemExit(BAD_INPUT)
     return flags.FLAGS(argv)
@@ -146,9 +152,16 @@ def _reason(error: Exception) -> str:
     return line.removeprefix("ValueError: ")
 
 
-def _check_rest(config: ConfigDict, workdir: str | None) -> list[str]:
+def flag_value(argv: Sequence[str], name: str) -> str | None:
+    """The last value of a flag on a command line as `parse_flags` checks it."""
+    values = [word for word in argv if word.startswith(f"--{name}=")]
+    return values[-1].partition("=")[2] if values else None
+
+
+def _check_run(argv: Sequence[str]) -> list[str]:
+    config = load_config(argv)
     try:
-        loop.check(config.to_dict(), _path(config, workdir))
+        loop.check(config.to_dict(), _path(config, flag_value(argv, "workdir")))
     except config_lib.ConfigError as error:
         return error.problems
     return []
@@ -165,11 +178,11 @@ def print_problems(problems: Sequence[str]) -> None:
 
 def _check_flags(
     program: str, words: Sequence[str], others: Sequence[str]
-) -> tuple[list[str], tuple[ConfigDict, str | None] | None]:
+) -> tuple[list[str], list[str] | None]:
     """Every problem, where a parser stops at the first: each setting is tried alone.
 
     Returns:
-      The problems; and what is left of config and workdir without them, or None.
+      The problems; and the command line without them, or None if it has no config.
     """
     sources = [word for word in words if word.startswith("--config=")]
     settings = [word for word in words if word.startswith("--config.")]
@@ -195,9 +208,7 @@ def _check_flags(
             good.append(word)
         except (flags.Error, AttributeError, LookupError, TypeError):
             problems.append(_explain(word, config))
-    workdirs = [word for word in words if word.startswith("--workdir=")]
-    workdir = workdirs[-1].partition("=")[2] if workdirs else None
-    return problems, (_parse(good), workdir)
+    return problems, good + [word for word in words if word.startswith(known[1:])]
 
 
 def _join_values(words: Sequence[str]) -> list[str]:

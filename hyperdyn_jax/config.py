@@ -483,7 +483,7 @@ def read_json(file: Path) -> dict[str, Any]:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(settings, dict):
         raise ValueError(f"it must be an object of settings, got {str(settings)[:40]}")
-    texts = {name for name, (kind, _) in FIELDS.items() if kind is str}
+    texts = {name for name, (kind, _) in (FIELDS | OPTIONAL).items() if kind is str}
     return {
         name: value if name in texts else _with_numbers(value)
         for name, value in settings.items()

@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="RUN/replays unless given")
     arguments = parser.parse_args(argv)
     words = arguments.seeds.split(",")
-    if wrong := [seed for seed in words if not seed.isdigit()]:
+    if wrong := [seed for seed in words if not seed.isdecimal()]:
         cli.print_problems([f"--seeds must be whole numbers >= 0, got {wrong[0]!r}"])
         return cli.BAD_INPUT
     output = arguments.output or arguments.run / "replays"
