@@ -50,19 +50,36 @@ class _ConfigParser(flags.ArgumentParser):
 
     def parse(self, path: str) -> ConfigDict:
         file, colon, argument = path.partition(":")
+        try:
+            Path(file).open().close()
+        except OSError as error:
+            raise ValueError(str(error.strerror)) from None
         if Path(file).suffix != ".json":
-            return self._python.parse(path)
+            return self._run(path)
         if colon:
             raise ValueError(f"a JSON file takes no argument, got {argument!r}")
-        try:
-            settings = config_lib.read_json(Path(file))
-        except OSError as error:
-            raise ValueError(f"{error.strerror}") from None
+        settings = config_lib.read_json(Path(file))
         # None has no type that a flag could be parsed as.
         for name, (kind, _) in config_lib.OPTIONAL.items():
             if name in settings and settings[name] is None:
                 settings[name] = config_dict.placeholder(kind)
         return ConfigDict(settings).lock()
+
+    def _run(self, path: str) -> ConfigDict:
+        try:
+            config = self._python.parse(path)
+            # What an OSError in it has led to raises that at a touch.
+            getattr(config, "to_dict", None)
+        except AttributeError as error:
+            if error.name != "get_config":
+                raise
+            raise ValueError("it has no get_config()") from None
+        except OSError as error:
+            raise ValueError(str(error.__cause__ or error)) from None
+        if not isinstance(config, ConfigDict):
+            found = str(config)[:40]
+            raise ValueError(f"get_config() must return a ConfigDict, got {found}")
+        return config
 
 
 def parse_flags(
@@ -148,7 +165,9 @@ def _reason(error: Exception) -> str:
     """What a config file said, without what the parser says of it."""
     if isinstance(error, flags.IllegalFlagValueError):
         error = error.__context__ or error
-    line = (str(error) or type(error).__name__).strip().splitlines()[-1].strip()
+    line = (str(error).strip().splitlines() or [""])[-1].strip()
+    if not isinstance(error, ValueError | TypeError | SyntaxError | flags.Error):
+        line = f"{type(error).__name__}: {line}"  # of the file's own code
     return line.removeprefix("ValueError: ")
 
 

@@ -199,7 +199,7 @@ def _located(part: str, line: str) -> str:
     """A problem with the name of its setting before it, once."""
     if line.startswith("config."):
         return line
-    found = re.match(r"(\w+)[\w.]* must ", line)
+    found = re.match(r"(\w+)[\w.]*( must |: )", line)
     named = found and found[1] in (*FIELDS, *OPTIONAL, *STRATEGIES)
     return f"config.{line}" if named else f"config.{part}: {line}"
 
@@ -255,7 +255,8 @@ def _check_trials(strategy: types.Strategy, steps_per_epoch: int) -> None:
 
 def _axis(config: Config, name: str) -> space.Axis:
     if not isinstance(config["search_space"][name], Mapping):
-        raise ValueError("it must be a section of kind, low and high")
+        found = config["search_space"][name]
+        raise ValueError(f"it must be a section of kind, low and high, got {found!r}")
     settings = dict(config["search_space"][name])
     kind = settings.pop("kind", None)
     axis = _choose("kind", kind, AXES)(**settings)
@@ -279,7 +280,8 @@ def _strategy(
     try:
         strategy = _make_strategy(config, config["strategy"], axes)
     except _WRONG as error:
-        problems += _lines(error)
+        told = tuple(_lines(error))
+        problems += [x for x in told if not any(p.endswith(x) for p in problems)]
     if problems:
         raise ValueError("\n".join(problems))
     return strategy
