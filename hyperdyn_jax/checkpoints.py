@@ -20,6 +20,7 @@ from hyperdyn_jax.config import ConfigError
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FACTS, PART = "facts.json", ".part"  # PART ends the name of an unfinished one
 MARGIN = 2**20  # bytes that a checkpoint leaves free, for rows and Orbax's metadata
+SHOWN = 5  # of the arrays that are not as they should be
 MISSES = 3  # in a row, before a run that cannot save its state gives up
 
 
@@ -110,15 +111,46 @@ class Checkpoints:
         Raises:
           ConfigError: the checkpoint is of another network or tuner.
         """
-        wanted, found = _by_name(like), self._arrays
-        for name in sorted(wanted.keys() | found.keys()):
-            here, there = (_kind(tree.get(name)) for tree in (wanted, found))
-            if here != there:
-                where = f"{self._folder} is of another network or tuner"
-                raise ConfigError([f"{where}: {name} is {here} here, {there} there"])
-        self._arrays = {}
+        found, self._arrays = self._arrays, {}
+        restored = self._matched(like, found)
         for number in self.damaged:
             shutil.rmtree(self._folder / str(number))
+        return restored
+
+    def pick(self, like: Any, where: str) -> Any:
+        """Some of the arrays of the checkpoint that `latest` found; changes nothing.
+
+        Args:
+          like: a pytree of the same structure, shapes and dtypes as what is there.
+          where: its path in the pytree that was saved, as "held/0".
+
+        Raises:
+          ConfigError: another tree is there.
+        """
+        start = f"{where}/"
+        found = {
+            name.removeprefix(start): array
+            for name, array in self._arrays.items()
+            if name.startswith(start)
+        }
+        return self._matched(like, found)
+
+    def _matched(self, like: Any, found: dict[str, np.ndarray]) -> Any:
+        """Arrays by name as a pytree, unless they are not like it in every leaf."""
+        wanted = _by_name(like)
+        kinds = (
+            (k, *map(_kind, (wanted.get(k), found.get(k)))) for k in wanted | found
+        )
+        changes = [
+            f"{name} is {here} here, {there} there"
+            for name, here, there in sorted(kinds)
+            if here != there
+        ]
+        if changes:
+            more = len(changes) - SHOWN
+            text = "; ".join(changes[:SHOWN]) + f"; and {more} more" * (more > 0)
+            where = f"{self._folder} is of another network or tuner"
+            raise ConfigError([f"{where}: {text}"])
         return jax.tree.unflatten(jax.tree.structure(like), map(found.get, wanted))
 
     def close(self) -> None:

@@ -84,7 +84,7 @@ class _ConfigParser(flags.ArgumentParser):
 
 def parse_flags(
     argv: Sequence[str],
-    others: Sequence[str] = ("workdir",),
+    others: Sequence[str] = ("fork", "workdir"),
     check: Callable[[Sequence[str]], list[str]] | None = None,
 ) -> list[str]:
     """Parses the command line, or prints every problem with it and exits with 2.
@@ -106,10 +106,11 @@ def parse_flags(
     return flags.FLAGS(argv)
 
 
-def run(config: ConfigDict, workdir: str | None) -> int:
+def run(config: ConfigDict, workdir: str | None, fork: str | None = None) -> int:
     """Trains; returns the exit code."""
+    settings = config.to_dict() | ({"fork": fork} if fork else {})
     path = _path(config, workdir)
-    return exit_code(lambda: loop.train_and_evaluate(config.to_dict(), path))
+    return exit_code(lambda: loop.train_and_evaluate(settings, path))
 
 
 def exit_code(command: Callable[[], Any]) -> int:
@@ -178,9 +179,10 @@ def flag_value(argv: Sequence[str], name: str) -> str | None:
 
 
 def _check_run(argv: Sequence[str]) -> list[str]:
-    config = load_config(argv)
+    config, fork = load_config(argv), flag_value(argv, "fork")
+    settings = config.to_dict() | ({"fork": fork} if fork else {})
     try:
-        loop.check(config.to_dict(), _path(config, flag_value(argv, "workdir")))
+        loop.check(settings, _path(config, flag_value(argv, "workdir")))
     except config_lib.ConfigError as error:
         return error.problems
     return []

@@ -53,6 +53,7 @@ OPTIONAL: dict[str, tuple[type, int]] = {
     "backtracking": (bool, 0),
     "skip_bad_records": (int, 0),
     "save_minutes": (float, 0),
+    "fork": (str, 0),
 }
 
 
@@ -88,6 +89,7 @@ class Setup:
     backtracking: whether the run ends at its best epoch's network, where that is better
       than the last one's by more than chance (`loop.finish`).
     save_minutes: after which the state is saved inside an epoch; it is after each.
+    fork: directory of a run whose weights this one starts from; empty for fresh ones.
     """
 
     epochs: int
@@ -95,6 +97,7 @@ class Setup:
     averaging: float | None
     backtracking: bool
     save_minutes: float
+    fork: str
     tuner: types.Strategy
     model: nn.Module
     optimizer: optax.GradientTransformation
@@ -174,6 +177,7 @@ def build(config: Config) -> Setup:
         averaging,
         bool(backtracking),
         SAVE_MINUTES if config.get("save_minutes") is None else config["save_minutes"],
+        config.get("fork", ""),
         strategy,
         model,
         optimizer,

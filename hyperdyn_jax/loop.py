@@ -1,6 +1,7 @@
 """The story of a run: ask, train every branch, score them, tell, go on with one."""
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -13,12 +14,14 @@ import numpy as np
 from hyperdyn_jax import config as config_lib
 from hyperdyn_jax import display as display_lib
 from hyperdyn_jax import report, rundir, signals, switch
+from hyperdyn_jax.checkpoints import Checkpoints
 from hyperdyn_jax.display import Display
 from hyperdyn_jax.host import key_data
 from hyperdyn_jax.rundir import RunDirectory
-from hyperdyn_jax.training import Evaluation, Progress, Trainer, TrainState
+from hyperdyn_jax.training import Evaluation, Progress, Trainer, TrainState, init_state
 from hyperdyn_jax.types import Decision, Strategy, Trials
 
+SPLITS = ("train", "validation", "test")
 ATTEMPTS = 4  # at one epoch, before a run in which everything diverges gives up
 NARROWER = 0.1  # of the largest learning rate tried: the limit after two such attempts
 
@@ -48,6 +51,7 @@ class Run(NamedTuple):
     tuner: the tuner's state.
     key: u32[...], raw PRNG key of the augmentation.
     score: of the run on validation data, as the tuner measures it.
+    examples: of each split of the data, their number.
     epoch: decisions so far that took the run on, one an epoch for most tuners.
     attempts: decisions in a row, up to now, in which every branch diverged.
     limit: largest learning rate that is tried, lowered where everything diverges.
@@ -63,6 +67,7 @@ class Run(NamedTuple):
     tuner: Any
     key: np.ndarray
     score: float
+    examples: dict[str, int]
     epoch: int = 0
     attempts: int = 0
     limit: float = math.inf
@@ -124,6 +129,11 @@ def check(config: Mapping[str, Any], workdir: Path) -> config_lib.Setup:
         problems = error.problems + problems
     if problems:
         raise config_lib.ConfigError(problems)
+    if setup.fork:
+        make = functools.partial(init_state, setup.model, setup.optimizer)
+        make = functools.partial(make, setup.dataset.image_shape)
+        # The key is made inside, where nothing is compiled for it.
+        forked(setup.fork, jax.eval_shape(lambda: make(jax.random.key(0))))
     return setup
 
 
@@ -189,9 +199,34 @@ def start(setup: config_lib.Setup, trainer: Trainer) -> Run:
     """A run that has not begun: w0, scored."""
     weights, tuner, augmentation = jax.random.split(jax.random.key(setup.seed), 3)
     state = trainer.init(weights)
+    if setup.fork:
+        state = trainer.replicate(forked(setup.fork, state))
     score = score_of(setup.tuner, trainer.evaluate(state, "validation"))
     tuner_state = setup.tuner.init(tuner, score)
-    return Run([state], [], tuner_state, key_data(augmentation), score)
+    examples = {name: setup.dataset.size(name) for name in SPLITS}
+    return Run([state], [], tuner_state, key_data(augmentation), score, examples)
+
+
+def forked(run: str, state: TrainState) -> TrainState:
+    """A fresh state with the weights that a run had at its newest checkpoint.
+
+    Args:
+      run: its directory.
+      state: arrays, or their shapes and dtypes.
+
+    Raises:
+      ConfigError: there is no checkpoint, or it is of another network.
+    """
+    folder = Path(run, "checkpoints")
+    store = Checkpoints(folder) if folder.is_dir() else None
+    if store is None or store.latest() is None:
+        raise config_lib.ConfigError(
+            [f"--fork={run} holds no good checkpoint of a run"]
+        )
+    weights = {"params": state.params, "batch_stats": state.batch_stats}
+    picked = {name: store.pick(x, f"held/0/{name}") for name, x in weights.items()}
+    store.close()
+    return state._replace(**picked)
 
 
 def advance(
@@ -507,6 +542,11 @@ def resume(
     if (facts := directory.resume()) is None:
         return begin
     facts = {name: facts[name] for name in Run._fields if name in facts}
+    if facts["examples"] != begin.examples:
+        where = f"--workdir={directory.path} holds a run of other data"
+        now = ", ".join(f"{n:,} {name}" for name, n in begin.examples.items())
+        then = ", ".join(f"{n:,} {name}" for name, n in facts["examples"].items())
+        raise config_lib.ConfigError([f"{where}: {now} examples here, {then} there"])
     like = {name: getattr(begin, name) for name in ARRAYS} | {"branches": []}
     like |= {name: begin.held * facts.pop(name) for name in ("held", "best")}
     if pending := facts.pop("pending"):

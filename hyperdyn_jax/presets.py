@@ -80,6 +80,7 @@ def tuning(
         "search_space": {name: _axis(name, value) for name, value in hparams.items()},
         "averaging": config_dict.placeholder(float),
         "backtracking": config_dict.placeholder(bool),
+        "save_minutes": config_dict.placeholder(float),
         "strategy": strategy or STRATEGY.get(optimizer, "explore"),
         "hyperdyn": dict(HYPERDYN),
         "explore": dict(EXPLORE),

@@ -176,7 +176,10 @@ def problems(path: Path, config: Row) -> list[str]:
         for name in MAY_CHANGE:
             each.pop(name, None)
     changes = "; ".join(differences(*configs))
-    advice = "choose another directory, or the same settings"
+    advice = (
+        f"choose the same settings, or another directory, where --fork={path} starts"
+    )
+    advice += " anew from its weights"
     message = f"{where} holds a run of another config; {advice}: {changes}"
     return [message] if changes else []
 

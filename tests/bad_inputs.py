@@ -193,7 +193,7 @@ CASES = [
     Case("a number for a switch", digits("optimizer.decay_all=7"), ("--config.optimizer.decay_all must be true or false, got '7'",)),
     Case("a value for a section", digits("hyperdyn=3"), ("--config.hyperdyn is a section; it has alpha, ascent_steps, beta,",)),
     Case("an unknown flag", (DIGITS, "--epochs=3"), ("'--epochs=3' is no flag; there are --config, --config.x=y",)),
-    Case("a stray word", (DIGITS, "--workdir=HERE/run", "fast"), ("'fast' is no flag; there are --config, --config.x=y and",)),
+    Case("a stray word", (DIGITS, "--workdir=HERE/run", "fast"), ("'fast' is no flag; there are --config, --config.x=y, --fork and",)),
     Case("no config", (), ("--config is missing, for example --config=configs/digits.py",)),
     # The config file.
     Case("a config that is not there", ("--config=HERE/none.py",), ("--config=HERE/none.py cannot be loaded: No such file or directory",)),
@@ -265,7 +265,8 @@ CASES = [
     # The run directory.
     Case("a run directory under a file", (DIGITS, "--workdir=HERE/file/run"), ("--workdir=HERE/file/run cannot be written: HERE/file is no writable folder",), file("file", "")),
     Case("a run directory that is a file", (DIGITS, "--workdir=HERE/file"), ("--workdir=HERE/file cannot be written: HERE/file is no writable folder",), file("file", "")),
-    Case("a run directory of another config", digits("epochs=9"), ("--workdir=HERE/run holds a run of another config; choose another directory, or the same settings: config.epochs is 9 here, 20 there",), run_directory()),
+    Case("a run directory of another config", digits("epochs=9"), ("--workdir=HERE/run holds a run of another config; choose the same settings, or another directory, where --fork=HERE/run starts",), run_directory()),
+    Case("no run to fork", (DIGITS, "--fork=HERE/none"), ("--fork=HERE/none holds no good checkpoint of a run",)),
     Case("a run directory in use", (DIGITS,), ("--workdir=HERE/run is in use by another process",), held),
     Case("a damaged config.json", (DIGITS,), ("--workdir=HERE/run: config.json is damaged: Expecting",), file("run/config.json", '{"epochs": ')),
     Case("a config.json that is none", (DIGITS,), ("--workdir=HERE/run: config.json is damaged: it is no object of settings",), file("run/config.json", "[1]")),

@@ -18,8 +18,8 @@ def train(words):
     except SystemExit as stop:
         return stop.code
     except flags.UnrecognizedFlagError:  # this program has not its flags; they are good
-        workdir = next(w for w in words if w.startswith("--workdir="))
-        return cli.run(cli.load_config(argv), workdir.partition("=")[2])
+        others = (cli.flag_value(words, name) for name in ("workdir", "fork"))
+        return cli.run(cli.load_config(argv), *others)
     raise AssertionError("it takes flags that it does not know")
 
 

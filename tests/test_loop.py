@@ -431,7 +431,7 @@ def test_backtracking_takes_more_than_chance(accuracies, kept):
         loop.Branch(epoch, 0.0, Evaluation(accuracy, 1.0, 257), accuracy)
         for epoch, accuracy in enumerate(accuracies)
     ]
-    run = loop.Run([None], [], None, None, 0.0)
+    run = loop.Run([None], [], None, None, 0.0, {})
     for epoch, branch in enumerate(branches):
         run = loop.remember(run._replace(epoch=epoch + 1, held=[branch.state]), branch)
     run, tested = loop.finish(Tester(), run, branches[-1])

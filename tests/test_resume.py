@@ -12,6 +12,8 @@ import pytest
 
 from hyperdyn_jax import loop, signals
 from hyperdyn_jax.checkpoints import Checkpoints
+from hyperdyn_jax.config import ConfigError
+from hyperdyn_jax.data import ArrayDataset
 from hyperdyn_jax.display import Display
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -118,3 +120,44 @@ def test_a_kill_loses_no_more_than_the_save_interval(tmp_path, monkeypatch):
     loop.train_and_evaluate(settings, tmp_path, display)
     assert trained == list(range(9))
     assert f"resuming {tmp_path} at epoch 0, step 9" in display.lines
+
+
+def test_a_fork_starts_anew_from_the_weights(tmp_path):
+    """With another optimizer setting, strategy and length; the first run stays."""
+    parent = config(strategy="constant", epochs=3)
+    rows = loop.train_and_evaluate(parent, tmp_path / "parent", Recorder())
+    before = sorted(str(path) for path in (tmp_path / "parent").rglob("*"))
+    settings = config(strategy="cosine", epochs=1) | {"fork": str(tmp_path / "parent")}
+    settings["optimizer"] |= {"learning_rate": 1e-7}
+    (row,) = loop.train_and_evaluate(settings, tmp_path / "fork", Recorder())
+    assert row["validation_loss"] == pytest.approx(rows[-1]["validation_loss"], 1e-3)
+    assert (row["epoch"], row["step"]) == (0, 16)
+    assert before == sorted(str(path) for path in (tmp_path / "parent").rglob("*"))
+    assert json.loads((tmp_path / "fork" / "config.json").read_text())["fork"]
+
+
+def test_a_fork_from_another_network_is_refused_with_a_diff(tmp_path, compilations):
+    parent = config(strategy="constant", epochs=1)
+    loop.train_and_evaluate(parent, tmp_path / "parent", Recorder())
+    settings = config() | {"fork": str(tmp_path / "parent")}
+    settings["model"]["width"] = 16
+    with compilations() as counter, pytest.raises(ConfigError) as caught:
+        loop.train_and_evaluate(settings, tmp_path / "fork", Recorder())
+    (line,) = caught.value.problems
+    assert "hidden/bias is float32[16] here, float32[8] there" in line
+    assert counter.count == 0
+    assert not (tmp_path / "fork").exists()
+    settings["fork"] = str(tmp_path / "nothing")
+    with pytest.raises(ConfigError, match="holds no good checkpoint of a run"):
+        loop.train_and_evaluate(settings, tmp_path / "fork", Recorder())
+
+
+def test_other_data_are_refused_with_a_diff(tmp_path, monkeypatch):
+    settings = config(strategy="constant", epochs=1)
+    loop.train_and_evaluate(settings, tmp_path, Recorder())
+    monkeypatch.setattr(loop.RunDirectory, "is_finished", lambda _: False)
+    size = ArrayDataset.size
+    monkeypatch.setattr(ArrayDataset, "size", lambda *a: size(*a) - 1)
+    with pytest.raises(ConfigError, match=r"4,095 validation.*there") as caught:
+        loop.train_and_evaluate(settings, tmp_path, Recorder())
+    assert "32,768 train, 4,096 validation, 4,096 test there" in str(caught.value)

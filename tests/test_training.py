@@ -161,6 +161,58 @@ def test_divergence_is_seen(trainer):
     assert not trainer.is_finite(state)
 
 
+def test_a_diverged_branch_ends_early_and_always_at_the_same_step(trainer, monkeypatch):
+    """The others see the same batches as without it, and their keys."""
+    begin = trainer.init(jax.random.key(0))
+    wild = {"learning_rate": np.float32(1e30), "momentum": np.float32(0.9)}
+    steps = 3 * training.BLOCK
+    taken, step = [], trainer._train_step
+    monkeypatch.setattr(
+        trainer, "_train_step", lambda *args: taken.append(args[0]) or step(*args)
+    )
+    branches = trainer.begin([begin, begin], [wild, FAST])
+    progress = trainer.train(branches, steps, KEY)
+    assert len(taken) == 2 * training.BLOCK + steps
+    losses = progress.host_losses()
+    assert trainer.diverged(losses).any(1).tolist() == [True, False]
+    assert trainer.steps_taken(losses).tolist() == [2 * training.BLOCK, steps]
+    (alone,), mean = train(trainer, [begin], [FAST], steps, KEY)
+    assert mean[0] == losses[1].mean()
+    jax.tree.map(np.testing.assert_array_equal, progress.states[1], alone)
+
+    taken.clear()  # where all have diverged, nothing is trained
+    progress = trainer.train(trainer.begin([begin], [wild]), 1000, KEY)
+    assert len(taken) == 2 * training.BLOCK
+    assert progress.steps == 1000
+
+
+@pytest.mark.parametrize("pauses", [(1,), (15, 16, 17), (31, 32, 40)])
+def test_a_pause_changes_nothing(trainer, pauses):
+    begin = trainer.init(jax.random.key(0))
+    wild = {"learning_rate": np.float32(1e30), "momentum": np.float32(0.9)}
+    branches = trainer.begin([begin, begin], [wild, FAST])
+    whole = trainer.train(branches, 44, KEY)
+    progress = branches
+    for pause in pauses:
+        asked = iter([False] * (pause - progress.steps - 1) + [True])
+        progress = trainer.train(progress, 44, KEY, asked.__next__)
+        assert progress.steps == pause
+        # As from a checkpoint.
+        losses = progress.host_losses().tolist()
+        progress = training.Progress(progress.start, progress.states, losses)
+    progress = trainer.train(progress, 44, KEY)
+    np.testing.assert_array_equal(progress.host_losses(), whole.host_losses())
+    jax.tree.map(np.testing.assert_array_equal, progress.states, whole.states)
+
+
+@pytest.mark.parametrize(
+    ("loss", "diverged"),
+    [(2.3, False), (2302.0, False), (2303.0, True), (np.inf, True), (np.nan, True)],
+)
+def test_a_spike_is_a_thousand_times_the_loss_of_a_guess(trainer, loss, diverged):
+    assert trainer.diverged(np.float32([loss])) == [diverged]
+
+
 def test_branches_at_different_steps_are_refused(trainer):
     begin = trainer.init(jax.random.key(0))
     (later,), _ = train(trainer, [begin], [FAST], 2, KEY)
