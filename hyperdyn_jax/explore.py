@@ -474,7 +474,9 @@ def _progress(start: np.float32, scores: np.ndarray) -> np.ndarray:
     loss of millions is no worse than none gained. NaN where a trial diverged.
     """
     least = 1e-6 * -start
-    return np.maximum(np.log(-start / np.maximum(-scores, least)), np.float32(0))
+    times = -start / np.maximum(-scores, least)
+    gains = np.log(np.maximum(times, np.float32(1)))
+    return np.where(np.isfinite(scores), gains, np.float32(np.nan))
 
 
 def _t_over_normal(observations: int) -> float:
