@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fault_table
 import numpy as np
 from scipy import stats
 
@@ -489,6 +490,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "table1": table1,
     "epoch": epoch,
     "decision": decision,
+    "faults": lambda: fault_table.table(RESULTS / "faults"),
 }
 
 

@@ -129,7 +129,7 @@ def check(config: Mapping[str, Any], workdir: Path) -> config_lib.Setup:
         problems = error.problems + problems
     if problems:
         raise config_lib.ConfigError(problems)
-    if setup.fork:
+    if setup.fork and not (workdir / "checkpoints").exists():
         make = functools.partial(init_state, setup.model, setup.optimizer)
         make = functools.partial(make, setup.dataset.image_shape)
         # The key is made inside, where nothing is compiled for it.
@@ -145,10 +145,11 @@ def run_to_end(
     if note := small_validation(setup):
         display.say(note)
     with display.working("compiling"), contextlib.closing(setup.dataset):
-        run = resume(start(setup, trainer), setup, trainer, directory)
-        if run.epoch or run.pending:
+        if run := resume(setup, trainer, directory):
             display.say(resuming(run, directory))
-        setup.dataset.skips.resume(run.skipped)
+            setup.dataset.skips.resume(run.skipped)
+        else:
+            run = start(setup, trainer)
         tell_skipped(setup, display)
         while run.step < setup.accepted_steps(run.tuner):
             if run.attempts >= ATTEMPTS:  # also when the same command is given again
@@ -189,22 +190,32 @@ def diverged(run: Run, directory: RunDirectory) -> str:
     tried = directory.rows["decisions"][-1]["trials"]
     settings = "; ".join(map(display_lib.setting, tried))
     return (
-        f"every branch of epoch {run.epoch} ended with numbers that are not finite, "
-        f"{ATTEMPTS} times in a row, last at {settings}; lower the upper bounds of "
-        f"config.search_space and take another --workdir"
+        f"every branch of epoch {run.epoch} diverged, {ATTEMPTS} times in a row, last "
+        f"at {settings}; lower config.optimizer.learning_rate and the upper bounds of "
+        f"config.search_space, and take another --workdir"
     )
 
 
 def start(setup: config_lib.Setup, trainer: Trainer) -> Run:
     """A run that has not begun: w0, scored."""
-    weights, tuner, augmentation = jax.random.split(jax.random.key(setup.seed), 3)
+    weights, tuner, augmentation = keys(setup)
     state = trainer.init(weights)
     if setup.fork:
         state = trainer.replicate(forked(setup.fork, state))
     score = score_of(setup.tuner, trainer.evaluate(state, "validation"))
     tuner_state = setup.tuner.init(tuner, score)
-    examples = {name: setup.dataset.size(name) for name in SPLITS}
-    return Run([state], [], tuner_state, key_data(augmentation), score, examples)
+    key = key_data(augmentation)
+    return Run([state], [], tuner_state, key, score, sizes(setup))
+
+
+def keys(setup: config_lib.Setup) -> jax.Array:
+    """Keys of the weights, the tuner and the augmentation."""
+    return jax.random.split(jax.random.key(setup.seed), 3)
+
+
+def sizes(setup: config_lib.Setup) -> dict[str, int]:
+    """Number of examples of each split."""
+    return {name: setup.dataset.size(name) for name in SPLITS}
 
 
 def forked(run: str, state: TrainState) -> TrainState:
@@ -536,22 +547,29 @@ def save(
 
 
 def resume(
-    begin: Run, setup: config_lib.Setup, trainer: Trainer, directory: RunDirectory
-) -> Run:
-    """The run of the newest checkpoint, or its beginning if there is none."""
+    setup: config_lib.Setup, trainer: Trainer, directory: RunDirectory
+) -> Run | None:
+    """The run of the newest checkpoint, None if there is none.
+
+    Raises:
+      ConfigError: it is of another network, tuner or data.
+    """
     if (facts := directory.resume()) is None:
-        return begin
+        return None
     facts = {name: facts[name] for name in Run._fields if name in facts}
-    if facts["examples"] != begin.examples:
-        where = f"--workdir={directory.path} holds a run of other data"
-        now = ", ".join(f"{n:,} {name}" for name, n in begin.examples.items())
-        then = ", ".join(f"{n:,} {name}" for name, n in facts["examples"].items())
-        raise config_lib.ConfigError([f"{where}: {now} examples here, {then} there"])
-    like = {name: getattr(begin, name) for name in ARRAYS} | {"branches": []}
-    like |= {name: begin.held * facts.pop(name) for name in ("held", "best")}
+    check_sizes(facts["examples"], sizes(setup), directory)
+    weights, tuner, augmentation = keys(setup)
+    state = trainer.init(weights)  # and so on: what the arrays have to be like
+    like = {
+        "held": [state] * facts.pop("held"),
+        "best": [state] * facts.pop("best"),
+        "tuner": setup.tuner.init(tuner, facts["score"]),
+        "key": key_data(augmentation),
+        "branches": [],
+    }
     if pending := facts.pop("pending"):
         losses = np.zeros(pending["losses"], np.float32)
-        like |= {"branches": begin.held * len(losses), "losses": losses}
+        like |= {"branches": [state] * len(losses), "losses": losses}
         like["hparams"] = dict.fromkeys(pending["hparams"], losses[:, 0])
     arrays = directory.checkpoints.restore(like)
     for name in ("held", "best", "branches"):
@@ -564,3 +582,17 @@ def resume(
     losses = arrays["losses"].tolist()
     progress = Progress(pending["start"], arrays["branches"], losses)
     return run._replace(pending=Pending(trials, progress, pending["seconds"]))
+
+
+def check_sizes(
+    there: Mapping[str, int], here: Mapping[str, int], directory: RunDirectory
+) -> None:
+    """Raises ConfigError if a run was of other data."""
+    if there == here:
+        return
+    then, now = (
+        ", ".join(f"{count:,} {name}" for name, count in each.items())
+        for each in (there, here)
+    )
+    where = f"--workdir={directory.path} holds a run of other data"
+    raise config_lib.ConfigError([f"{where}: {now} examples here, {then} there"])

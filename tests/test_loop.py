@@ -308,7 +308,9 @@ def test_a_run_in_which_everything_diverges_stops_with_its_cause(environment, tm
         if attempt:
             done = run(environment, tmp_path / "run", *flags)
         assert done.returncode == 3
-        assert done.stderr.startswith("error: every branch of epoch 0 ended with")
+        assert done.stderr.startswith(
+            "error: every branch of epoch 0 diverged, 4 times"
+        )
         assert done.stderr.count("\n") == 1
         assert "float32" not in done.stderr
         decisions = rows(tmp_path / "run", "decisions")

@@ -1,0 +1,129 @@
+"""The README's table of faults, from the records of benchmarks/faults.py."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hyperdyn_jax import paper
+
+
+def table(folder: Path) -> str:
+    """Markdown, with where and when it was measured; from a record for each row."""
+    records = {path.stem: json.loads(path.read_text()) for path in folder.glob("*")}
+    rows = []
+    for name, tell in FAULTS.items():
+        if name in records:
+            rows += [[name, *row] for row in tell(records[name]["results"])]
+    dates = sorted({record["date"] for record in records.values()})
+    versions = records["R1"]["versions"]
+    note = (
+        f"*Identical*: every row but its seconds and every bit of the last checkpoint "
+        f"as in the same run left alone. {records['R1']['processor']}, "
+        f"jax {versions['jax']}, orbax-checkpoint {versions['orbax-checkpoint']}, "
+        f"{' and '.join(dates)}; raw records in `benchmarks/results/faults/`, made by "
+        f"`python benchmarks/faults.py`."
+    )
+    return paper.table("row|fault|times|what came of it", rows) + "\n\n" + note
+
+
+def _interruptions(what: str) -> Callable[[dict[str, Any]], list[list[str]]]:
+    def tell(r: dict[str, Any]) -> list[list[str]]:
+        codes = ", ".join(f"{code}: {n}" for code, n in sorted(r["codes"].items()))
+        came = (
+            f"every restart worked; {r['runs_identical']} of {r['runs']} runs "
+            f"identical; {r['epochs_lost']} completed epochs lost; "
+            f"{r['uncounted_rows']} rows missing or twice; exit codes {codes}, "
+            f"after at most {r['longest_seconds']:.1f} s; "
+            f"{r['resumed_inside_an_epoch']} resumed inside an epoch"
+        )
+        return [[what, str(r["signals"]), came]]
+
+    return tell
+
+
+def _damages(r: dict[str, Any]) -> str:
+    return f"{r['wrong']} silently wrong; {_counts(r['results'])}"
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name}: {count}" for name, count in sorted(counts.items()))
+
+
+def _spoiled_disks(r: dict[str, Any]) -> list[list[str]]:
+    disk, cut = r["full_disk"], r["files"]
+    rows = [["files truncated, emptied, deleted", str(cut["damages"]), _damages(cut)]]
+    identical = {True: "identical", False: "NOT identical"}
+    rows.append(["torn last rows", "1", f"run {identical[r['torn']['identical']]}"])
+    if disk["measured"]:
+        came = (
+            f"{len(disk['warnings'])} warnings, exit code {disk['code']}, good up to "
+            f"epoch {disk['good_epochs_at_the_end']}; with room again the same command "
+            f"ended {identical[disk['identical']]}"
+        )
+        rows.append(["disk full from the third epoch on", "1", came])
+    return rows
+
+
+def _resumed_elsewhere(r: dict[str, Any]) -> list[list[str]]:
+    devices, changes = r["devices"], r["changes"]
+    finished = sum(each["finished"] and each["rows_kept"] for each in devices.values())
+    came = f"{finished} of {len(devices)} went on and ended, their rows kept"
+    rows = [[f"devices {', '.join(devices)}", str(len(devices)), came]]
+    refused = sum(
+        each["code"] == 2 and len(each["said"]) == 1 and each["nothing_changed"]
+        for each in changes.values()
+    )
+    came = f"{refused} of {len(changes)} refused in a line with the change, exit code 2"
+    rows.append([f"another {', '.join(changes)}", str(len(changes)), came])
+    return rows
+
+
+def _divergence(r: dict[str, Any]) -> list[list[str]]:
+    spoiled, rates = r["spoiled"], r["rates"]
+    came = (
+        f"{spoiled['finished']} of {spoiled['injections']} runs ended well, "
+        f"{spoiled['numbers_of_the_model_not_finite']} numbers of the model not finite"
+    )
+    rows = [["NaN weights at a random step", str(spoiled["injections"]), came]]
+    for name, each in rates.items():
+        limits = [back["learning_rate_limit"] for back in each["rollbacks"]]
+        came = f"exit code {each['code']}, {len(limits)} roll-backs"
+        rows.append([name, "1", came])
+    return rows
+
+
+def _seeds(r: dict[str, Any]) -> list[list[str]]:
+    came = {True: "identical", False: "NOT identical"}[r["same_seed_twice"]]
+    where = f"{r['inside_an_epoch']} of them inside an epoch"
+    return [
+        ["the same seed again", "1", came],
+        [
+            "stopped at a random batch and resumed",
+            str(r["stops"]),
+            f"{r['runs_identical']} of {r['runs']} runs identical; {where}",
+        ],
+    ]
+
+
+def _saving(r: dict[str, Any]) -> list[list[str]]:
+    blocking, digest = (
+        np.median(r[name]) for name in ("blocking_seconds", "digest_seconds")
+    )
+    size = f"{r['megabytes']} MB"
+    came = f"holds up the run for {1e3 * blocking:.1f} ms; digests take {digest:.2f} s"
+    return [[f"a save of {size}", str(len(r["blocking_seconds"])), came]]
+
+
+FAULTS: dict[str, Callable[[dict[str, Any]], list[list[str]]]] = {
+    "R1": _interruptions("SIGKILL at a random moment"),
+    "R2": _interruptions("SIGTERM and Ctrl-C in turn"),
+    "R4": lambda r: [["one bit flipped", str(r["damages"]), _damages(r)]],
+    "R5": _spoiled_disks,
+    "R6": _resumed_elsewhere,
+    "R7": _divergence,
+    "R10": _seeds,
+    "save": _saving,
+}
