@@ -72,7 +72,8 @@ def replay_config(run: Path) -> dict[str, Any]:
         settings = config.read_json(run / "config.json")
         setup = config.build(settings)
     except (OSError, ValueError) as error:
-        raise config.ConfigError([f"{run} is no run to replay: {error}"]) from None
+        why = "; ".join(str(error).splitlines())
+        raise config.ConfigError([f"{run} is no run to replay: {why}"]) from None
     return {
         **settings,
         "averaging": setup.averaging,

@@ -80,6 +80,9 @@ def test_configs_come_back_from_json_as_they_were(tmp_path, file):
     flag = as_json(config.to_dict(), tmp_path)
     again = cli.load_config(["train.py", flag])
     assert again.to_dict() == config.to_dict()
+    assert (
+        rundir._dump_config(again.to_dict()) == (tmp_path / "config.json").read_text()
+    )
     for name, value in config.to_dict().items():
         assert type(again.to_dict()[name]) is type(value)
     changes = [
