@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hyperdyn_jax import optimizers, signals
+from hyperdyn_jax import hosts, optimizers, signals
 from hyperdyn_jax.data import Batch, Dataset
 
 AXIS = (
@@ -83,7 +83,7 @@ class Trainer:
         its BatchNorm layers average over the axis `AXIS`.
       optimizer: as `optimizers.create_optimizer` makes them.
       dataset: the data.
-      devices: that share a batch; all of this process by default.
+      devices: that share a batch; all of all processes by default.
     """
 
     def __init__(
@@ -93,7 +93,9 @@ class Trainer:
         dataset: Dataset,
         devices: Sequence[jax.Device] | None = None,
     ):
-        self._devices = list(devices or jax.local_devices())
+        self._devices = list(devices or hosts.devices())
+        here = [d for d in self._devices if d.process_index == jax.process_index()]
+        self._local = len(here)
         optimizer = optax.with_extra_args_support(optimizer)
         self._model, self._optimizer, self.dataset = model, optimizer, dataset
         pmap = functools.partial(
@@ -116,7 +118,7 @@ class Trainer:
         host = self._devices[0].platform == "cpu"
         # Several CPU devices share one pool of threads, where programs in flight can
         # wait for each other until XLA aborts (jaxlib 0.10.2).
-        together = host and len(self._devices) > 1
+        together = host and self._local > 1
         self._one_by_one = jax.block_until_ready if together else lambda result: result
         # Runs once, so it is compiled fast and not to be fast: that saves 5 to 15 s.
         self._init = jax.jit(
@@ -128,11 +130,11 @@ class Trainer:
 
     def init(self, key: jax.Array) -> TrainState:
         """A network with fresh weights, replicated over the devices."""
-        return self.replicate(self._init(key))
+        return self.replicate(hosts.share_tree(self._init(key)))
 
     def replicate(self, tree: Any) -> Any:
         """Copies a pytree of arrays to every device."""
-        return self._replicate(tree, np.arange(len(self._devices)))
+        return self._replicate(tree, np.arange(self._local))
 
     def skip(self, state: TrainState, steps: int) -> TrainState:
         """The same network, as many steps further along the data."""
@@ -244,9 +246,10 @@ class Trainer:
         """
         state = self._averaged(state)
         resident = self._hold(split)
-        sums = []
+        sums, stop = [], hosts.together(signals.asked)
         for batch in self.dataset.eval_batches(split):
-            signals.check()
+            if stop():
+                raise KeyboardInterrupt
             step = self._eval_step(state, resident, self._shard(batch))
             sums.append(self._one_by_one(step))
         correct, loss, count = np.sum(jax.device_get(sums), axis=0, dtype=np.float64)
@@ -290,9 +293,11 @@ class Trainer:
         return self._resident[split]
 
     def _shard(self, batch: Batch) -> Batch:
-        """Splits the leading axis: [b, ...] -> [devices, b / devices, ...]."""
-        count = len(self._devices)
-        return jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
+        """Splits the leading axis: [b, ...] -> [devices, b / devices, ...].
+
+        Of the devices and of the part of the batch that are this process's.
+        """
+        return jax.tree.map(lambda x: x.reshape(self._local, -1, *x.shape[1:]), batch)
 
 
 def init_state(
