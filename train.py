@@ -10,13 +10,10 @@ The same command again goes on with a run that was stopped. With another config,
 import sys
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from hyperdyn_jax import cli
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file; --config.x=y changes a setting in it."
-)
+CONFIG = cli.define_config()
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Run directory; runs/<config.name> by default."
 )

@@ -34,6 +34,7 @@ def get_config(argument: str = "") -> ConfigDict:
             "eval_batch_size": 1000,
             "dataset": "cifar10",
             "data_dir": "",
+            "skip_bad_records": 0,  # so many are left out; one more ends the run
             "pad": 4,  # pixels, He et al. 2015, section 4.2
             "model": {
                 "name": "cifar_resnet",

@@ -26,6 +26,7 @@ def get_config(argument: str = "") -> ConfigDict:
             "eval_batch_size": 512,
             "dataset": "cifar10_twin",
             "data_dir": "",
+            "skip_bad_records": 0,  # so many are left out; one more ends the run
             "pad": 2,  # pixels: half of 4, as the images are half the size
             "model": {"name": "cifar_resnet", "depth": 8, "width": 8},
             **presets.tuning(choices["optimizer"]),

@@ -29,6 +29,7 @@ def get_config(argument: str = "") -> ConfigDict:
             "eval_batch_size": 1000,
             "dataset": "imagenet",
             "data_dir": "",
+            "skip_bad_records": 0,  # so many are left out; one more ends the run
             "image_size": 224,
             "pad": 0,  # crops are random-resized instead
             "model": {"name": "resnet", "depth": 50, "width": 64, "dtype": "bfloat16"},

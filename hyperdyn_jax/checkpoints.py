@@ -36,7 +36,7 @@ class Checkpoints:
     silence.
 
     Args:
-      folder: where they are kept; made if it is not there.
+      folder: where they are kept; made by the first if it is not there.
       say: is told, in a line, of each that could not be written.
       keep: how many.
 
@@ -47,7 +47,6 @@ class Checkpoints:
 
     def __init__(self, folder: Path, say: Callable[[str], Any] = print, keep: int = 2):
         self._folder, self._say, self._keep = folder.resolve(), say, keep
-        self._folder.mkdir(parents=True, exist_ok=True)
         # Of several processes one writes, and the others do not wait for it.
         alone = {jax.process_index()} if jax.process_count() > 1 else None
         options = ocp.options.MultiprocessingOptions(
@@ -217,6 +216,7 @@ class Checkpoints:
         self._prune(self._keep)
 
     def _store(self, number: int, arrays: Any, facts: dict[str, Any]) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
         # Asked beforehand: on a full disk Orbax prints tracebacks from its threads.
         size = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(arrays))
         if shutil.disk_usage(self._folder).free < size + MARGIN:
@@ -262,7 +262,7 @@ class Checkpoints:
 
     def _numbers(self) -> list[int]:
         """Of the checkpoints that are there, ascending."""
-        names = (path.name for path in self._folder.iterdir())
+        names = (path.name for path in self._folder.glob("*"))
         return sorted(int(name) for name in names if name.isdecimal())
 
     def _prune(self, keep: int) -> None:

@@ -1,6 +1,5 @@
 """The command line: from flags to a run, and every way in which they can be wrong."""
 
-import difflib
 import errno
 import sys
 import traceback
@@ -9,25 +8,94 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict, config_dict, config_flags
 
 from hyperdyn_jax import config as config_lib
 from hyperdyn_jax import hosts, loop, signals
 from hyperdyn_jax.checkpoints import SaveError
 from hyperdyn_jax.records import DataError, reason
 
+flags.disclaim_key_flags()  # --help shows them as those of the program
 DONE, BAD_INPUT, DIVERGED, TRY_AGAIN = 0, 2, 3, 75  # exit codes
 PLACE = ("coordinator", "processes", "process", "heartbeat")  # flags of many processes
 
 
+def define_config(
+    values: flags.FlagValues = flags.FLAGS, argv: Sequence[str] | None = None
+) -> flags.FlagHolder:
+    """Defines --config=FILE and with it every --config.x=y.
+
+    Args:
+      values: where.
+      argv: the command line, sys.argv by default.
+    """
+    holder = config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "Config file, Python or JSON; --config.x=y changes a setting in it.",
+        flag_values=values,
+        sys_argv=argv and list(argv),
+    )
+    values["config"].parser = _ConfigParser(values["config"].parser)
+    return holder
+
+
+class _ConfigParser(flags.ArgumentParser):
+    """Config files: those in JSON are read and nothing in them is run.
+
+    Args:
+      python: parser of the others.
+    """
+
+    def __init__(self, python: flags.ArgumentParser):
+        self._python = python
+
+    def parse(self, path: str) -> ConfigDict:
+        file, colon, argument = path.partition(":")
+        try:
+            Path(file).open().close()
+        except OSError as error:
+            raise ValueError(str(error.strerror)) from None
+        if Path(file).suffix != ".json":
+            return self._run(path)
+        if colon:
+            raise ValueError(f"a JSON file takes no argument, got {argument!r}")
+        settings = config_lib.read_json(Path(file))
+        # None has no type that a flag could be parsed as.
+        for name, (kind, _) in config_lib.OPTIONAL.items():
+            if name in settings and settings[name] is None:
+                settings[name] = config_dict.placeholder(kind)
+        return ConfigDict(settings).lock()
+
+    def _run(self, path: str) -> ConfigDict:
+        try:
+            config = self._python.parse(path)
+            # What an OSError in it has led to raises that at a touch.
+            getattr(config, "to_dict", None)
+        except AttributeError as error:
+            if error.name != "get_config":
+                raise
+            raise ValueError("it has no get_config()") from None
+        except OSError as error:
+            raise ValueError(str(error.__cause__ or error)) from None
+        if not isinstance(config, ConfigDict):
+            found = str(config)[:40]
+            raise ValueError(f"get_config() must return a ConfigDict, got {found}")
+        return config
+
+
 def parse_flags(
-    argv: Sequence[str], others: Sequence[str] = (*PLACE, "fork", "workdir")
+    argv: Sequence[str],
+    others: Sequence[str] = (*PLACE, "fork", "workdir"),
+    check: Callable[[Sequence[str]], list[str]] | None = None,
 ) -> list[str]:
     """Parses the command line, or prints every problem with it and exits with 2.
 
     Args:
       argv: the command line.
       others: names of the flags that it may have beside those of the config.
+      check: what else is wrong with a command line whose flags can all be parsed; by
+        default what is with the run of its config.
     """
     words = _join_values(argv[1:])
     if not any(word.lstrip("-").startswith("help") for word in words):
@@ -35,7 +103,7 @@ def parse_flags(
         problems += _check_place(words) if set(PLACE) <= set(others) else []
         if problems:
             if good is not None:
-                problems += _check_rest(*good)
+                problems += (check or _check_run)(good)
             print_problems(problems)
             raise SystemExit(BAD_INPUT)
     return flags.FLAGS(argv)
@@ -128,23 +196,33 @@ def load_config(argv: Sequence[str], argument: str = "") -> ConfigDict:
 
 def _reason(error: Exception) -> str:
     """What a config file said, without what the parser says of it."""
-    line = (str(error) or type(error).__name__).strip().splitlines()[-1].strip()
+    if isinstance(error, flags.IllegalFlagValueError):
+        error = error.__context__ or error
+    line = (str(error).strip().splitlines() or [""])[-1].strip()
+    if not isinstance(error, ValueError | TypeError | SyntaxError | flags.Error):
+        line = f"{type(error).__name__}: {line}"  # of the file's own code
     return line.removeprefix("ValueError: ")
 
 
+def flag_value(argv: Sequence[str], name: str) -> str | None:
+    """The last value of a flag on a command line as `parse_flags` checks it."""
+    values = [word for word in argv if word.startswith(f"--{name}=")]
+    return values[-1].partition("=")[2] if values else None
+
+
 def _check_place(words: Sequence[str]) -> list[str]:
-    pairs = (word.removeprefix("--").split("=", 1) for word in words)
-    values = {name: value for name, *rest in pairs for value in rest}
     try:
-        hosts.place(*(values.get(name) for name in PLACE))
+        hosts.place(*(flag_value(words, name) for name in PLACE))
     except hosts.JoinError as error:
         return error.problems
     return []
 
 
-def _check_rest(config: ConfigDict, workdir: str | None) -> list[str]:
+def _check_run(argv: Sequence[str]) -> list[str]:
+    config, fork = load_config(argv), flag_value(argv, "fork")
+    settings = config.to_dict() | ({"fork": fork} if fork else {})
     try:
-        loop.check(config.to_dict(), _path(config, workdir))
+        loop.check(settings, _path(config, flag_value(argv, "workdir")))
     except config_lib.ConfigError as error:
         return error.problems
     return []
@@ -161,11 +239,11 @@ def print_problems(problems: Sequence[str]) -> None:
 
 def _check_flags(
     program: str, words: Sequence[str], others: Sequence[str]
-) -> tuple[list[str], tuple[ConfigDict, str | None] | None]:
+) -> tuple[list[str], list[str] | None]:
     """Every problem, where a parser stops at the first: each setting is tried alone.
 
     Returns:
-      The problems; and what is left of config and workdir without them, or None.
+      The problems; and the command line without them, or None if it has no config.
     """
     sources = [word for word in words if word.startswith("--config=")]
     settings = [word for word in words if word.startswith("--config.")]
@@ -191,9 +269,7 @@ def _check_flags(
             good.append(word)
         except (flags.Error, AttributeError, LookupError, TypeError):
             problems.append(_explain(word, config))
-    workdirs = [word for word in words if word.startswith("--workdir=")]
-    workdir = workdirs[-1].partition("=")[2] if workdirs else None
-    return problems, (_parse(good), workdir)
+    return problems, good + [word for word in words if word.startswith(known[1:])]
 
 
 def _join_values(words: Sequence[str]) -> list[str]:
@@ -219,7 +295,7 @@ def _is_number(word: str) -> bool:
 
 def _parse(argv: Sequence[str]) -> ConfigDict:
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=list(argv))
+    define_config(values, argv)
     values(argv)
     return values.config
 
@@ -231,9 +307,7 @@ def _explain(word: str, config: ConfigDict) -> str:
     for part in name.split(".")[1:]:
         names = list(setting) if isinstance(setting, ConfigDict) else []
         if part not in names:
-            close = difflib.get_close_matches(part, names, 1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {names}"
-            return f"{name} is no setting; {hint}"
+            return f"{name} is no setting; {config_lib.suggest(part, names)}"
         setting = setting[part]
     if isinstance(setting, ConfigDict):
         return f"{name} is a section; it has {', '.join(setting)}"

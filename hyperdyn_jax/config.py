@@ -1,9 +1,13 @@
 """From a config to checked objects: every problem is found before anything runs."""
 
 import dataclasses
+import difflib
 import functools
+import json
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -47,9 +51,25 @@ OPTIONAL: dict[str, tuple[type, int]] = {
     "image_size": (int, 1),
     "averaging": (float, 0),
     "backtracking": (bool, 0),
+    "skip_bad_records": (int, 0),
     "save_minutes": (float, 0),
     "fork": (str, 0),
 }
+
+
+# The most that makes sense: JAX would cut off the rest of a seed, and what is far above
+# one of the others is a slip that would fill the memory or take for ever.
+MOST = {
+    "seed": 2**32 - 1,
+    "epochs": 10**6,
+    "batch_size": 10**6,
+    "eval_batch_size": 10**6,
+    "pad": 1000,
+    "image_size": 4096,
+}
+
+# How JSON, which has no such numbers, holds them in a config.json.
+NOT_FINITE = {str(value): value for value in (math.inf, -math.inf, math.nan)}
 
 
 class ConfigError(ValueError):
@@ -101,7 +121,8 @@ def build(config: Config) -> Setup:
       ConfigError: with all problems at once.
     """
     names = [*FIELDS, *(name for name in OPTIONAL if name in config)]
-    problems = {name: line for name in names if (line := _check_field(config, name))}
+    # By part of the config, the lines that are told of it.
+    problems = {name: [line] for name in names if (line := _check_field(config, name))}
 
     def make(part: str, function: Callable[..., Any], *needs: str) -> Any:
         """A part of the run, or None where it or what it needs is wrong."""
@@ -109,12 +130,13 @@ def build(config: Config) -> Setup:
             return None
         try:
             return function(config)
-        except (ValueError, TypeError) as error:
-            problems[part] = f"config.{part}: {error}"
+        except _WRONG as error:
+            problems[part] = [_located(part, line) for line in _lines(error)]
             return None
 
     for name in sorted(set(config) - set(FIELDS) - set(OPTIONAL) - set(STRATEGIES)):
-        problems[name] = f"config.{name} is no setting; there are {', '.join(FIELDS)}"
+        known = [*FIELDS, *OPTIONAL, *STRATEGIES]
+        problems[name] = [f"config.{name} is no setting; {suggest(name, known)}"]
     axes = {
         name: make(
             f"search_space.{name}", functools.partial(_axis, name=name), "optimizer"
@@ -122,8 +144,18 @@ def build(config: Config) -> Setup:
         or space.Uniform(0, 1)  # stands in, so that the strategy can be checked too
         for name in _names(config)
     }
-    dataset = make("dataset", _dataset, *_DATA)
-    # Instead of what is wrong, long enough a run for every strategy.
+    if not axes and "search_space" not in problems:
+        example = "learning_rate, with its kind, low and high"
+        line = f"config.search_space needs at least one axis, for example {example}"
+        problems["search_space"] = [line]
+    # Instead of what is wrong: batches that every device has a part of, ...
+    devices = jax.device_count()  # of all processes
+    sizes = {"batch_size": devices, "eval_batch_size": devices} | {"pad": 0, "seed": 0}
+    sizes |= {"image_size": 32, "skip_bad_records": 0}
+    sizes = {name: value for name, value in sizes.items() if name in problems}
+    load = functools.partial(_dataset, sizes=sizes, devices=devices)
+    dataset = make("dataset", load, "dataset", "data_dir")
+    # ... and long enough a run for every strategy.
     lengths = {name: 1_000 for name in ("epochs", "batch_size") if name in problems}
     lengths["steps_per_epoch"] = dataset.steps_per_epoch if dataset else 1_000_000
     tuning = functools.partial(_strategy, axes=axes, lengths=lengths)
@@ -136,7 +168,8 @@ def build(config: Config) -> Setup:
     optimizer = make("optimizer", create, "optimizer", "averaging")
     model = make("model", functools.partial(_model, dataset=dataset), "model")
     if problems:
-        raise ConfigError(list(problems.values()))
+        lines = (line for part in problems.values() for line in part)
+        raise ConfigError(list(dict.fromkeys(lines)))
     _check_trials(strategy, dataset.steps_per_epoch)
     return Setup(
         config["epochs"],
@@ -152,15 +185,34 @@ def build(config: Config) -> Setup:
     )
 
 
-_DATA = (
-    "dataset",
-    "batch_size",
-    "eval_batch_size",
-    "seed",
-    "data_dir",
-    "pad",
-    *OPTIONAL,
-)
+# What the parts of a run raise where their settings are wrong.
+_WRONG = (ValueError, TypeError, OverflowError)
+
+
+def _lines(error: Exception) -> list[str]:
+    """What an error says, a problem a line, and not of Python's arguments."""
+    text = str(error) or type(error).__name__
+    if found := re.search(r"unexpected keyword argument '(\w+)'", text):
+        return [f"{found[1]} is no setting"]
+    if found := re.search(r"missing \d+ required .* arguments?: (.*)", text):
+        return [f"{found[1]} missing"]
+    return text.splitlines()
+
+
+def _located(part: str, line: str) -> str:
+    """A problem with the name of its setting before it, once."""
+    if line.startswith("config."):
+        return line
+    found = re.match(r"(\w+)[\w.]*( must |: )", line)
+    named = found and found[1] in (*FIELDS, *OPTIONAL, *STRATEGIES)
+    return f"config.{line}" if named else f"config.{part}: {line}"
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """What a name that is unknown may have been meant for."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
 
 
 def _names(config: Config) -> list[str]:
@@ -183,8 +235,8 @@ def _check_field(config: Config, name: str) -> str | None:
         return f"config.{name} must be {wanted}, got {value!r}"
     if kind is int and value < least:
         return f"config.{name} must be >= {least}, got {value}"
-    if name == "seed" and value >= 2**32:  # JAX would cut off the rest
-        return f"config.seed must be < 2**32, got {value}"
+    if kind is int and value > MOST.get(name, math.inf):
+        return f"config.{name} must be <= {MOST[name]:,}, got {value:,}"
     return None
 
 
@@ -206,6 +258,9 @@ def _check_trials(strategy: types.Strategy, steps_per_epoch: int) -> None:
 
 
 def _axis(config: Config, name: str) -> space.Axis:
+    if not isinstance(config["search_space"][name], Mapping):
+        found = config["search_space"][name]
+        raise ValueError(f"it must be a section of kind, low and high, got {found!r}")
     settings = dict(config["search_space"][name])
     kind = settings.pop("kind", None)
     axis = _choose("kind", kind, AXES)(**settings)
@@ -225,14 +280,115 @@ def _strategy(
     config: Config, axes: Mapping[str, space.Axis], lengths: Mapping[str, int]
 ) -> types.Strategy:
     config = {**config, **lengths}  # what stands in for numbers that are wrong
-    name = config["strategy"]
+    problems, config = _check_sections(config, axes)
+    try:
+        strategy = _make_strategy(config, config["strategy"], axes)
+    except _WRONG as error:
+        told = tuple(_lines(error))
+        problems += [x for x in told if not any(p.endswith(x) for p in problems)]
+    if problems:
+        raise ValueError("\n".join(problems))
+    return strategy
+
+
+# A run so long that a warm-up or a stage fits into it.
+_LONG = {"epochs": 1_000, "steps_per_epoch": 1_000_000}
+
+
+def _check_sections(
+    config: Config, axes: Mapping[str, space.Axis]
+) -> tuple[list[str], dict[str, Any]]:
+    """The sections of strategies, also of those that are not chosen.
+
+    Not that of replay, nor where explore starts from: they are files, that only have to
+    be there for the run that reads them.
+
+    Returns:
+      What is wrong with them, and the config without it.
+    """
+    problems, config = [], dict(config)
+    # A section that others build on before them.
+    order = ("explore", *(n for n in STRATEGIES if n != "explore"))[::-1]
+    for name in (name for name in order if name in config and name != "replay"):
+        if not isinstance(config[name], Mapping):
+            problems.append(f"config.{name} must be a section, got {config[name]!r}")
+            del config[name]
+            continue
+        settings = {k: v for k, v in config[name].items() if k != "warm_start"}
+        make = functools.partial(_make_section, config, name, axes)
+        wrong = _wrong_settings(make, settings)
+        problems += _in_section(name, wrong)
+        left = {k: v for k, v in config[name].items() if k not in wrong}
+        config[name] = left if "" not in wrong else {}
+    return problems, config
+
+
+def _make_section(
+    config: Config,
+    name: str,
+    axes: Mapping[str, space.Axis],
+    settings: Mapping[str, Any],
+) -> types.Strategy:
+    return _make_strategy(config | {name: settings} | _LONG, name, axes)
+
+
+def _wrong_settings(
+    make: Callable[[dict[str, Any]], Any], settings: Mapping[str, Any]
+) -> dict[str, str]:
+    """What is wrong with each setting of a section beside the others, by its name.
+
+    Where they are each right but not together, by the last of them, and by "" where not
+    even the defaults are right.
+    """
+
+    def problem(given: dict[str, Any]) -> str:
+        try:
+            make(given)
+        except types.TooShortError:  # told where the run has its own length
+            return ""
+        except _WRONG as error:
+            return _lines(error)[0]
+        return ""
+
+    if not problem(dict(settings)):
+        return {}
+    if line := problem({}):
+        return {"": line}
+    good: dict[str, Any] = {}
+    wrong = dict.fromkeys(settings, "")
+    while True:
+        wrong = {name: problem({**good, name: settings[name]}) for name in wrong}
+        right = next((name for name, line in wrong.items() if not line), None)
+        if right is None:
+            return wrong
+        good[right] = settings[right]
+        del wrong[right]
+
+
+def _in_section(section: str, wrong: Mapping[str, str]) -> list[str]:
+    """Lines that name the setting, once."""
+    lines = []
+    for name, line in wrong.items():
+        if line.startswith("config."):
+            lines.append(line)
+        elif line.startswith(f"{section}."):
+            lines.append(f"config.{line}")
+        elif name and line.startswith(f"{name} "):
+            lines.append(f"config.{section}.{line}")
+        else:
+            lines.append(f"config.{section}{'.' * bool(name)}{name}: {line}")
+    return lines
+
+
+def _make_strategy(
+    config: Config, name: str, axes: Mapping[str, space.Axis]
+) -> types.Strategy:
     make = _choose("strategy", name, STRATEGIES)
-    for section in sorted(set(STRATEGIES) & set(config)):
-        if not isinstance(config[section], Mapping):
-            raise ValueError(f"config.{section} must be a section")
     optimizer = config.get("optimizer", {})  # its own problems are told elsewhere
     optimizer = optimizer if isinstance(optimizer, Mapping) else {}
-    base = {axis: optimizer.get(axis, 0.0) for axis in axes}
+    base = {
+        name: _start(optimizer.get(name), name, axis) for name, axis in axes.items()
+    }
     strategy = make(
         Context(
             space=space.SearchSpace(**axes),
@@ -247,50 +403,104 @@ def _strategy(
     known = optimizers.HYPERPARAMETERS.get(optimizer.get("name"), optimizers.LIMITS)
     if unknown := sorted(set(getattr(strategy, "hparams", ())) - set(known)):
         raise ValueError(
-            f"config.{name} sets {unknown}, which the optimizer lacks; it has "
-            f"{list(known)}"
+            f"config.{name} sets {', '.join(unknown)}, which the optimizer lacks; it "
+            f"has {', '.join(known)}"
         )
     return strategy
+
+
+def _start(value: Any, name: str, axis: space.Axis) -> float:
+    """The optimizer's own value of a hyperparameter; where it is wrong, which is told
+    of the optimizer, one that is not."""
+    try:
+        optimizers.check_hyperparameter(name, value)
+    except _WRONG:
+        return axis.low
+    return value
 
 
 def _optimizer(config: Config, averaging: float | None) -> optax.GradientTransformation:
     settings = dict(config["optimizer"])
     name, decay_all = settings.pop("name", None), settings.pop("decay_all", False)
+    problems = []
+    _choose("config.optimizer.name", name, optimizers.OPTIMIZERS)
+    known = optimizers.HYPERPARAMETERS[name]
+    problems += [f"{x} is missing" for x in known if x not in settings]
+    for unknown in [x for x in settings if x not in known]:
+        problems.append(f"{unknown} is no setting; {suggest(unknown, known)}")
+        del settings[unknown]
     if not isinstance(decay_all, bool):
-        raise ValueError(f"decay_all must be True or False, got {decay_all!r}")
+        problems.append(f"decay_all must be true or false, got {decay_all!r}")
     for hyperparameter, value in settings.items():
-        optimizers.check_hyperparameter(hyperparameter, value)
+        try:
+            optimizers.check_hyperparameter(hyperparameter, value)
+        except _WRONG as error:
+            problems += _lines(error)
+    if problems:
+        raise ValueError("\n".join(f"config.optimizer.{x}" for x in problems))
     return optimizers.create_optimizer(
         name, settings, decay_all=decay_all, averaging=averaging
     )
 
 
-def _dataset(config: Config) -> data.Dataset:
+def _dataset(config: Config, sizes: Mapping[str, int], devices: int) -> data.Dataset:
     make = _choose("dataset", config["dataset"], DATASETS)
+    config = {**config, **sizes}
     shared = {name: config[name] for name in ("batch_size", "eval_batch_size", "seed")}
-    sharing = {
-        "devices": jax.device_count(),
-        "host": jax.process_index(),
-        "hosts": jax.process_count(),
-    }
-    return make(config, {**shared, **sharing})
+    sharing = {"host": jax.process_index(), "hosts": jax.process_count()}
+    return make(config, {**shared, **sharing, "devices": devices})
 
 
 def _model(config: Config, dataset: data.Dataset | None) -> nn.Module:
     settings = dict(config["model"])
-    make = _choose("name", settings.pop("name", None), models.MODELS)
-    dtype = _choose("dtype", settings.pop("dtype", "float32"), DTYPES)
+    make = _choose("config.model.name", settings.pop("name", None), models.MODELS)
+    dtype = _choose("config.model.dtype", settings.pop("dtype", "float32"), DTYPES)
     classes = dataset.classes if dataset else 1  # its own problem is told already
-    return make(classes, dtype=dtype, axis_name=training.AXIS, **settings)
+    create = functools.partial(make, classes, dtype=dtype, axis_name=training.AXIS)
+    if wrong := _wrong_settings(lambda given: create(**given), settings):
+        raise ValueError("\n".join(_in_section("model", wrong)))
+    return create(**settings)
 
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def _choose(what: str, name: Any, choices: Mapping[str, Any]) -> Any:
-    if name not in choices:
-        raise ValueError(f"{what} must be one of {sorted(choices)}, got {name!r}")
+    if not isinstance(name, str) or name not in choices:
+        raise ValueError(f"{what} {_among(choices)}, got {name!r}")
     return choices[name]
+
+
+def _among(choices: Iterable[str]) -> str:
+    return f"must be one of {', '.join(sorted(choices))}"
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The settings in a JSON file, such as a run directory's config.json.
+
+    Nothing in it is run. The texts inf, -inf and nan are numbers, except where a
+    setting is text.
+
+    Raises:
+      OSError, ValueError: in a line, why it cannot be read.
+    """
+    try:
+        settings = json.loads(file.read_bytes())
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(settings, dict):
+        raise ValueError(f"it must be an object of settings, got {str(settings)[:40]}")
+    texts = {name for name, (kind, _) in (FIELDS | OPTIONAL).items() if kind is str}
+    return {
+        name: value if name in texts else _with_numbers(value)
+        for name, value in settings.items()
+    }
+
+
+def _with_numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_numbers(item) for name, item in value.items()}
+    return NOT_FINITE.get(value, value) if isinstance(value, str) else value
 
 
 def differences(old: Config, new: Config, prefix: str = "config") -> list[str]:

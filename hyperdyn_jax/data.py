@@ -4,6 +4,7 @@ A batch is a function of (seed, step) alone. Two branches at the same step see t
 batch, and a resumed run needs no more than its step to go on with the same data.
 """
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
@@ -12,6 +13,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from hyperdyn_jax.records import Skips
 
 
 class Split(NamedTuple):
@@ -39,6 +42,7 @@ class Dataset(Protocol):
     image_shape: tuple[int, int, int]
     batch_size: int  # examples a training step, over all devices
     steps_per_epoch: int
+    skips: Skips  # bad records that were left out so far
 
     def size(self, split: str) -> int:
         """Number of examples of a split: 'train', 'validation' or 'test'."""
@@ -86,6 +90,7 @@ class ArrayDataset:
       augment: (key, image f32[h, w, c] in [0, 255]) -> image, for one training example.
       standardize: whether images are served with mean zero and deviation one, as they
         should be unless their numbers are names of classes.
+      skips: records that were left out of the splits.
       host, hosts: the part of each batch that is served here, and of how many.
 
     Raises:
@@ -106,11 +111,14 @@ class ArrayDataset:
         seed: int,
         augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
         standardize: bool = True,
+        skips: Skips | None = None,
         host: int = 0,
         hosts: int = 1,
     ):
         self._splits = {"train": train, "validation": validation, "test": test}
         self.classes = classes
+        # Of this run: the splits may be shared with others.
+        self.skips = copy.deepcopy(skips or Skips())
         self.image_shape = tuple(train.images.shape[1:])
         for name, split in self._splits.items():
             _check_split(name, split, classes)
@@ -250,21 +258,25 @@ def moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def check_batch_sizes(
     batch_size: int, eval_batch_size: int, devices: int, examples: int
 ) -> None:
-    """Raises ValueError for batches that devices or examples cannot be shared by."""
-    for name, size in (
-        ("batch_size", batch_size),
-        ("eval_batch_size", eval_batch_size),
-    ):
-        if size < 1 or size % devices:
-            raise ValueError(
-                f"{name} must be a positive multiple of the number of devices, got "
-                f"{size} for {devices} device{'s' if devices > 1 else ''}"
-            )
+    """Raises ValueError for batches that devices or examples cannot be shared by, a
+    line each."""
+    share = f"{devices} device{'s' if devices > 1 else ''}"
+    problems = [
+        f"{name} must be a positive multiple of the number of devices, got {size} for "
+        f"{share}"
+        for name, size in (
+            ("batch_size", batch_size),
+            ("eval_batch_size", eval_batch_size),
+        )
+        if size < 1 or size % devices
+    ]
     if batch_size > examples:
-        raise ValueError(
+        problems.append(
             f"batch_size must be at most the number of training examples, got "
             f"{batch_size} for {examples} examples"
         )
+    if problems:
+        raise ValueError("\n".join(problems))
 
 
 def check_hosts(devices: int, host: int, hosts: int) -> None:

@@ -17,18 +17,24 @@ def _resident(make: Callable[[Config], dict[str, Any]]) -> Callable[..., data.Da
 def _imagenet(config: Config, sharing: Config) -> data.Dataset:
     arguments = imagenet.imagenet(config["data_dir"])
     size = config.get("image_size", 224)
-    return imagenet.StreamedDataset(**arguments, **sharing, image_size=size)
+    skip = _skip(config)
+    return imagenet.StreamedDataset(**arguments, **sharing, image_size=size, skip=skip)
 
 
-# Decoded once for the many runs of a study.
-_cifar10 = functools.lru_cache(maxsize=1)(cifar.cifar10)
-_cifar10_twin = functools.lru_cache(maxsize=1)(cifar.cifar10_twin)
+def _cifar(make: Callable[..., dict[str, Any]]) -> Callable[[Config], dict[str, Any]]:
+    make = functools.lru_cache(maxsize=1)(make)  # once for the many runs of a study
+    return lambda config: make(config["data_dir"], config["pad"], _skip(config))
+
+
+def _skip(config: Config) -> int:
+    return config.get("skip_bad_records", 0)
+
 
 # From a config, and what all of them need: batch sizes, number of devices, seed.
 DATASETS: dict[str, Callable[[Config, Config], data.Dataset]] = {
     "digits": _resident(lambda config: data.digits(config["pad"])),
     "characters": _resident(lambda _: characters.characters()),
-    "cifar10": _resident(lambda c: _cifar10(c["data_dir"], c["pad"])),
-    "cifar10_twin": _resident(lambda c: _cifar10_twin(c["data_dir"], c["pad"])),
+    "cifar10": _resident(_cifar(cifar.cifar10)),
+    "cifar10_twin": _resident(_cifar(cifar.cifar10_twin)),
     "imagenet": _imagenet,
 }

@@ -27,7 +27,7 @@ from scipy import stats
 from hyperdyn_jax import gp, host, probing, switch
 from hyperdyn_jax.baselines import Schedule, common
 from hyperdyn_jax.space import SearchSpace
-from hyperdyn_jax.types import Decision, Trials, check_scores
+from hyperdyn_jax.types import Decision, TooShortError, Trials, check_scores
 
 EXPLORE, CONFIRM, COMMIT = range(3)  # phases
 
@@ -150,7 +150,7 @@ class ExploreThenCommit:
             raise ValueError("earlier probes must have the space's hyperparameters")
         if self.probe_limit < self._first:
             needed = self._first * self.probe_steps + self._reserved
-            raise ValueError(
+            raise TooShortError(
                 f"max_overhead={self.max_overhead:g} of {self._budget} steps is room "
                 f"for {self._allowance} steps of probes, and it takes {needed}: more "
                 f"epochs, a larger max_overhead, a smaller probe or another strategy"
@@ -474,7 +474,9 @@ def _progress(start: np.float32, scores: np.ndarray) -> np.ndarray:
     loss of millions is no worse than none gained. NaN where a trial diverged.
     """
     least = 1e-6 * -start
-    return np.maximum(np.log(-start / np.maximum(-scores, least)), np.float32(0))
+    times = -start / np.maximum(-scores, least)
+    gains = np.log(np.maximum(times, np.float32(1)))
+    return np.where(np.isfinite(scores), gains, np.float32(np.nan))
 
 
 def _t_over_normal(observations: int) -> float:

@@ -1,6 +1,7 @@
 """ImageNet, too large for memory: workers decode it while a network trains."""
 
 import atexit
+import contextlib
 import dataclasses
 import math
 import multiprocessing
@@ -9,7 +10,7 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,7 +21,7 @@ from absl import flags
 
 from hyperdyn_jax import records
 from hyperdyn_jax.data import Batch, Split, check_batch_sizes, check_hosts
-from hyperdyn_jax.records import DataError, Example, Records
+from hyperdyn_jax.records import DataError, Example, Records, Skips
 
 if TYPE_CHECKING:  # its import takes a second that other data need not spend
     import grain
@@ -51,7 +52,9 @@ class StreamedDataset:
 
     It satisfies `data.Dataset`. Every epoch visits each training example once; order
     and crops follow from the seed and the step alone, however many workers and hosts
-    share the work. The last batch of an epoch is smaller; if it does not divide over
+    share the work. A bad record that is left out has its place taken by the one after
+    it on the disk, which an epoch then visits twice; it is never counted in an
+    evaluation. The last batch of an epoch is smaller; if it does not divide over
     the devices, the at most `devices` - 1 examples too many wait for another epoch.
 
     Workers make the batches that follow the one last asked for, in time for a caller
@@ -68,6 +71,7 @@ class StreamedDataset:
       image_size: height and width of what the network sees, pixels.
       workers: processes that decode, for each split in use; 0 for threads of this
         process, and by default as many as there are cores, up to `WORKERS`.
+      skip: how many bad records are left out, those of all splits together.
       host, hosts: the part of each batch that is made here, and of how many.
 
     Raises:
@@ -88,6 +92,7 @@ class StreamedDataset:
         seed: int,
         image_size: int = 224,
         workers: int | None = None,
+        skip: int = 0,
         host: int = 0,
         hosts: int = 1,
     ):
@@ -104,7 +109,7 @@ class StreamedDataset:
                 f"image_size must be at least 1 and workers at least 0, got "
                 f"{image_size} and {workers}"
             )
-        self.classes, self.batch_size = classes, batch_size
+        self.classes, self.batch_size, self.skips = classes, batch_size, Skips(skip)
         self.image_shape = (image_size, image_size, 3)
         self._eval_batch_size, self._seed = eval_batch_size, seed
         self._workers = min(_cores(), WORKERS) if workers is None else workers
@@ -113,6 +118,7 @@ class StreamedDataset:
         self._examples = full * batch_size + rest // devices * devices
         self.steps_per_epoch = math.ceil(self._examples / batch_size)
         self._passes: dict[str, _Passes] = {}
+        self._bad: dict[str, set[int]] = {name: set() for name in self._splits}
 
     def size(self, split: str) -> int:
         return len(self._splits[split])
@@ -121,17 +127,19 @@ class StreamedDataset:
         return ()
 
     def train_batch(self, step: int) -> Batch:
-        examples = self._open("train").read(*divmod(step, self.steps_per_epoch))
-        return Batch(examples, np.ones(len(examples.labels), np.float32))
+        samples = self._open("train").read(*divmod(step, self.steps_per_epoch))
+        self._count("train", samples)
+        return Batch(samples.examples, np.ones(len(samples.bad), np.float32))
 
     def eval_batches(self, split: str) -> Iterator[Batch]:
         passes, size = self._open(split), self._eval_batch_size // self._hosts
         number = passes.begun  # the workers have gone on to it already
         for i in range(math.ceil(self.size(split) / self._eval_batch_size)):
-            examples = passes.read(number, i)
-            count = len(examples.labels)
-            weights = (np.arange(size) < count).astype(np.float32)
-            yield Batch(jax.tree.map(lambda x: _pad(x, size), examples), weights)
+            samples = passes.read(number, i)
+            self._count(split, samples)
+            good = (samples.bad < 0).astype(np.float32)
+            examples = jax.tree.map(lambda x: _pad(x, size), samples.examples)
+            yield Batch(examples, _pad(good, size))
 
     def load(
         self,
@@ -148,6 +156,21 @@ class StreamedDataset:
         for passes in self._passes.values():
             passes.close()
         self._passes = {}
+
+    def _count(self, split: str, samples: "_Samples") -> None:
+        """Counts the bad records of a batch as it is used, whichever worker met them
+        and when.
+
+        Raises:
+          DataError: there are too many, or nothing else in the split.
+        """
+        found = set(samples.bad[samples.bad >= 0].tolist()) - self._bad[split]
+        for number in sorted(found):
+            line = _problem(self._splits[split], number, self.image_shape[0])
+            self.skips.add(line)
+            self._bad[split].add(number)
+            if len(self._bad[split]) == self.size(split):
+                raise DataError(f"split {split!r} has no good record")
 
     def _open(self, split: str) -> "_Passes":
         if split not in self._passes:
@@ -166,11 +189,14 @@ class StreamedDataset:
         """One epoch over all hosts; the ones after it are shuffled and cropped anew."""
         # Seeds far apart: Grain adds the epoch to that of the order.
         order, crops = np.random.SeedSequence(self._seed).generate_state(2).tolist()
-        examples = _source(self._splits["train"]).shuffle(order)[: self._examples]
-        return examples.random_map(TrainingCrop(self.image_shape[0]), seed=crops)
+        size, split = self.image_shape[0], self._splits["train"]
+        load = _Load(split, TrainingCrop(size), self.skips.limit, substitute=True)
+        numbers = _numbers(split).shuffle(order)[: self._examples]
+        return numbers.random_map(load, seed=crops)
 
     def _evaluation(self, split: str) -> "grain.MapDataset":
-        return _source(self._splits[split]).map(CentreCrop(self.image_shape[0]))
+        crop, records = CentreCrop(self.image_shape[0]), self._splits[split]
+        return _numbers(records).map(_Load(records, crop, self.skips.limit))
 
 
 def imagenet(data_dir: str | Path) -> dict[str, Any]:
@@ -237,6 +263,64 @@ class CentreCrop:
         return Split(crop(example, box, self.size), np.int32(example.label))
 
 
+class _Samples(NamedTuple):
+    """Examples, and the number in its split of a bad record in the place of each:
+    i32[n], -1 where there is none."""
+
+    examples: Split
+    bad: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class _Load:
+    """Reads and crops a record by its number; in a worker.
+
+    Args:
+      records: the split.
+      crop: `TrainingCrop` or `CentreCrop`.
+      skip: how many bad records may be left out; with 0 the first one is raised.
+      substitute: whether the next good record takes the place of a bad one, and not an
+        image of zeros.
+    """
+
+    records: Records
+    crop: Callable[..., Split]
+    skip: int
+    substitute: bool = False
+
+    def __call__(self, number: int, *rng: np.random.Generator) -> _Samples:
+        """Raises DataError where bad records follow each other, more than `skip`."""
+        try:
+            return _Samples(self._crop(number, *rng), np.int32(-1))
+        except DataError:
+            if not self.skip:
+                raise
+        return _Samples(self._instead(number, *rng), np.int32(number))
+
+    def _instead(self, number: int, *rng: np.random.Generator) -> Split:
+        """What takes the place of a bad record."""
+        if not self.substitute:
+            shape = (self.crop.size, self.crop.size, 3)
+            return Split(np.zeros(shape, np.uint8), np.int32(0))
+        *others, last = range(number + 1, number + 1 + self.skip)
+        for other in others:
+            with contextlib.suppress(DataError):
+                return self._crop(other, *rng)
+        return self._crop(last, *rng)
+
+    def _crop(self, number: int, *rng: np.random.Generator) -> Split:
+        return self.crop(self.records[number % len(self.records)], *rng)
+
+
+def _problem(split: Records, number: int, size: int) -> str:
+    """What is wrong with a bad record, with its place; workers tell its number only."""
+    try:
+        CentreCrop(size)(split[number])
+    except DataError as error:
+        return str(error)
+    return f"{split.place(number)}: could not be read at first"
+
+
 def random_box(height: int, width: int, rng: np.random.Generator) -> Box:
     """A box of random area and shape at a random place of an image.
 
@@ -287,7 +371,7 @@ class _Passes:
     """Batches of a split, one pass over it after another, made ahead by workers.
 
     Args:
-      examples: Grain data set of one pass: `Split`s of one example each.
+      samples: Grain data set of one pass: `_Samples` of one example each.
       batch_size: examples a batch; the last of a pass may be smaller.
       image_shape: of the examples.
       workers: number of processes, 0 for threads.
@@ -295,7 +379,7 @@ class _Passes:
 
     def __init__(
         self,
-        examples: "grain.MapDataset",
+        samples: "grain.MapDataset",
         batch_size: int,
         image_shape: tuple[int, int, int],
         workers: int,
@@ -303,7 +387,7 @@ class _Passes:
         # Parts of batches travel, so that all workers share the first one, and to hold
         # less in memory. They divide a batch: no part belongs to two.
         part = max(n for n in range(1, _CHUNK + 1) if batch_size % n == 0)
-        self._parts, self._per_batch = examples.batch(part), batch_size // part
+        self._parts, self._per_batch = samples.batch(part), batch_size // part
         self._image_shape, self._workers = image_shape, workers
         self._iterators: list[grain.DatasetIterator] = []
         self._next = 0  # part, counted on from pass to pass
@@ -314,7 +398,7 @@ class _Passes:
         """Number of passes of which a part was read."""
         return math.ceil(self._next / max(1, len(self._parts)))
 
-    def read(self, number: int, position: int) -> Split:
+    def read(self, number: int, position: int) -> _Samples:
         """A batch of a pass, both counted from 0; empty behind the last.
 
         Raises:
@@ -325,8 +409,11 @@ class _Passes:
         first = number * len(self._parts)
         parts = [self._read_part(first + i) for i in range(start, stop)]
         # Copied: the workers take back the memory that they share the parts in.
-        images = _join([part.images for part in parts], self._image_shape, np.uint8)
-        return Split(images, _join([part.labels for part in parts], (), np.int32))
+        examples = [part.examples for part in parts]
+        images = _join([x.images for x in examples], self._image_shape, np.uint8)
+        labels = _join([x.labels for x in examples], (), np.int32)
+        bad = _join([part.bad for part in parts], (), np.int32)
+        return _Samples(Split(images, labels), bad)
 
     def close(self) -> None:
         self._ready = False
@@ -334,7 +421,7 @@ class _Passes:
             atexit.unregister(self._stop)
             self._stop()
 
-    def _read_part(self, number: int) -> Split:
+    def _read_part(self, number: int) -> _Samples:
         if not self._ready or number != self._next:
             self._seek(number)
         self._ready = False  # unless this goes well, Ctrl-C included
@@ -417,8 +504,8 @@ def _leave_with_parent() -> None:
     os._exit(1)
 
 
-def _source(split: Records) -> "grain.MapDataset":
-    return records.import_extra("grain").MapDataset.source(split)
+def _numbers(split: Records) -> "grain.MapDataset":
+    return records.import_extra("grain").MapDataset.range(len(split))
 
 
 def _join(

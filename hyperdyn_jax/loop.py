@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,6 +60,7 @@ class Run(NamedTuple):
     best_epoch, best_accuracy: which epoch `best` is of, and its accuracy in percentage
       points.
     pending: the decision that is being trained for, if the state was saved inside one.
+    skipped: what is wrong with each record that was left out so far.
     """
 
     held: list[TrainState]
@@ -76,6 +77,7 @@ class Run(NamedTuple):
     best_epoch: int = -1
     best_accuracy: float = 0.0
     pending: Pending | None = None
+    skipped: Sequence[str] = ()
 
 
 class Branch(NamedTuple):
@@ -138,7 +140,8 @@ def check(config: Mapping[str, Any], workdir: Path) -> config_lib.Setup:
     if setup.fork and begins:
         make = functools.partial(init_state, setup.model, setup.optimizer)
         make = functools.partial(make, setup.dataset.image_shape)
-        forked(setup.fork, jax.eval_shape(make, jax.random.key(0)))
+        # The key is made inside, where nothing is compiled for it.
+        forked(setup.fork, jax.eval_shape(lambda: make(jax.random.key(0))))
     return setup
 
 
@@ -152,14 +155,22 @@ def run_to_end(
     with display.working("compiling"), contextlib.closing(setup.dataset):
         if run := resume(setup, trainer, directory):
             display.say(resuming(run, directory))
+            setup.dataset.skips.resume(run.skipped)
         else:
             run = start(setup, trainer)
+        tell_skipped(setup, display)
         while run.step < setup.accepted_steps(run.tuner):
             if run.attempts >= ATTEMPTS:  # also when the same command is given again
                 raise DivergedError(diverged(run, directory))
             if hosts.any_of(signals.asked()):
                 raise KeyboardInterrupt
             run = advance(setup, trainer, run, directory, display)
+
+
+def tell_skipped(setup: config_lib.Setup, display: Display) -> None:
+    """A line for each record that was left out since the last call."""
+    for line in setup.dataset.skips.news():
+        display.say(f"warning: {line}; left out")
 
 
 COARSE = 2.0  # percentage points that a validation split should be able to tell
@@ -253,6 +264,7 @@ def advance(
     except KeyboardInterrupt:
         save(run, directory)  # the branches need not be trained again
         raise
+    tell_skipped(setup, display)
     save(new, directory, rows)
 
     steps = setup.accepted_steps(new.tuner)
@@ -287,7 +299,8 @@ def train_branches(
         jax.block_until_ready(progress.states)
         seconds = pending.seconds + time.perf_counter() - began
         pending = Pending(pending.trials, progress, seconds)
-        run = run._replace(pending=pending)
+        skipped = tuple(setup.dataset.skips.lines)
+        run = run._replace(pending=pending, skipped=skipped)
         done, stop = progress.steps == steps, hosts.any_of(signals.asked())
         if stop or not done:
             save(run, directory)
@@ -357,7 +370,9 @@ def decide(
             rows["metrics"] |= tested
         seconds = run.pending.seconds + time.perf_counter() - began
         rows["metrics"]["seconds"] = seconds
-    return new, rows
+        if setup.dataset.skips.limit:
+            rows["metrics"]["skipped_records"] = len(setup.dataset.skips.lines)
+    return new._replace(skipped=tuple(setup.dataset.skips.lines)), rows
 
 
 def score_branch(

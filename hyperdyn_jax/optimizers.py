@@ -167,8 +167,11 @@ def check_hyperparameter(name: str, value: float) -> None:
     """Raises ValueError where a hyperparameter is not a number that it can be."""
     limit, valid = LIMITS.get(name, (np.inf, "finite"))
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite in it
-        possible = number and 0 <= np.float32(value) < limit
+    try:
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite in it
+            possible = number and 0 <= np.float32(value) < limit
+    except OverflowError:  # nor any float
+        possible = False
     if not possible:
         raise ValueError(f"{name} must be a number {valid}, got {value!r}")
 

@@ -7,12 +7,13 @@ TensorFlow (`hyperdyn_jax.prepare`); nothing here imports it.
 """
 
 import bisect
+import contextlib
 import importlib
 import io
 import itertools
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,62 @@ INSTALL = "pip install 'hyperdyn_jax[data]'"
 
 class DataError(ValueError):
     """Data that are missing, unfinished or damaged: one line that names them."""
+
+
+class Skips:
+    """Bad records that a run does without, up to a limit.
+
+    Args:
+      limit: how many; with 0 the first one ends the run.
+
+    Attributes:
+      lines: what is wrong with each, with its place; in the order they were met.
+    """
+
+    def __init__(self, limit: int = 0):
+        self.limit, self._told = limit, 0
+        self.lines: list[str] = []
+
+    @contextlib.contextmanager
+    def spare(self) -> Iterator[None]:
+        """Leaves out what raises DataError in it.
+
+        Raises:
+          DataError: it is one too many.
+        """
+        try:
+            yield
+        except DataError as error:
+            self.add(str(error))
+
+    def add(self, line: str) -> None:
+        """Counts a bad record, unless it was counted before.
+
+        Raises:
+          DataError: with the line, if it is one too many.
+        """
+        if line in self.lines:
+            return
+        if len(self.lines) >= self.limit:
+            one_more = f" (one more than skip_bad_records={self.limit} leaves out)"
+            raise DataError(line + one_more * bool(self.limit))
+        self.lines.append(line)
+
+    def news(self) -> list[str]:
+        """The lines since it was last asked for."""
+        told, self._told = self._told, len(self.lines)
+        return self.lines[told:]
+
+    def resume(self, lines: Iterable[str]) -> None:
+        """Goes on where another process was; what it had counted is no news.
+
+        Raises:
+          DataError: the records that were met here already are too many with them.
+        """
+        here, self.lines = self.lines, list(lines)
+        self._told = len(self.lines)
+        for line in here:
+            self.add(line)
 
 
 class Example(NamedTuple):
@@ -100,6 +157,18 @@ class Records:
             return [self[index] for index in indices]
         return list(map(self._example, numbers, features))
 
+    def read_good(self, indices: Iterable[int], skips: Skips) -> dict[int, Example]:
+        """Many records by their positions, without the bad ones, which are counted."""
+        indices = list(indices)
+        try:
+            return dict(zip(indices, self.read(indices), strict=True))
+        except DataError:
+            found = {}
+            for index in indices:
+                with skips.spare():
+                    found[index] = self[index]
+            return found
+
     def _example(self, number: int, features: dict[str, Any]) -> Example:
         image, label, place = features["image"], features["label"], self._place(number)
         if image is None or label is None:
@@ -113,6 +182,10 @@ class Records:
 
     def _unreadable(self, number: int, error: Exception) -> DataError:
         return DataError(f"{self._place(number)}: cannot be read: {reason(error)}")
+
+    def place(self, index: int) -> str:
+        """Of a record, in words."""
+        return self._place(int(self._numbers[index]))
 
     def _place(self, number: int) -> str:
         shard = bisect.bisect_right(self._ends, number)

@@ -11,7 +11,6 @@ The same command again goes on: finished runs are skipped, a stopped one is resu
 """
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -70,10 +69,11 @@ def replay_config(run: Path) -> dict[str, Any]:
       ConfigError: the run's files are not there or damaged.
     """
     try:
-        settings = json.loads((run / "config.json").read_text())
+        settings = config.read_json(run / "config.json")
         setup = config.build(settings)
     except (OSError, ValueError) as error:
-        raise config.ConfigError([f"{run} is no run to replay: {error}"]) from None
+        why = "; ".join(str(error).splitlines())
+        raise config.ConfigError([f"{run} is no run to replay: {why}"]) from None
     return {
         **settings,
         "averaging": setup.averaging,
@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="RUN/replays unless given")
     arguments = parser.parse_args(argv)
     words = arguments.seeds.split(",")
-    if wrong := [seed for seed in words if not seed.isdigit()]:
+    if wrong := [seed for seed in words if not seed.isdecimal()]:
         cli.print_problems([f"--seeds must be whole numbers >= 0, got {wrong[0]!r}"])
         return cli.BAD_INPUT
     output = arguments.output or arguments.run / "replays"

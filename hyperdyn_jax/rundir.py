@@ -19,6 +19,8 @@ from hyperdyn_jax.schedule import to_schedule
 
 Row = Mapping[str, Any]
 LOGS = ("decisions", "metrics")
+# Settings without which a run is the same, as far as it comes.
+MAY_CHANGE = ("save_minutes", "skip_bad_records")
 
 
 class RunDirectory:
@@ -220,11 +222,14 @@ def problems(path: Path, config: Row) -> list[str]:
         return [f"{where} holds {name} but no {file.name}" for name in found]
     try:
         there = json.loads(file.read_text())
-    except ValueError as error:
+        if not isinstance(there, dict):
+            raise ValueError("it is no object of settings")
+    except (ValueError, RecursionError) as error:
         return [f"{where}: {file.name} is damaged: {error}"]
     configs = there, json.loads(_dump_config(config))
     for each in configs:
-        each.pop("save_minutes", None)  # may change: a run is the same without it
+        for name in MAY_CHANGE:
+            each.pop(name, None)
     changes = "; ".join(differences(*configs))
     advice = (
         f"choose the same settings, or another directory, where --fork={path} starts"

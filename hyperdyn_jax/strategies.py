@@ -72,7 +72,7 @@ def _explore(c: Context) -> ExploreThenCommit:
             raise ValueError(f"explore.base must be one of {known}, got {base!r}")
         schedule = SCHEDULES[base](c)
         peaks = peak_values(schedule, c.epochs)
-        axes = {n: _holding(axis, float(peaks[n])) for n, axis in axes.items()}
+        axes = {n: _holding(n, axis, float(peaks[n])) for n, axis in axes.items()}
     space = SearchSpace(**axes)
     if earlier:
         settings["earlier"] = earlier_probes(space, _decisions(Path(earlier)))
@@ -81,11 +81,15 @@ def _explore(c: Context) -> ExploreThenCommit:
     )
 
 
-def _holding(axis: Any, value: float) -> Any:
+def _holding(name: str, axis: Any, value: float) -> Any:
     """An axis wide enough for a schedule's value: however far the user's own rate is
     from what is usual, it is among those that are tried."""
     low, high = min(axis.low, value), max(axis.high, value)
-    return dataclasses.replace(axis, low=low, high=high)
+    try:
+        return dataclasses.replace(axis, low=low, high=high)
+    except ValueError as error:
+        start = f"it starts from a {name} of {value:g}, which its axis cannot hold"
+        raise ValueError(f"{start}: {error}") from None
 
 
 def _replay(c: Context) -> baselines.Replay:

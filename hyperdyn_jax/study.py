@@ -11,18 +11,17 @@ The same command again goes on: finished runs are skipped, a stopped one is resu
 
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from hyperdyn_jax import cli, loop
 from hyperdyn_jax.config import ConfigError
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Config file of every run.")
+CONFIG = cli.define_config()
 STRATEGIES = flags.DEFINE_list(
     "strategies",
     ["hyperdyn"],
@@ -30,6 +29,7 @@ STRATEGIES = flags.DEFINE_list(
     "the config file, its parts joined by +.",
 )
 SEEDS = flags.DEFINE_list("seeds", ["0"], "Values of config.seed.")
+OTHERS = ("strategies", "seeds", "output")
 OUTPUT = flags.DEFINE_string("output", "studies", "OUTPUT/<strategy>/seed<n> is a run.")
 
 
@@ -53,6 +53,24 @@ def run_all(
     Raises:
       ConfigError: before any run, with the problems of all of them.
     """
+    runs = check_runs(configs, seeds, output)
+    diverged = []
+    for number, (path, settings) in enumerate(runs.items(), start=1):
+        say(f"run {number} of {len(runs)}: {path}")
+        try:
+            loop.train_and_evaluate(settings, path)
+        except loop.DivergedError as error:
+            diverged.append(f"{path}: {error}")
+        # Every run compiles programs of its own. Kept, they use up the process's memory
+        # maps, of which Linux allows 65,530: after some 80 runs XLA cannot go on.
+        jax.clear_caches()
+    return diverged
+
+
+def check_runs(
+    configs: Mapping[str, Mapping[str, Any]], seeds: list[int], output: Path
+) -> dict[Path, dict[str, Any]]:
+    """The config of every run by its directory; ConfigError with all their problems."""
     runs = {
         output / name / f"seed{seed}": {**config, "seed": seed}
         for seed in seeds
@@ -66,17 +84,7 @@ def run_all(
             problems |= dict.fromkeys(error.problems)
     if problems:
         raise ConfigError(list(problems))
-    diverged = []
-    for number, (path, settings) in enumerate(runs.items(), start=1):
-        say(f"run {number} of {len(runs)}: {path}")
-        try:
-            loop.train_and_evaluate(settings, path)
-        except loop.DivergedError as error:
-            diverged.append(f"{path}: {error}")
-        # Every run compiles programs of its own. Kept, they use up the process's memory
-        # maps, of which Linux allows 65,530: after some 80 runs XLA cannot go on.
-        jax.clear_caches()
-    return diverged
+    return runs
 
 
 def load_configs(strategies: list[str], argv: list[str]) -> dict[str, dict[str, Any]]:
@@ -107,19 +115,42 @@ def load_configs(strategies: list[str], argv: list[str]) -> dict[str, dict[str, 
     return configs
 
 
+def wrong_seeds(seeds: Sequence[str]) -> list[str]:
+    """A line for each that is no whole number."""
+    wrong = [seed for seed in seeds if not seed.isdecimal()]
+    return [f"--seeds must be whole numbers >= 0, got {seed!r}" for seed in wrong]
+
+
+def check_flags(argv: Sequence[str]) -> list[str]:
+    """What is wrong with the runs of a command line, a line each; the strategy and the
+    seed that its config itself has are not among them."""
+
+    def value(name: str) -> Any:
+        given, flag = cli.flag_value(argv, name), flags.FLAGS[name]
+        return flag.default if given is None else flag.parser.parse(given)
+
+    lines = wrong_seeds(value("seeds"))
+    seeds = [int(seed) for seed in value("seeds") if seed.isdecimal()] or [0]
+    for item in value("strategies"):
+        try:
+            check_runs(load_configs([item], argv), seeds, Path(value("output")))
+        except ConfigError as error:
+            lines += error.problems
+    return list(dict.fromkeys(lines))
+
+
 def main(_: list[str]) -> int:
     logging.set_verbosity(logging.ERROR)
     # The runs share their steps: compiled for the first, they are read for the others.
     output = Path(OUTPUT.value)
     jax.config.update("jax_compilation_cache_dir", str(output / ".compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    if wrong := [seed for seed in SEEDS.value if not seed.isdigit()]:
-        cli.print_problems([f"--seeds must be whole numbers >= 0, got {wrong[0]!r}"])
-        return cli.BAD_INPUT
-    seeds = [int(seed) for seed in SEEDS.value]
 
     def command() -> None:
+        if wrong := wrong_seeds(SEEDS.value):
+            raise ConfigError(wrong)
         configs = load_configs(STRATEGIES.value, sys.argv)
+        seeds = [int(seed) for seed in SEEDS.value]
         if diverged := run_all(configs, seeds, output):
             raise loop.DivergedError("\n".join(diverged))
 
@@ -127,5 +158,5 @@ def main(_: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    others = ("strategies", "seeds", "output")
-    app.run(main, flags_parser=functools.partial(cli.parse_flags, others=others))
+    parse = functools.partial(cli.parse_flags, others=OTHERS, check=check_flags)
+    app.run(main, flags_parser=parse)

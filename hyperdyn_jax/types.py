@@ -83,6 +83,10 @@ class Decision(NamedTuple):
     p_value: float = math.nan
 
 
+class TooShortError(ValueError):
+    """A run has not the steps that a strategy's settings take."""
+
+
 class Strategy(Protocol):
     """Anything that proposes settings and decides between trials.
 

@@ -35,7 +35,7 @@ def problems(capsys, *words):
     [
         ("--config.epoch=3", "--config.epoch is no setting; did you mean epochs?"),
         ("--config.hyperdyn.windw=3", "--config.hyperdyn.windw is no setting; did you mean window?"),
-        ("--config.zz.y=3", "--config.zz.y is no setting; there are ['averaging', 'backtracking', 'batch_size'"),
+        ("--config.zz.y=3", "--config.zz.y is no setting; there are averaging, backtracking, batch_size, "),
         ("--config.epochs=3.5", "--config.epochs must be a whole number, got '3.5'"),
         ("--config.epochs=many", "--config.epochs must be a whole number, got 'many'"),
         ("--config.hyperdyn.beta=x", "--config.hyperdyn.beta must be a number, got 'x'"),
@@ -65,6 +65,89 @@ def test_config_files_that_cannot_be_loaded(capsys, tmp_path):
     assert line.endswith("|salera, got 'adagrad'")
 
 
+def as_json(content, folder, name="config.json"):
+    """The flag of a config that is written down as a run directory's is."""
+    (folder / name).write_text(rundir._dump_config(content))
+    return f"--config={folder / name}"
+
+
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_configs_come_back_from_json_as_they_were(tmp_path, file):
+    config = cli.load_config(["train.py", f"--config={file}"])
+    flag = as_json(config.to_dict(), tmp_path)
+    again = cli.load_config(["train.py", flag])
+    assert again.to_dict() == config.to_dict()
+    assert (
+        rundir._dump_config(again.to_dict()) == (tmp_path / "config.json").read_text()
+    )
+    for name, value in config.to_dict().items():
+        assert type(again.to_dict()[name]) is type(value)
+    changes = [
+        "--config.averaging=2.5",
+        "--config.backtracking=false",
+        "--config.hyperdyn.offset=inf",
+        "--config.explore.warm_start=inf",  # a name
+    ]
+    changed = [
+        cli.load_config(["train.py", f, *changes]) for f in (flag, f"--config={file}")
+    ]
+    assert changed[0].to_dict() == changed[1].to_dict()
+    assert changed[0].averaging == 2.5
+    # A number that is not finite comes back as a number.
+    content = changed[0].to_dict()
+    content["explore"]["warm_start"] = ""
+    third = cli.load_config(["train.py", as_json(content, tmp_path)])
+    assert third.to_dict() == content
+    assert third.hyperdyn.offset == np.inf
+
+
+def test_json_is_checked_as_python_is(capsys, tmp_path):
+    flag = as_json(settings(epochs=0), tmp_path)
+    lines = problems(capsys, flag, "--config.seed=x", "--config.sed=1")
+    assert lines == [
+        "--config.seed must be a whole number, got 'x'",
+        "--config.sed is no setting; did you mean seed?",
+        "config.epochs must be >= 1, got 0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "Expecting property name enclosed in double quotes: line 1 column 2"),
+        ("[1, 2]", "it must be an object of settings, got [1, 2]"),
+        ("[" * 100_000, "it is nested too deeply"),
+        ("\xff", "'utf-8' codec can't decode byte 0xff in position 0"),
+        ("", "Expecting value: line 1 column 1"),
+        ("def get_config():\n    pass\n", "Expecting value: line 1 column 1"),
+    ],
+)
+def test_damaged_json_is_told_in_a_line(capsys, tmp_path, content, message):
+    file = tmp_path / "config.json"
+    file.write_bytes(content.encode("latin-1"))
+    (line,) = problems(capsys, f"--config={file}")
+    assert line.startswith(f"--config={file} cannot be loaded: {message}")
+    (line,) = problems(capsys, f"--config={file}:adam")
+    assert line.endswith("a JSON file takes no argument, got 'adam'")
+
+
+def test_nothing_in_json_is_run(tmp_path):
+    """Neither as Python, nor by what the loader or a message makes of it."""
+    code = f"__import__('pathlib').Path({str(tmp_path / 'run')!r}).touch()"
+    content = settings(name=code, model__name=code, hyperdyn__kernel=f"{{{code}}}")
+    file = tmp_path / "config.json"
+    file.write_text(rundir._dump_config(content | {code.replace(".", "_"): code}))
+    config_dict = cli.load_config(["train.py", f"--config={file}"])
+    assert config_dict.name == code
+    with pytest.raises(config.ConfigError) as caught:
+        config.build(config_dict.to_dict())
+    assert len(caught.value.problems) == 3
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_all_problems_are_told_at_once(capsys, tmp_path):
     (tmp_path / "file").write_text("")
     lines = problems(
@@ -88,9 +171,9 @@ def test_all_problems_are_told_at_once(capsys, tmp_path):
         "config.epochs",
         "config.batch_size",
         "config.search_space.learning_rate",
-        "config.strategy",
-        "config.optimizer",
-        "config.model",
+        "config.hyperdyn.window",
+        "config.optimizer.momentum",
+        "config.model.depth",
         f"--workdir={tmp_path / 'file'}",
     ]
 
@@ -122,36 +205,36 @@ def settings(**changes):
         ({"epochs": "3"}, "config.epochs must be a whole number, got '3'"),
         ({"epochs": True}, "config.epochs must be a whole number, got True"),
         ({"seed": -1}, "config.seed must be >= 0, got -1"),
-        ({"seed": 2**32}, "config.seed must be < 2**32, got 4294967296"),
-        ({"hyperdyn": 7}, "config.strategy: config.hyperdyn must be a section"),
-        ({"batch_size": 12}, "config.dataset: batch_size must be a positive multiple of the number of devices, got 12 for 8 devices"),
-        ({"batch_size": 1288}, "config.dataset: batch_size must be at most the number of training examples, got 1288 for 1280 examples"),
-        ({"eval_batch_size": 3}, "config.dataset: eval_batch_size must be a positive multiple of the number of devices, got 3 for 8 devices"),
-        ({"dataset": "mnist"}, "config.dataset: dataset must be one of ['characters', 'cifar10', 'cifar10_twin', 'digits', 'imagenet'], got 'mnist'"),
-        ({"strategy": "magic"}, "config.strategy: strategy must be one of "),
-        ({"strategy": "cosine", "cosine": {"nope": 1.0}}, "config.strategy: config.cosine sets ['nope'], which the optimizer lacks"),
+        ({"seed": 2**32}, "config.seed must be <= 4,294,967,295, got 4,294,967,296"),
+        ({"hyperdyn": 7}, "config.hyperdyn must be a section, got 7"),
+        ({"batch_size": 12}, "config.batch_size must be a positive multiple of the number of devices, got 12 for 8 devices"),
+        ({"batch_size": 1288}, "config.batch_size must be at most the number of training examples, got 1288 for 1280 examples"),
+        ({"eval_batch_size": 3}, "config.eval_batch_size must be a positive multiple of the number of devices, got 3 for 8 devices"),
+        ({"dataset": "mnist"}, "config.dataset must be one of characters, cifar10, cifar10_twin, digits, imagenet, got 'mnist'"),
+        ({"strategy": "magic"}, "config.strategy must be one of autolrs, "),
+        ({"strategy": "cosine", "cosine": {"nope": 1.0}}, "config.cosine sets nope, which the optimizer lacks; it has learning_rate, "),
         ({"strategy": "autolrs", "epochs": 1, "batch_size": 128}, "config.strategy: its shortest trials would be of 0.25 steps"),
         ({"strategy": "explore", "epochs": 1, "batch_size": 128, "explore": {"max_overhead": 99.0}}, "config.strategy: max_overhead=99 of 10 steps is room for 9 steps of probes, and it takes 17: more"),
         ({"averaging": -1.0}, "config.averaging must be None or a number >= 0, got -1.0"),
         ({"backtracking": 1}, "config.backtracking must be None, true or false, got 1"),
-        ({"model__depth": 9}, "config.model: depth must be 6 n + 2"),
-        ({"model__name": "vgg"}, "config.model: name must be one of ['character_mlp', 'cifar_resnet', 'resnet'], got 'vgg'"),
-        ({"optimizer__name": "rms"}, "config.optimizer: optimizer must be one of ['adam', 'lars', 'plain_sgd', 'prodigy', 'salera', 'schedule_free', 'sgd'], got 'rms'"),
-        ({"optimizer__momentum": 1.0}, "config.optimizer: momentum must be a number >= 0 and < 1, got 1.0"),
-        ({"optimizer__learning_rate": -1.0}, "config.optimizer: learning_rate must be a number >= 0 and finite, got -1.0"),
-        ({"optimizer__weight_decay": None}, "config.optimizer: optimizer 'sgd' needs ['learning_rate', 'momentum', 'weight_decay'], got ['learning_rate', 'momentum']"),
+        ({"model__depth": 9}, "config.model.depth must be 6 n + 2"),
+        ({"model__name": "vgg"}, "config.model.name must be one of character_mlp, cifar_resnet, resnet, got 'vgg'"),
+        ({"optimizer__name": "rms"}, "config.optimizer.name must be one of adam, lars, plain_sgd, prodigy, salera, schedule_free, sgd, got 'rms'"),
+        ({"optimizer__momentum": 1.0}, "config.optimizer.momentum must be a number >= 0 and < 1, got 1.0"),
+        ({"optimizer__learning_rate": -1.0}, "config.optimizer.learning_rate must be a number >= 0 and finite, got -1.0"),
+        ({"optimizer__weight_decay": None}, "config.optimizer.weight_decay is missing"),
         ({"search_space__learning_rate__low": -0.1}, "config.search_space.learning_rate: LogUniform needs low > 0"),
         ({"search_space__learning_rate__low": 1.0}, "config.search_space.learning_rate: LogUniform bounds are reversed: low=1.0 > high=0.5"),
-        ({"search_space__learning_rate__kind": "normal"}, "config.search_space.learning_rate: kind must be one of ['log_complement', 'log_uniform', 'uniform'], got 'normal'"),
+        ({"search_space__learning_rate__kind": "normal"}, "config.search_space.learning_rate: kind must be one of log_complement, log_uniform, uniform, got 'normal'"),
         ({"search_space__momentum__high": 1.0}, "config.search_space.momentum: LogComplement needs high < 1"),
         ({"search_space__b1": {"kind": "uniform", "low": 0.0, "high": 0.9}}, "config.search_space.b1: optimizer 'sgd' has no such hyperparameter; it has learning_rate, momentum, weight_decay"),
-        ({"search_space": {}}, "config.strategy: SearchSpace needs at least one axis"),
-        ({"hyperdyn__temperature": 0.0}, "config.strategy: temperature must be > 0 and finite, got 0.0"),
-        ({"hyperdyn__kernel": "linear"}, "config.strategy: kernel must be one of ['matern32', 'matern52', 'rbf'], got 'linear'"),
+        ({"search_space": {}}, "config.search_space needs at least one axis, for example learning_rate, "),
+        ({"hyperdyn__temperature": 0.0}, "config.hyperdyn.temperature must be > 0 and finite, got 0.0"),
+        ({"hyperdyn__kernel": "linear"}, "config.hyperdyn.kernel must be one of ['matern32', 'matern52', 'rbf'], got 'linear'"),
         ({"image_size": "x"}, "config.image_size must be a whole number, got 'x'"),
-        ({"optimizer__decay_all": "no"}, "config.optimizer: decay_all must be True or False, got 'no'"),
+        ({"optimizer__decay_all": "no"}, "config.optimizer.decay_all must be true or false, got 'no'"),
         ({"eval_batch_size": None}, "config.eval_batch_size is missing"),
-        ({"eval_batchsize": 3}, "config.eval_batchsize is no setting; there are name, seed"),
+        ({"eval_batchsize": 3}, "config.eval_batchsize is no setting; did you mean eval_batch_size?"),
     ],
 )  # fmt: skip
 def test_settings_that_are_wrong_say_what_would_be_right(changes, message):
