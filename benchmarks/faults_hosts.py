@@ -1,6 +1,6 @@
 """What can happen to one of two processes that train together: row R3.
 
-    python benchmarks/faults_hosts.py [--stops=6] [--kills=6] [--freezes=4]
+    python benchmarks/faults_hosts.py [--stops=5] [--kills=5] [--freezes=3]
 
 Two processes on this machine, a device each, meet over loopback. At random moments one
 of them, in turn, is sent SIGTERM, SIGKILL or SIGSTOP, a run each kind; both are started
@@ -31,7 +31,7 @@ FLAGS = (
     "--config=configs/characters.py",
     "--config.strategy=hyperdyn",
     "--config.model.width=64",
-    "--config.epochs=12",
+    "--config.epochs=8",
     "--config.save_minutes=0.02",
 )
 
@@ -164,9 +164,9 @@ def disturbed(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--stops", type=int, default=6)
-    parser.add_argument("--kills", type=int, default=6)
-    parser.add_argument("--freezes", type=int, default=4)
+    parser.add_argument("--stops", type=int, default=5)
+    parser.add_argument("--kills", type=int, default=5)
+    parser.add_argument("--freezes", type=int, default=3)
     parser.add_argument("--heartbeat", type=float, default=10.0)
     arguments = parser.parse_args()
     counts = {
