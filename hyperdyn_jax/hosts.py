@@ -447,7 +447,7 @@ class _Group:
                 self._bye(number, int(rest))
             elif word == "go":
                 self._let_go.set()
-            elif word == "end":
+            elif word == "end" and not self._code:  # else its own cause was told
                 code, _, why = rest.partition(" ")
                 self._end_all(why, int(code))
 

@@ -12,7 +12,7 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 GRACE = 6.0  # seconds from a signal to the end, wherever the run is stuck
 
 _asked = False
-cut_off: Callable[[], None] = lambda: None  # called at the end of a run that is stuck
+cut_off: Callable[[], None] | None = None  # called before a run that is stuck ends
 
 
 def asked() -> bool:
@@ -78,7 +78,8 @@ def _watch(listener: socket.socket, message: str) -> None:
         number = _next_signal(listener)
     except TimeoutError:
         print(message, file=sys.stderr, flush=True)
-        cut_off()
+        if cut_off is not None:
+            cut_off()
         os._exit(0)
     if number:
         os._exit(128 + number)
