@@ -31,7 +31,7 @@ FLAGS = (
     "--config=configs/characters.py",
     "--config.strategy=hyperdyn",
     "--config.model.width=64",
-    "--config.epochs=8",
+    "--config.epochs=5",
     "--config.save_minutes=0.02",
 )
 
@@ -148,6 +148,7 @@ def disturbed(
             if event is None:
                 break
             events.append(event)
+            print(event, flush=True)
         done = not any(finish(start(bench, workdir)))
         same.append(done and state(workdir) == state(whole[0]))
     codes = [str(code) for event in events for code in event["codes"]]

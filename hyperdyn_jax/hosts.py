@@ -380,11 +380,13 @@ class _Group:
         self._left: set[int] = set()  # those that ended as they should
         self._all_left, self._let_go = threading.Event(), threading.Event()
         self._code: int | None = None  # to end with, once that is known
+        self._stopped = False  # and so are the others, by this process
         threading.Thread(target=self._watch, daemon=True).start()
         signals.cut_off = self.stop
 
     def stop(self) -> None:
         """Ends the others when this process cannot wait for the next step."""
+        self._stopped = True
         for peer in self._peers.values():
             _send(peer, f"end 0 stopped with process {self.place.process}")
         time.sleep(0.1)  # for them to hear it before they see this end
@@ -476,6 +478,8 @@ class _Group:
 
     def _end_all(self, why: str, code: int) -> None:
         """Ends this process, and from process 0 the others, with the cause."""
+        if self._stopped:
+            return
         if self.place.process == 0:
             for peer in self._peers.values():
                 _send(peer, f"end {code} {why}")

@@ -254,9 +254,9 @@ def groups(monkeypatch, heartbeat):
 def test_a_stuck_process_that_is_to_stop_ends_the_others(monkeypatch, capsys):
     _, ends, codes = groups(monkeypatch, 10.0)
     signals.cut_off()
-    assert [codes.get(timeout=30) for _ in range(2)] == [0, 0]
+    assert codes.get(timeout=30) == 0
     said = "stopped with process 1; the same command on every machine goes on\n"
-    assert capsys.readouterr().err == 2 * said
+    assert capsys.readouterr().err == said
     for end in ends:
         end.close()
 
