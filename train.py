@@ -21,10 +21,22 @@ FORK = flags.DEFINE_string(
     "fork", None, "Directory of a run from whose weights to start anew."
 )
 
+# Of one run in several processes, the same command in each but for --process:
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0; auto on Cloud TPU, SLURM and others."
+)
+PROCESSES = flags.DEFINE_string("processes", None, "How many processes there are.")
+PROCESS = flags.DEFINE_string("process", None, "Which one this is, from 0.")
+HEARTBEAT = flags.DEFINE_string(
+    "heartbeat", None, "Seconds without a word until a process is lost; 10 by default."
+)
+
 
 def main(_: list[str]) -> int:
     logging.set_verbosity(logging.ERROR)  # what Orbax tells is for its developers
-    return cli.run(CONFIG.value, WORKDIR.value, FORK.value)
+    places = [COORDINATOR, PROCESSES, PROCESS, HEARTBEAT]
+    places = [flag.value for flag in places]
+    return cli.run(CONFIG.value, WORKDIR.value, FORK.value, places)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def table(folder: Path) -> str:
         f"as in the same run left alone. {records['R1']['processor']}, "
         f"jax {versions['jax']}, orbax-checkpoint {versions['orbax-checkpoint']}, "
         f"{' and '.join(dates)}; raw records in `benchmarks/results/faults/`, made by "
-        f"`python benchmarks/faults.py`."
+        f"`python benchmarks/faults.py` (R3: `faults_hosts.py`)."
     )
     return paper.table("row|fault|times|what came of it", rows) + "\n\n" + note
 
@@ -42,6 +42,23 @@ def _interruptions(what: str) -> Callable[[dict[str, Any]], list[list[str]]]:
         return [[what, str(r["signals"]), came]]
 
     return tell
+
+
+def _of_two_processes(r: dict[str, Any]) -> list[list[str]]:
+    rows = []
+    for name in ("SIGTERM", "SIGKILL", "SIGSTOP"):
+        each = r[name]
+        who = "both end" if name == "SIGTERM" else "the other ends"
+        lines = {True: "a line each", False: "NOT a line each"}[each["one_line_each"]]
+        came = (
+            f"{who} after at most {each['longest_seconds']:.1f} s, {lines}, "
+            f"exit codes {_counts(each['codes'])}; {each['runs_identical']} of "
+            f"{each['runs']} runs identical"
+        )
+        if name == "SIGSTOP":
+            came += f"; `--heartbeat={r['heartbeat']:g}`"
+        rows.append([f"{name} to one of two processes", str(each["signals"]), came])
+    return rows
 
 
 def _damages(r: dict[str, Any]) -> str:
@@ -120,6 +137,7 @@ def _saving(r: dict[str, Any]) -> list[list[str]]:
 FAULTS: dict[str, Callable[[dict[str, Any]], list[list[str]]]] = {
     "R1": _interruptions("SIGKILL at a random moment"),
     "R2": _interruptions("SIGTERM and Ctrl-C in turn"),
+    "R3": _of_two_processes,
     "R4": lambda r: [["one bit flipped", str(r["damages"]), _damages(r)]],
     "R5": _spoiled_disks,
     "R6": _resumed_elsewhere,

@@ -47,7 +47,15 @@ class Checkpoints:
 
     def __init__(self, folder: Path, say: Callable[[str], Any] = print, keep: int = 2):
         self._folder, self._say, self._keep = folder.resolve(), say, keep
-        self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+        # Of several processes one writes, and the others do not wait for it.
+        alone = {jax.process_index()} if jax.process_count() > 1 else None
+        options = ocp.options.MultiprocessingOptions(
+            active_processes=alone, barrier_sync_key_prefix=alone and "checkpoints"
+        )
+        self._orbax = ocp.Checkpointer(
+            ocp.StandardCheckpointHandler(multiprocessing_options=options),
+            multiprocessing_options=options,
+        )
         self._writer = ThreadPoolExecutor(1)  # one: in order, and Orbax from one thread
         self._future: Future[None] | None = None
         self._number = 0  # of the last, written or not

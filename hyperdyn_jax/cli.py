@@ -2,6 +2,7 @@
 
 import errno
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ from absl import flags
 from ml_collections import ConfigDict, config_dict, config_flags
 
 from hyperdyn_jax import config as config_lib
-from hyperdyn_jax import loop, signals
+from hyperdyn_jax import hosts, loop, signals
 from hyperdyn_jax.checkpoints import SaveError
 from hyperdyn_jax.records import DataError, reason
 
 flags.disclaim_key_flags()  # --help shows them as those of the program
 LONGEST = 1000  # characters of a line that is told; beyond it is what was given
 DONE, BAD_INPUT, DIVERGED, TRY_AGAIN = 0, 2, 3, 75  # exit codes
+PLACE = ("coordinator", "processes", "process", "heartbeat")  # flags of many processes
 
 
 def define_config(
@@ -85,7 +87,7 @@ class _ConfigParser(flags.ArgumentParser):
 
 def parse_flags(
     argv: Sequence[str],
-    others: Sequence[str] = ("fork", "workdir"),
+    others: Sequence[str] = (*PLACE, "fork", "workdir"),
     check: Callable[[Sequence[str]], list[str]] | None = None,
 ) -> list[str]:
     """Parses the command line, or prints every problem with it and exits with 2.
@@ -99,6 +101,7 @@ def parse_flags(
     words = _join_values(argv[1:])
     if not any(word.lstrip("-").startswith("help") for word in words):
         problems, good = _check_flags(argv[0], words, others)
+        problems += _check_place(words) if set(PLACE) <= set(others) else []
         if problems:
             if good is not None:
                 problems += (check or _check_run)(good)
@@ -107,11 +110,34 @@ def parse_flags(
     return flags.FLAGS(argv)
 
 
-def run(config: ConfigDict, workdir: str | None, fork: str | None = None) -> int:
-    """Trains; returns the exit code."""
+def run(
+    config: ConfigDict,
+    workdir: str | None,
+    fork: str | None = None,
+    place: Sequence[str | None] = (None,) * len(PLACE),
+) -> int:
+    """Trains, perhaps as one of several processes; returns the exit code.
+
+    Args:
+      config, workdir, fork: what is trained, where, and starting from what.
+      place: values of the flags `PLACE`.
+    """
     settings = config.to_dict() | ({"fork": fork} if fork else {})
     path = _path(config, workdir)
-    return exit_code(lambda: loop.train_and_evaluate(settings, path))
+
+    def command() -> None:
+        if where := hosts.place(*place):
+            hosts.join(where, settings)
+        loop.train_and_evaluate(settings, path)
+
+    try:
+        code = exit_code(command)
+    except Exception:
+        if not hosts.joined():
+            raise
+        traceback.print_exc()  # Python's own end would wait for the other processes
+        code = 1
+    return hosts.leave(code)
 
 
 def exit_code(command: Callable[[], Any]) -> int:
@@ -122,6 +148,9 @@ def exit_code(command: Callable[[], Any]) -> int:
         except config_lib.ConfigError as error:
             print_problems(error.problems)
             return BAD_INPUT
+        except hosts.JoinError as error:
+            print_problems(error.problems)
+            return error.code
         except DataError as error:  # a record that cannot be read, found on the way
             print_problems([str(error)])
             return BAD_INPUT
@@ -134,6 +163,9 @@ def exit_code(command: Callable[[], Any]) -> int:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             return _try_again(error)
+        except Exception:
+            hosts.await_cause()
+            raise
     return DONE
 
 
@@ -177,6 +209,14 @@ def flag_value(argv: Sequence[str], name: str) -> str | None:
     """The last value of a flag on a command line as `parse_flags` checks it."""
     values = [word for word in argv if word.startswith(f"--{name}=")]
     return values[-1].partition("=")[2] if values else None
+
+
+def _check_place(words: Sequence[str]) -> list[str]:
+    try:
+        hosts.place(*(flag_value(words, name) for name in PLACE))
+    except hosts.JoinError as error:
+        return error.problems
+    return []
 
 
 def _check_run(argv: Sequence[str]) -> list[str]:

@@ -149,7 +149,7 @@ def build(config: Config) -> Setup:
         line = f"config.search_space needs at least one axis, for example {example}"
         problems["search_space"] = [line]
     # Instead of what is wrong: batches that every device has a part of, ...
-    devices = jax.local_device_count()
+    devices = jax.device_count()  # of all processes
     sizes = {"batch_size": devices, "eval_batch_size": devices} | {"pad": 0, "seed": 0}
     sizes |= {"image_size": 32, "skip_bad_records": 0}
     sizes = {name: value for name, value in sizes.items() if name in problems}
@@ -454,7 +454,8 @@ def _dataset(config: Config, sizes: Mapping[str, int], devices: int) -> data.Dat
     make = _choose("dataset", config["dataset"], DATASETS)
     config = {**config, **sizes}
     shared = {name: config[name] for name in ("batch_size", "eval_batch_size", "seed")}
-    return make(config, {**shared, "devices": devices})
+    sharing = {"host": jax.process_index(), "hosts": jax.process_count()}
+    return make(config, {**shared, **sharing, "devices": devices})
 
 
 def _model(config: Config, dataset: data.Dataset | None) -> nn.Module:

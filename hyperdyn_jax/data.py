@@ -53,11 +53,12 @@ class Dataset(Protocol):
         ...
 
     def train_batch(self, step: int) -> Batch:
-        """The batch of one optimizer step, counted from the start of the run."""
+        """This host's part of the batch of one optimizer step, counted from the start
+        of the run."""
         ...
 
     def eval_batches(self, split: str) -> Iterator[Batch]:
-        """Every example of a split once, in batches of one size."""
+        """This host's part of every example of a split once, in batches of one size."""
         ...
 
     def load(self, resident: Any, examples: Any, keys: Any | None) -> Split:
@@ -84,12 +85,13 @@ class ArrayDataset:
       classes: number of labels.
       batch_size: examples a training step, over all devices.
       eval_batch_size: examples an evaluation step, over all devices.
-      devices: number of devices that share a batch.
+      devices: number of devices that share a batch, over all hosts.
       seed: of the order of the examples.
       augment: (key, image f32[h, w, c] in [0, 255]) -> image, for one training example.
       standardize: whether images are served with mean zero and deviation one, as they
         should be unless their numbers are names of classes.
       skips: records that were left out of the splits.
+      host, hosts: the part of each batch that is served here, and of how many.
 
     Raises:
       ValueError: naming the numbers, where a batch does not divide over the devices, a
@@ -110,6 +112,8 @@ class ArrayDataset:
         augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
         standardize: bool = True,
         skips: Skips | None = None,
+        host: int = 0,
+        hosts: int = 1,
     ):
         self._splits = {"train": train, "validation": validation, "test": test}
         self.classes = classes
@@ -119,7 +123,9 @@ class ArrayDataset:
         for name, split in self._splits.items():
             _check_split(name, split, classes)
         check_batch_sizes(batch_size, eval_batch_size, devices, self.size("train"))
+        check_hosts(devices, host, hosts)
         self.batch_size, self._eval_batch_size = batch_size, eval_batch_size
+        self._host, self._hosts = host, hosts
         self._seed, self._augment = seed, augment
         # Of the training split alone, as everything that the network learns from.
         self._mean, deviation = np.float32([[0], [1]])
@@ -141,13 +147,13 @@ class ArrayDataset:
     def train_batch(self, step: int) -> Batch:
         epoch, position = divmod(step, self.steps_per_epoch)
         start, count = position * self.batch_size, self._batches[position]
-        index = self._order(epoch)[start : start + count]
-        return Batch(index, np.ones(count, np.float32))
+        index = self._part(self._order(epoch)[start : start + count])
+        return Batch(index, np.ones(len(index), np.float32))
 
     def eval_batches(self, split: str) -> Iterator[Batch]:
         size, batch = self.size(split), self._eval_batch_size
         for start in range(0, size, batch):
-            index = np.arange(start, start + batch, dtype=np.int32)
+            index = self._part(np.arange(start, start + batch, dtype=np.int32))
             weights = (index < size).astype(np.float32)
             yield Batch(np.minimum(index, size - 1), weights)
 
@@ -160,6 +166,11 @@ class ArrayDataset:
 
     def close(self) -> None:
         """Nothing works in the background."""
+
+    def _part(self, examples: np.ndarray) -> np.ndarray:
+        """This host's examples of a whole batch."""
+        count = len(examples) // self._hosts
+        return examples[self._host * count : (self._host + 1) * count]
 
     def _draw_order(self, epoch: int) -> np.ndarray:
         key = jax.random.fold_in(jax.random.key(self._seed), epoch)
@@ -266,6 +277,15 @@ def check_batch_sizes(
         )
     if problems:
         raise ValueError("\n".join(problems))
+
+
+def check_hosts(devices: int, host: int, hosts: int) -> None:
+    """Raises ValueError for a host that devices cannot be shared by."""
+    if not 0 <= host < hosts or devices % hosts:
+        raise ValueError(
+            f"devices must be a multiple of hosts, and host one of them, got "
+            f"{devices} devices and host {host} of {hosts}"
+        )
 
 
 def _check_split(name: str, split: Split, classes: int) -> None:

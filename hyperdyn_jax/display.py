@@ -19,11 +19,14 @@ class Display:
     Args:
       epochs: of the whole run.
       console: where to print; standard output if None.
+      quiet: whether nothing is printed there.
     """
 
-    def __init__(self, epochs: int, console: Console | None = None):
+    def __init__(
+        self, epochs: int, console: Console | None = None, quiet: bool = False
+    ):
         self.epochs = epochs
-        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._console = console or Console(highlight=False, soft_wrap=True, quiet=quiet)
         self._status: Status | None = None
 
     def say(self, text: str) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 
 from hyperdyn_jax import records
-from hyperdyn_jax.data import Batch, Split, check_batch_sizes
+from hyperdyn_jax.data import Batch, Split, check_batch_sizes, check_hosts
 from hyperdyn_jax.records import DataError, Example, Records, Skips
 
 if TYPE_CHECKING:  # its import takes a second that other data need not spend
@@ -103,11 +103,7 @@ class StreamedDataset:
                     f"split {name!r} is empty; it needs at least one image"
                 )
         check_batch_sizes(batch_size, eval_batch_size, devices, self.size("train"))
-        if not 0 <= host < hosts or devices % hosts:
-            raise ValueError(
-                f"devices must be a multiple of hosts, and host one of them, got "
-                f"{devices} devices and host {host} of {hosts}"
-            )
+        check_hosts(devices, host, hosts)
         if image_size < 1 or (workers is not None and workers < 0):
             raise ValueError(
                 f"image_size must be at least 1 and workers at least 0, got "

@@ -1,6 +1,7 @@
 """The story of a run: ask, train every branch, score them, tell, go on with one."""
 
 import contextlib
+import dataclasses
 import functools
 import math
 import time
@@ -13,11 +14,11 @@ import numpy as np
 
 from hyperdyn_jax import config as config_lib
 from hyperdyn_jax import display as display_lib
-from hyperdyn_jax import report, rundir, signals, switch
+from hyperdyn_jax import hosts, report, rundir, signals, switch
 from hyperdyn_jax.checkpoints import Checkpoints
 from hyperdyn_jax.display import Display
 from hyperdyn_jax.host import key_data
-from hyperdyn_jax.rundir import RunDirectory
+from hyperdyn_jax.rundir import Follower, RunDirectory
 from hyperdyn_jax.training import Evaluation, Progress, Trainer, TrainState, init_state
 from hyperdyn_jax.types import Decision, Strategy, Trials
 
@@ -107,29 +108,36 @@ def train_and_evaluate(
       DivergedError: no setting could be found that trains with finite numbers.
       SaveError: the disk is full or the like; the newest checkpoint is as it was.
     """
-    setup = check(config, Path(workdir))
-    display = display or Display(setup.epochs)
-    with RunDirectory(Path(workdir), config, display.say) as directory:
+    path, leads = Path(workdir), hosts.first()
+    setup = check(config, path)
+    setup = dataclasses.replace(setup, tuner=hosts.shared(setup.tuner))
+    display = display or Display(setup.epochs, quiet=not leads)
+    # Opened first: what is wrong with it is noticed before anything is shared.
+    opened = RunDirectory(path, config, display.say) if leads else Follower(path)
+    with opened as directory:
+        directory.rows = hosts.share_json(directory.rows)
         if directory.is_finished():
             directory.resume()  # the last rows, if only the checkpoint has them
             display.say(f"{workdir} is finished already; nothing to do")
         else:
             run_to_end(setup, directory, display)
-    page = report.write_report([workdir])
-    display.summary(directory.rows["metrics"], page)
+    if leads:
+        page = report.write_report([workdir])
+        display.summary(directory.rows["metrics"], page)
     return directory.rows["metrics"]
 
 
 def check(config: Mapping[str, Any], workdir: Path) -> config_lib.Setup:
     """The parts of the run, if there is no problem with config and workdir."""
-    problems = rundir.problems(workdir, config)
+    problems = rundir.problems(workdir, config) if hosts.first() else []
     try:
         setup = config_lib.build(config)
     except config_lib.ConfigError as error:
         problems = error.problems + problems
     if problems:
         raise config_lib.ConfigError(problems)
-    if setup.fork and not (workdir / "checkpoints").exists():
+    begins = hosts.first() and not (workdir / "checkpoints").exists()
+    if setup.fork and begins:
         make = functools.partial(init_state, setup.model, setup.optimizer)
         make = functools.partial(make, setup.dataset.image_shape)
         # The key is made inside, where nothing is compiled for it.
@@ -138,7 +146,7 @@ def check(config: Mapping[str, Any], workdir: Path) -> config_lib.Setup:
 
 
 def run_to_end(
-    setup: config_lib.Setup, directory: RunDirectory, display: Display
+    setup: config_lib.Setup, directory: RunDirectory | Follower, display: Display
 ) -> None:
     """From w0 or the last checkpoint to the last epoch."""
     trainer = Trainer(setup.model, setup.optimizer, setup.dataset)
@@ -154,7 +162,8 @@ def run_to_end(
         while run.step < setup.accepted_steps(run.tuner):
             if run.attempts >= ATTEMPTS:  # also when the same command is given again
                 raise DivergedError(diverged(run, directory))
-            signals.check()
+            if hosts.any_of(signals.asked()):
+                raise KeyboardInterrupt
             run = advance(setup, trainer, run, directory, display)
 
 
@@ -179,13 +188,13 @@ def small_validation(setup: config_lib.Setup) -> str | None:
     )
 
 
-def resuming(run: Run, directory: RunDirectory) -> str:
+def resuming(run: Run, directory: RunDirectory | Follower) -> str:
     """Where a run goes on."""
     step = f", step {run.pending.progress.steps}" if run.pending else ""
     return f"resuming {directory.path} at epoch {run.epoch}{step}"
 
 
-def diverged(run: Run, directory: RunDirectory) -> str:
+def diverged(run: Run, directory: RunDirectory | Follower) -> str:
     """Why a run cannot go on."""
     tried = directory.rows["decisions"][-1]["trials"]
     settings = "; ".join(map(display_lib.setting, tried))
@@ -201,7 +210,8 @@ def start(setup: config_lib.Setup, trainer: Trainer) -> Run:
     weights, tuner, augmentation = keys(setup)
     state = trainer.init(weights)
     if setup.fork:
-        state = trainer.replicate(forked(setup.fork, state))
+        state = forked(setup.fork, state) if hosts.first() else state
+        state = trainer.replicate(hosts.share_tree(state))
     score = score_of(setup.tuner, trainer.evaluate(state, "validation"))
     tuner_state = setup.tuner.init(tuner, score)
     key = key_data(augmentation)
@@ -244,7 +254,7 @@ def advance(
     setup: config_lib.Setup,
     trainer: Trainer,
     run: Run,
-    directory: RunDirectory,
+    directory: RunDirectory | Follower,
     display: Display,
 ) -> Run:
     """One decision: an epoch of Algorithm 4, or the random start."""
@@ -265,7 +275,10 @@ def advance(
 
 
 def train_branches(
-    setup: config_lib.Setup, trainer: Trainer, run: Run, directory: RunDirectory
+    setup: config_lib.Setup,
+    trainer: Trainer,
+    run: Run,
+    directory: RunDirectory | Follower,
 ) -> Run:
     """Trains every branch of the next decision on the same batches.
 
@@ -276,6 +289,7 @@ def train_branches(
         due = directory.seconds_since_save() >= 60 * setup.save_minutes
         return due or signals.asked()
 
+    pause = hosts.together(pause)
     pending = run.pending or begin(setup, trainer, run)
     steps = trial_steps(setup, run, pending.trials)
     key = jax.random.wrap_key_data(run.key)
@@ -287,10 +301,11 @@ def train_branches(
         pending = Pending(pending.trials, progress, seconds)
         skipped = tuple(setup.dataset.skips.lines)
         run = run._replace(pending=pending, skipped=skipped)
-        done = progress.steps == steps
-        if signals.asked() or not done:
+        done, stop = progress.steps == steps, hosts.any_of(signals.asked())
+        if stop or not done:
             save(run, directory)
-        signals.check()
+        if stop:
+            raise KeyboardInterrupt
         if done:
             return run
 
@@ -547,14 +562,14 @@ def save(
 
 
 def resume(
-    setup: config_lib.Setup, trainer: Trainer, directory: RunDirectory
+    setup: config_lib.Setup, trainer: Trainer, directory: RunDirectory | Follower
 ) -> Run | None:
     """The run of the newest checkpoint, None if there is none.
 
     Raises:
       ConfigError: it is of another network, tuner or data.
     """
-    if (facts := directory.resume()) is None:
+    if (facts := hosts.share_json(directory.resume())) is None:
         return None
     facts = {name: facts[name] for name in Run._fields if name in facts}
     check_sizes(facts["examples"], sizes(setup), directory)
@@ -571,7 +586,7 @@ def resume(
         losses = np.zeros(pending["losses"], np.float32)
         like |= {"branches": [state] * len(losses), "losses": losses}
         like["hparams"] = dict.fromkeys(pending["hparams"], losses[:, 0])
-    arrays = directory.checkpoints.restore(like)
+    arrays = hosts.share_tree(directory.restore(like))
     for name in ("held", "best", "branches"):
         states = (TrainState(*state) for state in arrays[name])
         arrays[name] = [trainer.replicate(state) for state in states]
@@ -585,7 +600,9 @@ def resume(
 
 
 def check_sizes(
-    there: Mapping[str, int], here: Mapping[str, int], directory: RunDirectory
+    there: Mapping[str, int],
+    here: Mapping[str, int],
+    directory: RunDirectory | Follower,
 ) -> None:
     """Raises ConfigError if a run was of other data."""
     if there == here:

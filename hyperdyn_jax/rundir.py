@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -89,7 +89,7 @@ class RunDirectory:
 
     def is_finished(self) -> bool:
         """Whether the run has ended: its last epoch was tested."""
-        return "test_accuracy" in (self.rows["metrics"] or [{}])[-1]
+        return _is_finished(self.rows)
 
     def resume(self) -> dict[str, Any] | None:
         """Makes the rows fit the newest checkpoint and returns its facts."""
@@ -98,6 +98,10 @@ class RunDirectory:
             replace_bytes(self.path / f"{log}.jsonl", text.encode())
         self._publish({log: len(rows) for log, rows in self.rows.items()})
         return self._facts
+
+    def restore(self, like: Any) -> Any:
+        """The arrays of that checkpoint, as `Checkpoints.restore` does."""
+        return self.checkpoints.restore(like)
 
     def seconds_since_save(self) -> float:
         """Since the last checkpoint was begun, or the directory was opened."""
@@ -115,8 +119,7 @@ class RunDirectory:
         Raises:
           SaveError: the last states could not be saved.
         """
-        for log, row in rows.items():
-            self.rows[log].append(json.loads(dump(row)))
+        _add(self.rows, rows)
         counts = {log: len(rows) for log, rows in self.rows.items()}
         last = {log: self.rows[log][self._written[log] :] for log in LOGS}
         facts = {**facts, "rows": counts, "last_rows": last}
@@ -153,6 +156,58 @@ class RunDirectory:
             if value is not None:
                 self._board.add_scalar(name, value, step)
         self._board.flush()
+
+
+class Follower:
+    """The run directory of a process that is not the one that writes it.
+
+    It holds the rows in memory and leaves the disk alone.
+
+    Args:
+      path: the directory.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.rows: dict[str, list[Row]] = {log: [] for log in LOGS}
+
+    def __enter__(self) -> "Follower":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is open."""
+
+    def is_finished(self) -> bool:
+        return _is_finished(self.rows)
+
+    def resume(self) -> None:
+        """The process that writes has the facts."""
+
+    def restore(self, like: Any) -> Any:
+        """Something of the shape; the process that writes has the numbers."""
+        return like
+
+    def seconds_since_save(self) -> float:
+        """The process that writes knows when to save."""
+        return 0.0
+
+    def commit(
+        self,
+        rows: Mapping[str, Row],
+        arrays: Any,  # noqa: ARG002 (as a RunDirectory's)
+        facts: Mapping[str, Any],  # noqa: ARG002
+    ) -> None:
+        _add(self.rows, rows)
+
+
+def _is_finished(rows: Mapping[str, Sequence[Row]]) -> bool:
+    return "test_accuracy" in (rows["metrics"] or [{}])[-1]
+
+
+def _add(there: Mapping[str, list[Row]], rows: Mapping[str, Row]) -> None:
+    """Adds rows as they will be read."""
+    for log, row in rows.items():
+        there[log].append(json.loads(dump(row)))
 
 
 def problems(path: Path, config: Row) -> list[str]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hyperdyn_jax import optimizers, signals
+from hyperdyn_jax import hosts, optimizers, signals
 from hyperdyn_jax.data import Batch, Dataset
 
 AXIS = (
@@ -83,7 +83,7 @@ class Trainer:
         its BatchNorm layers average over the axis `AXIS`.
       optimizer: as `optimizers.create_optimizer` makes them.
       dataset: the data.
-      devices: that share a batch; all of this process by default.
+      devices: that share a batch; all of all processes by default.
     """
 
     def __init__(
@@ -93,7 +93,9 @@ class Trainer:
         dataset: Dataset,
         devices: Sequence[jax.Device] | None = None,
     ):
-        self._devices = list(devices or jax.local_devices())
+        self._devices = list(devices or hosts.devices())
+        here = [d for d in self._devices if d.process_index == jax.process_index()]
+        self._local = len(here)
         optimizer = optax.with_extra_args_support(optimizer)
         self._model, self._optimizer, self.dataset = model, optimizer, dataset
         pmap = functools.partial(
@@ -113,8 +115,12 @@ class Trainer:
             functools.partial(measure_step, model, dataset.load),
             in_axes=(None, None, 0),
         )
-        # Runs once, so it is compiled fast and not to be fast: that saves 5 to 15 s.
         host = self._devices[0].platform == "cpu"
+        # Several CPU devices share one pool of threads, where programs in flight can
+        # wait for each other until XLA aborts (jaxlib 0.10.2).
+        together = host and self._local > 1
+        self._one_by_one = jax.block_until_ready if together else lambda result: result
+        # Runs once, so it is compiled fast and not to be fast: that saves 5 to 15 s.
         self._init = jax.jit(
             functools.partial(init_state, model, optimizer, dataset.image_shape),
             compiler_options={"xla_backend_optimization_level": 0} if host else None,
@@ -124,11 +130,11 @@ class Trainer:
 
     def init(self, key: jax.Array) -> TrainState:
         """A network with fresh weights, replicated over the devices."""
-        return self.replicate(self._init(key))
+        return self.replicate(hosts.share_tree(self._init(key)))
 
     def replicate(self, tree: Any) -> Any:
         """Copies a pytree of arrays to every device."""
-        return self._replicate(tree, np.arange(len(self._devices)))
+        return self._replicate(tree, np.arange(self._local))
 
     def skip(self, state: TrainState, steps: int) -> TrainState:
         """The same network, as many steps further along the data."""
@@ -198,7 +204,8 @@ class Trainer:
             for i, state in enumerate(branches):
                 loss = np.nan
                 if live[i]:
-                    branches[i], loss = self._train_step(state, resident, batch, key)
+                    step = self._train_step(state, resident, batch, key)
+                    branches[i], loss = self._one_by_one(step)
                 losses[i].append(loss)
             if (count + 1) % BLOCK == 0:
                 live = [not self._has_diverged(each) for each in losses]
@@ -239,10 +246,12 @@ class Trainer:
         """
         state = self._averaged(state)
         resident = self._hold(split)
-        sums = []
+        sums, stop = [], hosts.together(signals.asked)
         for batch in self.dataset.eval_batches(split):
-            signals.check()
-            sums.append(self._eval_step(state, resident, self._shard(batch)))
+            if stop():
+                raise KeyboardInterrupt
+            step = self._eval_step(state, resident, self._shard(batch))
+            sums.append(self._one_by_one(step))
         correct, loss, count = np.sum(jax.device_get(sums), axis=0, dtype=np.float64)
         return Evaluation(100.0 * correct / count, loss / count, int(count))
 
@@ -269,8 +278,6 @@ class Trainer:
         last = int(state.step)
         count = min(last, -(-MEASURED // self.dataset.batch_size))
         batches = map(self.dataset.train_batch, range(last - count, last))
-        # One by one, and summed on the host: on virtual CPU devices, sums that waited
-        # for steps in flight made XLA abort (jaxlib 0.10.2).
         measured = [
             jax.device_get(self._measure_step(state, resident, self._shard(batch)))
             for batch in batches
@@ -286,9 +293,11 @@ class Trainer:
         return self._resident[split]
 
     def _shard(self, batch: Batch) -> Batch:
-        """Splits the leading axis: [b, ...] -> [devices, b / devices, ...]."""
-        count = len(self._devices)
-        return jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
+        """Splits the leading axis: [b, ...] -> [devices, b / devices, ...].
+
+        Of the devices and of the part of the batch that are this process's.
+        """
+        return jax.tree.map(lambda x: x.reshape(self._local, -1, *x.shape[1:]), batch)
 
 
 def init_state(
