@@ -193,7 +193,7 @@ CASES = [
     Case("a number for a switch", digits("optimizer.decay_all=7"), ("--config.optimizer.decay_all must be true or false, got '7'",)),
     Case("a value for a section", digits("hyperdyn=3"), ("--config.hyperdyn is a section; it has alpha, ascent_steps, beta,",)),
     Case("an unknown flag", (DIGITS, "--epochs=3"), ("'--epochs=3' is no flag; there are --config, --config.x=y",)),
-    Case("a stray word", (DIGITS, "--workdir=HERE/run", "fast"), ("'fast' is no flag; there are --config, --config.x=y, --fork and",)),
+    Case("a stray word", (DIGITS, "--workdir=HERE/run", "fast"), ("'fast' is no flag; there are --config, --config.x=y, --coordinator, ",)),
     Case("no config", (), ("--config is missing, for example --config=configs/digits.py",)),
     # The config file.
     Case("a config that is not there", ("--config=HERE/none.py",), ("--config=HERE/none.py cannot be loaded: No such file or directory",)),
