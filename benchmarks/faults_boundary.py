@@ -170,11 +170,11 @@ def main() -> None:
         "R11": lambda: execution(arguments.audit),
     }
     path = ROOT / "benchmarks" / "results" / "faults_boundary.json"
-    results = json.loads(path.read_text())["results"] if path.exists() else {}
     for name in arguments.rows.split(","):
-        results[name] = rows[name]()
-        print(name, {k: v for k, v in results[name].items() if k != "each"}, flush=True)
-        record.write(path, PACKAGES, results)
+        result = rows[name]()
+        print(name, {k: v for k, v in result.items() if k != "each"}, flush=True)
+        others = json.loads(path.read_text())["results"] if path.exists() else {}
+        record.write(path, PACKAGES, others | {name: result})
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from hyperdyn_jax.checkpoints import SaveError
 from hyperdyn_jax.records import DataError, reason
 
 flags.disclaim_key_flags()  # --help shows them as those of the program
+LONGEST = 1000  # characters of a line that is told; beyond it is what was given
 DONE, BAD_INPUT, DIVERGED, TRY_AGAIN = 0, 2, 3, 75  # exit codes
 PLACE = ("coordinator", "processes", "process", "heartbeat")  # flags of many processes
 
@@ -234,7 +235,8 @@ def _path(config: ConfigDict, workdir: str | None) -> Path:
 
 def print_problems(problems: Sequence[str]) -> None:
     for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
+        line = problem if len(problem) <= LONGEST else f"{problem[:LONGEST]}..."
+        print(f"error: {line}", file=sys.stderr)
 
 
 def _check_flags(

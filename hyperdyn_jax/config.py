@@ -195,7 +195,7 @@ def _lines(error: Exception) -> list[str]:
     if found := re.search(r"unexpected keyword argument '(\w+)'", text):
         return [f"{found[1]} is no setting"]
     if found := re.search(r"missing \d+ required .* arguments?: (.*)", text):
-        return [f"{found[1]} missing"]
+        return ["it lacks " + found[1].replace("'", "")]
     return text.splitlines()
 
 
@@ -360,9 +360,16 @@ def _wrong_settings(
         wrong = {name: problem({**good, name: settings[name]}) for name in wrong}
         right = next((name for name, line in wrong.items() if not line), None)
         if right is None:
-            return wrong
+            return {name: _with_hint(name, line, good) for name, line in wrong.items()}
         good[right] = settings[right]
         del wrong[right]
+
+
+def _with_hint(name: str, line: str, others: Iterable[str]) -> str:
+    """A line about a setting that there is not, with one that may have been meant."""
+    close = difflib.get_close_matches(name, list(others), 1)
+    unknown = close and line == f"{name} is no setting"
+    return f"{line}; did you mean {close[0]}?" if unknown else line
 
 
 def _in_section(section: str, wrong: Mapping[str, str]) -> list[str]:

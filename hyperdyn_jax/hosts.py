@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -537,11 +537,18 @@ def together(ask: Callable[[], bool]) -> Callable[[], bool]:
     return answer
 
 
-def share_json(value: Any) -> Any:
-    """Process 0's value in every process; what JSON can hold."""
+def share_json(value: Any, source: int = 0) -> Any:
+    """One process's value in every process; what JSON can hold."""
     if jax.process_count() == 1:
         return value
-    return json.loads(_share(json.dumps(value).encode()))
+    return json.loads(_share(json.dumps(value).encode(), source))
+
+
+def union(lines: Sequence[str]) -> list[str]:
+    """The lines of all processes, each once; all have to ask."""
+    processes = range(jax.process_count())
+    shared = (share_json(list(lines), source) for source in processes)
+    return list(dict.fromkeys(itertools.chain.from_iterable(shared)))
 
 
 def share_tree(tree: Any) -> Any:
@@ -617,20 +624,21 @@ class _SharedTuner:
         return share_tree(self._tuner.tell(state, trials, scores))
 
 
-def _share(content: bytes) -> bytes:
-    """Process 0's bytes in every process."""
-    high, low = _from_first(np.uint32(divmod(len(content), 2**32))).tolist()
+def _share(content: bytes, source: int = 0) -> bytes:
+    """One process's bytes in every process."""
+    high, low = _from(source, np.uint32(divmod(len(content), 2**32))).tolist()
     length = high * 2**32 + low
     parts = []
     for start in range(0, length, 4 * WORDS):
         part = content[start : start + 4 * WORDS].ljust(4 * WORDS, b"\0")
-        parts.append(_from_first(np.frombuffer(part, np.uint32)))
+        parts.append(_from(source, np.frombuffer(part, np.uint32)))
     return b"".join(part.tobytes() for part in parts)[:length]
 
 
-def _from_first(words: np.ndarray) -> np.ndarray:
-    """Process 0's words, u32[n]: sums with nothing from all others change no bit."""
-    return np.asarray(_total(words if first() else np.zeros_like(words)))
+def _from(source: int, words: np.ndarray) -> np.ndarray:
+    """A process's words, u32[n]: sums with nothing from all others change no bit."""
+    mine = jax.process_index() == source
+    return np.asarray(_total(words if mine else np.zeros_like(words)))
 
 
 def _total(words: np.ndarray) -> jax.Array:

@@ -167,6 +167,19 @@ def run_to_end(
             run = advance(setup, trainer, run, directory, display)
 
 
+def skipped(setup: config_lib.Setup) -> tuple[str, ...]:
+    """What is wrong with each record that any process has left out so far.
+
+    Raises:
+      DataError: they are too many together.
+    """
+    skips = setup.dataset.skips
+    if skips.limit:
+        for line in hosts.union(skips.lines):
+            skips.add(line)
+    return tuple(skips.lines)
+
+
 def tell_skipped(setup: config_lib.Setup, display: Display) -> None:
     """A line for each record that was left out since the last call."""
     for line in setup.dataset.skips.news():
@@ -299,8 +312,7 @@ def train_branches(
         jax.block_until_ready(progress.states)
         seconds = pending.seconds + time.perf_counter() - began
         pending = Pending(pending.trials, progress, seconds)
-        skipped = tuple(setup.dataset.skips.lines)
-        run = run._replace(pending=pending, skipped=skipped)
+        run = run._replace(pending=pending, skipped=skipped(setup))
         done, stop = progress.steps == steps, hosts.any_of(signals.asked())
         if stop or not done:
             save(run, directory)
@@ -370,9 +382,10 @@ def decide(
             rows["metrics"] |= tested
         seconds = run.pending.seconds + time.perf_counter() - began
         rows["metrics"]["seconds"] = seconds
-        if setup.dataset.skips.limit:
-            rows["metrics"]["skipped_records"] = len(setup.dataset.skips.lines)
-    return new._replace(skipped=tuple(setup.dataset.skips.lines)), rows
+    new = new._replace(skipped=skipped(setup))
+    if setup.dataset.skips.limit and "metrics" in rows:
+        rows["metrics"]["skipped_records"] = len(new.skipped)
+    return new, rows
 
 
 def score_branch(

@@ -134,6 +134,8 @@ class Trainer:
 
     def replicate(self, tree: Any) -> Any:
         """Copies a pytree of arrays to every device."""
+        if not jax.tree.leaves(tree):  # which pmap refuses where processes are several
+            return tree
         return self._replicate(tree, np.arange(self._local))
 
     def skip(self, state: TrainState, steps: int) -> TrainState:

@@ -1,7 +1,12 @@
 """Bad records that are left out: counted, named, and the same for all workers."""
 
 import json
+import os
 import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -324,6 +329,48 @@ def test_one_more_exits_with_2_and_can_be_allowed_later(folders, tmp_path, capsy
     config["skip_bad_records"] = 4
     assert len(run(config, tmp_path)) == 1
     assert [row["skipped_records"] for row in rows(tmp_path)] == [3, 3, 4]
+
+
+PROCESS = """
+import sys
+sys.path.insert(0, {tests!r})
+import test_skipping
+from hyperdyn_jax import cli, imagenet, models
+from ml_collections import ConfigDict
+models.MODELS["tiny"] = lambda *_, **__: test_skipping.Tiny()
+imagenet.WORKERS = 0
+place = ["127.0.0.1:{port}", "2", sys.argv[1], "60"]
+sys.exit(cli.run(ConfigDict({config!r}), {workdir!r}, None, place))
+"""
+
+
+def test_processes_count_them_together(folders, tmp_path):
+    """Each reads its own share of every batch, and meets its own bad records."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    config = settings(folders[1], skip_bad_records=4, epochs=2)
+    program = PROCESS.format(
+        tests=str(Path(__file__).parent),
+        port=port,
+        config=config,
+        workdir=str(tmp_path),
+    )
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, number],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in "01"
+    ]
+    (out, err), _ = (process.communicate(timeout=300) for process in both)
+    warnings = [line for line in out.splitlines() if line.startswith("warning")]
+    assert [process.returncode for process in both] == [0, 0], err
+    assert len(warnings) == 4
+    assert [row["skipped_records"] for row in rows(tmp_path)] == [3, 4]
 
 
 def test_without_the_setting_nothing_is_counted(folders, tmp_path):
