@@ -43,6 +43,18 @@ def config(**changes):
     return config.to_dict()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled(tmp_path_factory):
+    """Programs are compiled for the first run and read for those after it."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    old = [getattr(jax.config, name) for name in names]
+    jax.config.update(names[0], str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update(names[1], 0.0)
+    yield
+    for name, value in zip(names, old, strict=True):
+        jax.config.update(name, value)
+
+
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):
     """Faster than eight virtual ones."""
@@ -98,7 +110,7 @@ def test_a_run_stopped_anywhere_ends_as_if_it_had_not_been(
     rng, display = np.random.default_rng(0), Recorder()
     inside = stops = 0
     while not any("total steps" in line for line in display.lines):
-        stop_after(rng.integers(3, 25))
+        stop_after(rng.integers(8, 60))
         display = Recorder()
         try:
             loop.train_and_evaluate(settings, tmp_path / "run", display)
