@@ -110,15 +110,15 @@ def test_a_run_stopped_anywhere_ends_as_if_it_had_not_been(
     rng, display = np.random.default_rng(0), Recorder()
     inside = stops = 0
     while not any("total steps" in line for line in display.lines):
-        stop_after(rng.integers(8, 60))
+        stop_after(rng.integers(5, 35))
         display = Recorder()
         try:
             loop.train_and_evaluate(settings, tmp_path / "run", display)
         except KeyboardInterrupt:
             stops += 1
         inside += any(", step " in line for line in display.lines)
-    assert stops >= 3
-    assert inside >= 2
+    assert stops >= 2
+    assert inside >= 1
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")
 
 
