@@ -77,8 +77,8 @@ def _spoiled_disks(r: dict[str, Any]) -> list[list[str]]:
     if disk["measured"]:
         came = (
             f"{len(disk['warnings'])} warnings, exit code {disk['code']}, good up to "
-            f"epoch {disk['good_epochs_at_the_end']}; with room again the same command "
-            f"ended {identical[disk['identical']]}"
+            f"decision {disk['good_decisions_at_the_end']}; with room again the same "
+            f"command ended {identical[disk['identical']]}"
         )
         rows.append(["disk full from the third epoch on", "1", came])
     return rows

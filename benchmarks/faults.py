@@ -286,9 +286,10 @@ def stopped(
     process = start(bench, workdir, seed, *more, devices=devices)
     epochs = 0
     for line in process.stdout:
-        epochs += line.startswith("epoch")
-        if epochs == 3:
-            process.send_signal(signal.SIGTERM)
+        if line.startswith("epoch"):
+            epochs += 1
+            if epochs == 3:
+                process.send_signal(signal.SIGTERM)
     return process.wait()
 
 
@@ -321,14 +322,14 @@ def full_disk(bench: Bench, whole: Whole) -> dict[str, Any]:
             if epochs == 3 and not (disk / "filler").exists():
                 fill(disk / "filler")
         code = process.wait()
-        good = restored(workdir / "checkpoints")[0]["epoch"]
+        good = restored(workdir / "checkpoints")[0]["rows"]["decisions"]
         (disk / "filler").unlink()
         return {
             "measured": True,
             "code": code,
             "warnings": [line.strip() for line in lines if "warning" in line],
             "said": lines[-1].strip(),
-            "good_epochs_at_the_end": good,
+            "good_decisions_at_the_end": good,
             "finished_with_room": finish(bench, workdir, 0),
             "identical": equal(workdir, whole),
         }
@@ -364,7 +365,6 @@ def other_devices(bench: Bench) -> dict[str, Any]:
 
 CHANGES = {
     "model": "--config.model.width=4",
-    "dtype": "--config.model.dtype=bfloat16",
     "optimizer": "--config.optimizer.weight_decay=0.5",
     "search space": "--config.search_space.learning_rate.high=0.4",
     "data": "--config.pad=1",

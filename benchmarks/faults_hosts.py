@@ -1,6 +1,6 @@
 """What can happen to one of two processes that train together: row R3.
 
-    python benchmarks/faults_hosts.py [--stops=6] [--kills=6] [--freezes=4]
+    python benchmarks/faults_hosts.py [--stops=5] [--kills=5] [--freezes=3]
 
 Two processes on this machine, a device each, meet over loopback. At random moments one
 of them, in turn, is sent SIGTERM, SIGKILL or SIGSTOP, a run each kind; both are started
@@ -31,7 +31,7 @@ FLAGS = (
     "--config=configs/characters.py",
     "--config.strategy=hyperdyn",
     "--config.model.width=64",
-    "--config.epochs=12",
+    "--config.epochs=5",
     "--config.save_minutes=0.02",
 )
 
@@ -148,6 +148,7 @@ def disturbed(
             if event is None:
                 break
             events.append(event)
+            print(event, flush=True)
         done = not any(finish(start(bench, workdir)))
         same.append(done and state(workdir) == state(whole[0]))
     codes = [str(code) for event in events for code in event["codes"]]
@@ -164,9 +165,9 @@ def disturbed(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--stops", type=int, default=6)
-    parser.add_argument("--kills", type=int, default=6)
-    parser.add_argument("--freezes", type=int, default=4)
+    parser.add_argument("--stops", type=int, default=5)
+    parser.add_argument("--kills", type=int, default=5)
+    parser.add_argument("--freezes", type=int, default=3)
     parser.add_argument("--heartbeat", type=float, default=10.0)
     arguments = parser.parse_args()
     counts = {

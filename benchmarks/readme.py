@@ -505,6 +505,7 @@ DOCUMENTS = {
         "table1",
         "epoch",
         "decision",
+        "faults",
     ],
     "docs/results.md": [
         "fresh",

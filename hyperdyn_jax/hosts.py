@@ -380,7 +380,16 @@ class _Group:
         self._left: set[int] = set()  # those that ended as they should
         self._all_left, self._let_go = threading.Event(), threading.Event()
         self._code: int | None = None  # to end with, once that is known
+        self._stopped = False  # and so are the others, by this process
         threading.Thread(target=self._watch, daemon=True).start()
+        signals.cut_off = self.stop
+
+    def stop(self) -> None:
+        """Ends the others when this process cannot wait for the next step."""
+        self._stopped = True
+        for peer in self._peers.values():
+            _send(peer, f"end 0 stopped with process {self.place.process}")
+        time.sleep(0.1)  # for them to hear it before they see this end
 
     def leave(self, code: int) -> None:
         """Process 0 ends last: JAX's service is in it."""
@@ -440,9 +449,9 @@ class _Group:
                 self._bye(number, int(rest))
             elif word == "go":
                 self._let_go.set()
-            elif word == "end":
+            elif word == "end" and not self._code:  # else its own cause was told
                 code, _, why = rest.partition(" ")
-                self._lost(why, int(code))
+                self._end_all(why, int(code))
 
     def _closed(self, number: int) -> None:
         # What is left to do then is to be saved, and only process 0 does that.
@@ -461,15 +470,22 @@ class _Group:
         if code and self._code is None:
             time.sleep(1)  # this process may be about to find the same
         if code and self._code is None:
-            self._lost(f"process {number} ended with exit code {code}", code)
+            why = f"error: process {number} ended with exit code {code}"
+            self._end_all(why, code)
 
-    def _lost(self, why: str, code: int = TRY_AGAIN) -> None:
+    def _lost(self, why: str) -> None:
+        self._end_all(f"error: {why}", TRY_AGAIN)
+
+    def _end_all(self, why: str, code: int) -> None:
         """Ends this process, and from process 0 the others, with the cause."""
+        if self._stopped:
+            return
         if self.place.process == 0:
             for peer in self._peers.values():
                 _send(peer, f"end {code} {why}")
-        hint = "; the same command on every machine goes on" * (code == TRY_AGAIN)
-        print(f"error: {why}{hint}", file=sys.stderr, flush=True)
+        again = code in (0, TRY_AGAIN)
+        hint = "; the same command on every machine goes on" * again
+        print(f"{why}{hint}", file=sys.stderr, flush=True)
         _end(code)
 
 

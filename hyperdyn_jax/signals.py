@@ -6,12 +6,13 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 GRACE = 6.0  # seconds from a signal to the end, wherever the run is stuck
 
 _asked = False
+cut_off: Callable[[], None] | None = None  # called before a run that is stuck ends
 
 
 def asked() -> bool:
@@ -77,6 +78,8 @@ def _watch(listener: socket.socket, message: str) -> None:
         number = _next_signal(listener)
     except TimeoutError:
         print(message, file=sys.stderr, flush=True)
+        if cut_off is not None:
+            cut_off()
         os._exit(0)
     if number:
         os._exit(128 + number)

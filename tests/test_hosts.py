@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hyperdyn_jax import data, hosts
+from hyperdyn_jax import cli, data, hosts, signals
 from hyperdyn_jax.checkpoints import Checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -228,6 +229,66 @@ def test_flags_that_are_wrong_are_told_of_in_a_line_each(values, problems):
         assert part in line
 
 
+ENDS_THREADS = pytest.mark.filterwarnings(  # where the program would end
+    "ignore::pytest.PytestUnhandledThreadExceptionWarning"
+)
+
+
+def groups(monkeypatch, heartbeat):
+    """Two ends of a connection, and a queue of the exit codes of both."""
+    codes = queue.Queue()
+
+    def end(code):
+        codes.put(code)
+        sys.exit()  # of the thread
+
+    monkeypatch.setattr(hosts, "_end", end)
+    monkeypatch.setattr(signals, "cut_off", None)
+    place = hosts.Place("127.0.0.1", 1, 2, 0, heartbeat, "127.0.0.1")
+    ends = socket.socketpair()
+    both = [hosts._Group(place._replace(process=i), {1 - i: ends[i]}) for i in (0, 1)]
+    return both, ends, codes
+
+
+@ENDS_THREADS
+def test_a_stuck_process_that_is_to_stop_ends_the_others(monkeypatch, capsys):
+    _, ends, codes = groups(monkeypatch, 10.0)
+    signals.cut_off()
+    assert codes.get(timeout=30) == 0
+    said = "stopped with process 1; the same command on every machine goes on\n"
+    assert capsys.readouterr().err == said
+    for end in ends:
+        end.close()
+
+
+@ENDS_THREADS
+def test_an_exit_code_is_handed_on(monkeypatch, capsys):
+    (_, one), ends, codes = groups(monkeypatch, 10.0)
+    with pytest.raises(SystemExit):
+        one.leave(3)
+    assert {codes.get(timeout=30) for _ in range(2)} == {3}
+    assert capsys.readouterr().err == "error: process 1 ended with exit code 3\n"
+    for end in ends:
+        end.close()
+
+
+@ENDS_THREADS
+def test_processes_leave_together(monkeypatch, capsys):
+    both, ends, codes = groups(monkeypatch, 10.0)
+    leaving = [threading.Thread(target=each.leave, args=(0,)) for each in both]
+    leaving[1].start()
+    leaving[1].join(timeout=0.2)
+    assert leaving[1].is_alive()  # waits for process 0, which may be saving
+    leaving[0].start()
+    assert codes.get(timeout=30) == 0
+    leaving[1].join()
+    ends[1].shutdown(socket.SHUT_RDWR)  # what its end does
+    assert codes.get(timeout=30) == 0
+    leaving[0].join()
+    assert capsys.readouterr().err == ""
+    ends[1].close()
+
+
 def test_a_process_alone_has_no_place():
     assert hosts.place() is None
     assert hosts.place("a:1", "1", "0", None) is None
@@ -338,3 +399,13 @@ def test_what_one_process_asks_and_shares_is_its_own():
     assert hosts.together(test_a_process_alone_has_no_place) is (
         test_a_process_alone_has_no_place
     )
+
+
+def test_the_command_tells_of_all_flags_at_once(capsys):
+    flags = ["--config=configs/digits.py", "--config.epochs=0", "--process=1"]
+    with pytest.raises(SystemExit) as error:
+        cli.parse_flags(["train.py", *flags])
+    assert error.value.code == cli.BAD_INPUT
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("error: --process=1 needs --coordinator")
+    assert lines[1].startswith("error: config.epochs must be >= 1")
