@@ -71,7 +71,7 @@ def start(bench: Bench, workdir: Path) -> list[subprocess.Popen[str]]:
         for i in (0, 1)
     ]
     for line in both[0].stdout:
-        if line.startswith("compiling"):
+        if line.startswith("compiling") or "finished already" in line:
             return both
     raise RuntimeError(f"{workdir} could not be started: {both[0].stderr.read()}")
 
