@@ -13,18 +13,22 @@ from hyperdyn_jax import paper
 def table(folder: Path) -> str:
     """Markdown, with where and when it was measured; from a record for each row."""
     records = {path.stem: json.loads(path.read_text()) for path in folder.glob("*")}
+    boundary = json.loads((folder.parent / "faults_boundary.json").read_text())
+    results = {name: record["results"] for name, record in records.items()}
+    results |= boundary["results"]
     rows = []
     for name, tell in FAULTS.items():
-        if name in records:
-            rows += [[name, *row] for row in tell(records[name]["results"])]
-    dates = sorted({record["date"] for record in records.values()})
+        told = tell(results[name]) if name in results else NOT_MEASURED
+        rows += [[name, *row] for row in told]
+    dates = sorted({record["date"] for record in [*records.values(), boundary]})
     versions = records["R1"]["versions"]
     note = (
         f"*Identical*: every row but its seconds and every bit of the last checkpoint "
         f"as in the same run left alone. {records['R1']['processor']}, "
         f"jax {versions['jax']}, orbax-checkpoint {versions['orbax-checkpoint']}, "
-        f"{' and '.join(dates)}; raw records in `benchmarks/results/faults/`, made by "
-        f"`python benchmarks/faults.py` (R3: `faults_hosts.py`)."
+        f"{' and '.join(dates)}; raw records in `benchmarks/results/`, made by "
+        f"`benchmarks/faults.py`, `faults_hosts.py` (R3) and `faults_boundary.py` "
+        f"(R8, R9, R11)."
     )
     return paper.table("row|fault|times|what came of it", rows) + "\n\n" + note
 
@@ -134,6 +138,35 @@ def _saving(r: dict[str, Any]) -> list[list[str]]:
     return [[f"a save of {size}", str(len(r["blocking_seconds"])), came]]
 
 
+def _fuzz(r: dict[str, Any]) -> list[list[str]]:
+    came = (
+        f"{r['nan']} not finite, {r['out_of_bounds']} out of bounds, "
+        f"{r['exceptions']} exceptions"
+    )
+    what = "duplicates, constants, one point, 1e±30, clusters, infeasible rows"
+    return [
+        [f"{name}: {what}", f"{n:,}", came] for name, n in sorted(r["cases"].items())
+    ]
+
+
+def _bad_inputs(r: dict[str, Any]) -> list[list[str]]:
+    came = (
+        f"{r['as_expected']} told in a line each, exit code 2; {r['tracebacks']} "
+        f"tracebacks, {r['compiled']} compiled, {r['changed_files']} changed a file"
+    )
+    return [["bad settings and data", str(r["cases"]), came]]
+
+
+def _security(r: dict[str, Any]) -> list[list[str]]:
+    came = (
+        f"{r['pickles_executed']} pickles executed, {len(r['ports'])} ports opened, "
+        f"exit codes without a network {r['guarded_runs']}; known vulnerabilities of "
+        f"the locked dependencies: {r['known_vulnerabilities']}"
+    )
+    return [["what is executed, what is opened", str(r["sources"]), came]]
+
+
+NOT_MEASURED = [["", "", "not measured"]]
 FAULTS: dict[str, Callable[[dict[str, Any]], list[list[str]]]] = {
     "R1": _interruptions("SIGKILL at a random moment"),
     "R2": _interruptions("SIGTERM and Ctrl-C in turn"),
@@ -142,6 +175,9 @@ FAULTS: dict[str, Callable[[dict[str, Any]], list[list[str]]]] = {
     "R5": _spoiled_disks,
     "R6": _resumed_elsewhere,
     "R7": _divergence,
+    "R8": _fuzz,
+    "R9": _bad_inputs,
     "R10": _seeds,
+    "R11": _security,
     "save": _saving,
 }

@@ -512,7 +512,7 @@ RATES = {
         "--config.search_space.learning_rate.low=1e30",
         "--config.search_space.learning_rate.high=1e32",
     ],
-    "cosine that diverges until the third attempt": [
+    "cosine 20,000x too high": [
         "--config.strategy=cosine",
         "--config.optimizer.learning_rate=1e4",
     ],

@@ -102,7 +102,9 @@ def try_input(case: bad_inputs.Case) -> dict[str, Any]:
         }
         return {
             "name": case.name,
-            "said": [line.replace(str(here), "HERE") for line in said],
+            "said": [
+                line.replace(str(here), "HERE").replace(f"{ROOT}/", "") for line in said
+            ],
             "wrong": [name for name, is_so in wrong.items() if is_so],
             "seconds": round(seconds, 2),
         }

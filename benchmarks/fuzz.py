@@ -34,6 +34,7 @@ SPACES = (
         weight_decay=Uniform(0.0, 0.1),
     ),
 )
+KERNELS = tuple(gp.SPATIAL_KERNELS)
 POINTS = ("spread", "duplicates", "one point", "cluster", "corners", "line")
 GAINS = (
     "normal",
@@ -164,7 +165,7 @@ def _model(
 def model_case(
     rng: np.random.Generator, data: gp.Observations
 ) -> Callable[[], Iterator[str]]:
-    kernel = str(rng.choice(list(gp.SPATIAL_KERNELS)))
+    kernel = str(rng.choice(KERNELS))
     means, deviations = gp._prior(data.points.shape[1])
     corner = means + deviations * rng.uniform(-4, 4, len(means))
     start = gp.KernelParams(*np.split(corner.astype(np.float32), [-2, -1]))

@@ -176,7 +176,8 @@ class Contenders:
     def __init__(self, problem: str, fresh: bool = False):
         self.usual, self.label = CONTENDERS[problem]
         folder = RESULTS / "contenders" / problem
-        self.machine = json.loads((folder / "machine.json").read_text())
+        machine = folder / ("fresh.json" if fresh else "machine.json")
+        self.machine = json.loads(machine.read_text())
         self.runs = {
             path.name: {
                 run.path.name: run

@@ -95,8 +95,12 @@ class RunDirectory:
         """Makes the rows fit the newest checkpoint and returns its facts."""
         for log, rows in self.rows.items():
             text = "".join(dump(row) + "\n" for row in rows[: self._written[log]])
-            replace_bytes(self.path / f"{log}.jsonl", text.encode())
-        self._publish({log: len(rows) for log, rows in self.rows.items()})
+            file, content = self.path / f"{log}.jsonl", text.encode()
+            if not file.exists() or file.read_bytes() != content:
+                replace_bytes(file, content)
+        counts = {log: len(rows) for log, rows in self.rows.items()}
+        if counts != self._written:
+            self._publish(counts)
         return self._facts
 
     def restore(self, like: Any) -> Any:

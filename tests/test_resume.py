@@ -43,6 +43,18 @@ def config(**changes):
     return config.to_dict()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled(tmp_path_factory):
+    """Programs are compiled for the first run and read for those after it."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    old = [getattr(jax.config, name) for name in names]
+    jax.config.update(names[0], str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update(names[1], 0.0)
+    yield
+    for name, value in zip(names, old, strict=True):
+        jax.config.update(name, value)
+
+
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):
     """Faster than eight virtual ones."""
@@ -98,15 +110,15 @@ def test_a_run_stopped_anywhere_ends_as_if_it_had_not_been(
     rng, display = np.random.default_rng(0), Recorder()
     inside = stops = 0
     while not any("total steps" in line for line in display.lines):
-        stop_after(rng.integers(3, 25))
+        stop_after(rng.integers(5, 35))
         display = Recorder()
         try:
             loop.train_and_evaluate(settings, tmp_path / "run", display)
         except KeyboardInterrupt:
             stops += 1
         inside += any(", step " in line for line in display.lines)
-    assert stops >= 3
-    assert inside >= 2
+    assert stops >= 2
+    assert inside >= 1
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")
 
 
