@@ -93,12 +93,13 @@ class RunDirectory:
 
     def resume(self) -> dict[str, Any] | None:
         """Makes the rows fit the newest checkpoint and returns its facts."""
-        for log, rows in self.rows.items():
-            text = "".join(dump(row) + "\n" for row in rows[: self._written[log]])
-            file, content = self.path / f"{log}.jsonl", text.encode()
-            if not file.exists() or file.read_bytes() != content:
-                replace_bytes(file, content)
         counts = {log: len(rows) for log, rows in self.rows.items()}
+        for log, rows in self.rows.items():
+            file = self.path / f"{log}.jsonl"
+            if file.exists() and file.read_bytes() == _lines(rows):
+                self._written[log] = counts[log]
+            else:
+                replace_bytes(file, _lines(rows[: self._written[log]]))
         if counts != self._written:
             self._publish(counts)
         return self._facts
@@ -136,8 +137,7 @@ class RunDirectory:
         first = self._written["metrics"]
         for log, count in counts.items():
             rows = self.rows[log][self._written[log] : count]
-            text = "".join(dump(row) + "\n" for row in rows)
-            _append(self.path / f"{log}.jsonl", text)
+            _append(self.path / f"{log}.jsonl", _lines(rows))
             self._written[log] = count
         metrics = self.rows["metrics"][: counts["metrics"]]
         if metrics:
@@ -319,12 +319,17 @@ def _plain(value: Any, otherwise: Callable[[float], Any]) -> Any:
     return value
 
 
-def _append(file: Path, text: str) -> None:
+def _lines(rows: Sequence[Row]) -> bytes:
+    """Rows as a log has them."""
+    return "".join(dump(row) + "\n" for row in rows).encode()
+
+
+def _append(file: Path, content: bytes) -> None:
     """Adds to a file, all of it or nothing."""
     size = file.stat().st_size if file.exists() else 0
     try:
         with file.open("ab") as stream:
-            stream.write(text.encode())
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
     except OSError:

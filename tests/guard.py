@@ -18,7 +18,7 @@ from typing import Any
 LOOPBACK = ("127.0.0.1", "::1", "localhost", None)
 MARK = os.environ.get("GUARD_MARK", "\0")
 seen: list[str] = []
-log = Path(sys.argv[1]).resolve()
+log = Path(os.devnull)
 
 
 def note(what: str) -> None:
@@ -76,6 +76,7 @@ def watch_yaml() -> None:
 
 
 if __name__ == "__main__":
+    log = Path(sys.argv[1]).resolve()
     log.write_text("[]")
     watch_yaml()
     sys.addaudithook(watch)

@@ -195,9 +195,9 @@ def test_rows_are_written_after_the_checkpoint_that_holds_them(tmp_path, monkeyp
     """And are there again if the process ended between the two, or while at it."""
     file, appended = tmp_path / "decisions.jsonl", []
 
-    def torn(path, text):
-        appended.append(text)
-        path.write_text(file.read_text() + text[:5])
+    def torn(path, content):
+        appended.append(content)
+        path.write_bytes(file.read_bytes() + content[:5])
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     directory = rundir.RunDirectory(tmp_path, {})
