@@ -13,9 +13,12 @@ from typing import Any
 
 def write(output: Path, packages: Iterable[str], results: Any) -> None:
     """Writes hardware, versions, command and results as JSON."""
+    words = ["python", *sys.argv]
+    # Where the data were is not part of a result.
+    words = ["--data_dir=DIR" if "--data_dir=" in word else word for word in words]
     record = {
         "date": datetime.now(UTC).date().isoformat(),
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(words),
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
