@@ -210,7 +210,10 @@ class Trainer:
                     branches[i], loss = self._one_by_one(step)
                 losses[i].append(loss)
             if (count + 1) % BLOCK == 0:
-                live = [not self._has_diverged(each) for each in losses]
+                last = max(0, count + 1 - 2 * BLOCK)
+                for i, each in enumerate(losses):
+                    # Once is for good, also where the loss comes down again.
+                    live[i] = live[i] and not self._has_diverged(each, last)
         return Progress(progress.start, branches, losses)
 
     def diverged(self, losses: np.ndarray) -> np.ndarray:
@@ -234,12 +237,12 @@ class Trainer:
         first = np.where(bad.any(1), bad.argmax(1), losses.shape[1])
         return np.minimum((first // BLOCK + 2) * BLOCK, losses.shape[1])
 
-    def _has_diverged(self, losses: list[Any]) -> bool:
-        """By the last of the blocks that are to be read by now; fetches it in place."""
-        end = (len(losses) // BLOCK - 1) * BLOCK
-        block = slice(max(0, end - BLOCK), max(0, end))
-        losses[block] = jax.device_get(losses[block])
-        return bool(self.diverged(np.array(losses[block], np.float32)).any())
+    def _has_diverged(self, losses: list[Any], since: int = 0) -> bool:
+        """By the losses from a step on, but for those that are not to be read yet;
+        fetches them in place."""
+        end = max(0, (len(losses) // BLOCK - 1) * BLOCK)
+        losses[since:end] = jax.device_get(losses[since:end])
+        return bool(self.diverged(np.array(losses[since:end], np.float32)).any())
 
     def evaluate(self, state: TrainState, split: str) -> Evaluation:
         """Scores a network on a whole split, with running BatchNorm statistics.

@@ -186,6 +186,31 @@ def test_a_diverged_branch_ends_early_and_always_at_the_same_step(trainer, monke
     assert progress.steps == 1000
 
 
+@pytest.mark.parametrize("pause", [None, 40, 60])
+def test_a_branch_that_spiked_once_is_not_trained_again(trainer, monkeypatch, pause):
+    """However good its losses are after the spike, and after a resume."""
+    begin = trainer.init(jax.random.key(0))
+    taken, step = [], trainer._train_step
+
+    def spiking(*args):
+        taken.append(args)
+        state, loss = step(*args)
+        return state, np.float32(1e9) if len(taken) == 3 else loss
+
+    monkeypatch.setattr(trainer, "_train_step", spiking)
+    other = trainer.begin([begin, begin], [FAST, FAST])
+    steps, progress = 5 * training.BLOCK, other
+    if pause:
+        asked = iter([False] * (pause - 1) + [True])
+        progress = trainer.train(progress, steps, KEY, asked.__next__)
+        losses = progress.host_losses().tolist()
+        progress = training.Progress(progress.start, progress.states, losses)
+    progress = trainer.train(progress, steps, KEY)
+    assert len(taken) == 2 * training.BLOCK + steps
+    counts = trainer.steps_taken(progress.host_losses()).tolist()
+    assert counts == [2 * training.BLOCK, steps]
+
+
 @pytest.mark.parametrize("pauses", [(1,), (15, 16, 17), (31, 32, 40)])
 def test_a_pause_changes_nothing(trainer, pauses):
     begin = trainer.init(jax.random.key(0))
