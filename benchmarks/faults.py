@@ -115,7 +115,7 @@ def interrupt(
     Args:
       latest: seconds up to which the moment may come.
     """
-    rows, counted = metrics(workdir), facts(workdir).get("epoch", 0)
+    rows = metrics(workdir)
     process = start(bench, workdir, seed)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(bench.rng.uniform(0, latest))
@@ -137,7 +137,6 @@ def interrupt(
         # Of epochs that could be read in metrics.jsonl; None: it did not come that far.
         "lost": max(0, rows - int(resumed[1])) if resumed else None,
         "inside_epoch": bool(resumed and resumed[2]),
-        "was_counted": counted,
         "uncounted_rows": max(0, metrics(workdir) - facts(workdir).get("epoch", 0)),
     }
 

@@ -1,6 +1,5 @@
 """The command line: from flags to a run, and every way in which they can be wrong."""
 
-import errno
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from ml_collections import ConfigDict, config_dict, config_flags
 
 from hyperdyn_jax import config as config_lib
 from hyperdyn_jax import hosts, loop, signals
-from hyperdyn_jax.checkpoints import SaveError
+from hyperdyn_jax.checkpoints import FULL, SaveError
 from hyperdyn_jax.records import DataError, reason
 
 flags.disclaim_key_flags()  # --help shows them as those of the program
@@ -160,7 +159,7 @@ def exit_code(command: Callable[[], Any]) -> int:
         except SaveError as error:
             return _try_again(error)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in FULL:
                 raise
             return _try_again(error)
         except Exception:

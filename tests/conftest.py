@@ -42,3 +42,15 @@ class Compilations:
 def compilations():
     """`with compilations() as counter:` and then `counter.count`."""
     return Compilations
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """The programs of a module's runs are compiled once and then read."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    old = [getattr(jax.config, name) for name in names]
+    jax.config.update(names[0], str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update(names[1], 0.0)
+    yield
+    for name, value in zip(names, old, strict=True):
+        jax.config.update(name, value)

@@ -1,7 +1,6 @@
 """Several processes: they meet, agree, stop at one step and notice a lost one."""
 
 import fcntl
-import json
 import os
 import queue
 import signal
@@ -14,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from run_state import state
 
 from hyperdyn_jax import cli, data, hosts, signals
-from hyperdyn_jax.checkpoints import Checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 HEARTBEAT = 5.0
@@ -83,22 +82,6 @@ class Pair:
         texts = [self.each[i].communicate(timeout=90) for i in numbers or (0, 1)]
         codes = [self.each[i].returncode for i in numbers or (0, 1)]
         return codes, *zip(*texts, strict=True)
-
-
-def state(workdir):
-    """All that has to be the same: rows but for seconds, and the last checkpoint."""
-    logs = [
-        [json.loads(line) for line in (workdir / log).read_text().splitlines()]
-        for log in ("decisions.jsonl", "metrics.jsonl")
-    ]
-    for row in logs[1]:
-        del row["seconds"]
-    store = Checkpoints(workdir / "checkpoints")
-    facts = store.latest()
-    del facts["last_rows"]
-    arrays = {name: (x.dtype, x.tobytes()) for name, x in store._arrays.items()}
-    store.close()
-    return logs, facts, arrays
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from run_state import state
 
 from hyperdyn_jax import hosts, loop, signals
-from hyperdyn_jax.checkpoints import Checkpoints
 from hyperdyn_jax.config import ConfigError
 from hyperdyn_jax.data import ArrayDataset
 from hyperdyn_jax.display import Display
 
+pytestmark = pytest.mark.usefixtures("compiled")
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -41,18 +42,6 @@ def config(**changes):
     config.explore.update(max_overhead=6.0, probe=0.04)
     config.update(changes)
     return config.to_dict()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled(tmp_path_factory):
-    """Programs are compiled for the first run and read for those after it."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    old = [getattr(jax.config, name) for name in names]
-    jax.config.update(names[0], str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update(names[1], 0.0)
-    yield
-    for name, value in zip(names, old, strict=True):
-        jax.config.update(name, value)
 
 
 @pytest.fixture(autouse=True)
@@ -82,22 +71,6 @@ def stop_after(monkeypatch):
     return stop_after
 
 
-def contents(workdir):
-    """Everything that has to be the same: rows but for seconds, and the state."""
-    logs = [
-        [json.loads(line) for line in (workdir / log).read_text().splitlines()]
-        for log in ("decisions.jsonl", "metrics.jsonl")
-    ]
-    for row in logs[1]:
-        del row["seconds"]
-    store = Checkpoints(workdir / "checkpoints")
-    facts = store.latest()
-    del facts["last_rows"]  # of the logs, with their seconds
-    arrays = {k: (v.dtype, v.tobytes()) for k, v in store._arrays.items()}
-    store.close()
-    return logs, facts, arrays
-
-
 @pytest.mark.parametrize(
     ("strategy", "save_minutes"), [("hyperdyn", 10.0), ("explore", 0.0), ("pb2", 10.0)]
 )
@@ -119,7 +92,7 @@ def test_a_run_stopped_anywhere_ends_as_if_it_had_not_been(
         inside += any(", step " in line for line in display.lines)
     assert stops >= 2
     assert inside >= 1
-    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+    assert state(tmp_path / "run") == state(tmp_path / "whole")
 
 
 def test_a_kill_loses_no_more_than_the_save_interval(tmp_path, monkeypatch):

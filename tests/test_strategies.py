@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -29,18 +28,6 @@ TOTAL = {
     "autolrs": 2 * 10 * 4 * 1 + 3 * STEPS,
     "autolrs_95": 2 * 10 * 4 * 1 + 3 * STEPS,
 }
-
-
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """All runs have the same steps; they are compiled for the first and then read."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    old = [getattr(jax.config, name) for name in names]
-    jax.config.update(names[0], str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update(names[1], 0.0)
-    yield
-    for name, value in zip(names, old, strict=True):
-        jax.config.update(name, value)
 
 
 def settings(strategy, folder):
