@@ -426,7 +426,8 @@ class Watched(loop.Trainer):
 
     def __init__(self, *args: Any):
         super().__init__(*args)
-        step = self._train_step
+        place = self._layout(1)
+        step = place.step
 
         def spoiled(*args: Any) -> Any:
             state, loss = step(*args)
@@ -435,12 +436,12 @@ class Watched(loop.Trainer):
             nan = jax.tree.map(lambda x: x * np.float32(np.nan), state.params)
             return state._replace(params=self.replicate(nan)), loss
 
-        self._train_step = spoiled
+        place.step = spoiled
 
-    def _shard(self, batch: Any) -> Any:
+    def _send(self, *batch: Any) -> Any:
         Watched.count += 1
         signals._asked = Watched.count >= Watched.stop_at
-        return super()._shard(batch)
+        return super()._send(*batch)
 
 
 def watched(

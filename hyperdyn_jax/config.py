@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hyperdyn_jax import data, models, optimizers, space, training, types
+from hyperdyn_jax import data, models, optimizers, space, steps, types
 from hyperdyn_jax.datasets import DATASETS
 from hyperdyn_jax.strategies import STRATEGIES, Context
 
@@ -463,7 +463,7 @@ def _model(config: Config, dataset: data.Dataset | None) -> nn.Module:
     make = _choose("config.model.name", settings.pop("name", None), models.MODELS)
     dtype = _choose("config.model.dtype", settings.pop("dtype", "float32"), DTYPES)
     classes = dataset.classes if dataset else 1  # its own problem is told already
-    create = functools.partial(make, classes, dtype=dtype, axis_name=training.AXIS)
+    create = functools.partial(make, classes, dtype=dtype, axis_name=steps.AXIS)
     if wrong := _wrong_settings(lambda given: create(**given), settings):
         raise ValueError("\n".join(_in_section("model", wrong)))
     return create(**settings)

@@ -28,7 +28,8 @@ from hyperdyn_jax.runs import (
     skipped,
     start,
 )
-from hyperdyn_jax.training import Evaluation, Trainer, TrainState, init_state
+from hyperdyn_jax.steps import TrainState, init_state
+from hyperdyn_jax.training import Evaluation, Trainer
 from hyperdyn_jax.types import Decision, Strategy, Trials
 
 ATTEMPTS = 4  # at one epoch, before a run in which everything diverges gives up
@@ -256,7 +257,7 @@ def decide(
       The run after the decision, and its rows.
     """
     began, trials, progress = time.perf_counter(), run.pending.trials, run.pending[1]
-    losses = progress.host_losses()
+    losses = progress.losses
     branches = [
         score_branch(setup.tuner, trainer, *branch)
         for branch in zip(progress.states, losses, strict=True)

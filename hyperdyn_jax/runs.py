@@ -13,7 +13,8 @@ from hyperdyn_jax import hosts
 from hyperdyn_jax.checkpoints import Checkpoints
 from hyperdyn_jax.host import key_data
 from hyperdyn_jax.rundir import Follower, RunDirectory
-from hyperdyn_jax.training import Evaluation, Progress, Trainer, TrainState
+from hyperdyn_jax.steps import TrainState
+from hyperdyn_jax.training import Evaluation, Progress, Trainer
 from hyperdyn_jax.types import Strategy, Trials
 
 SPLITS = ("train", "validation", "test")
@@ -151,7 +152,7 @@ def save(
     if run.pending is not None:
         trials, progress, seconds = run.pending
         arrays["branches"], arrays["hparams"] = progress.states, trials.hparams
-        arrays["losses"] = progress.host_losses()
+        arrays["losses"] = progress.losses
         facts["pending"] = {
             "start": progress.start,
             "losses": arrays["losses"].shape,
@@ -194,8 +195,7 @@ def resume(
     if not pending:
         return run
     trials = setup.tuner.ask(run.tuner)._replace(hparams=arrays["hparams"])
-    losses = arrays["losses"].tolist()
-    progress = Progress(pending["start"], arrays["branches"], losses)
+    progress = Progress(pending["start"], arrays["branches"], arrays["losses"])
     return run._replace(pending=Pending(trials, progress, pending["seconds"]))
 
 

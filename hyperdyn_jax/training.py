@@ -1,40 +1,24 @@
-"""Training and evaluation steps, sharded over the devices, and one epoch of them."""
+"""An epoch: branches trained over the same batches, and networks evaluated."""
 
 import functools
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hyperdyn_jax import hosts, optimizers, signals
+from hyperdyn_jax import hosts, layout, optimizers, signals
+from hyperdyn_jax import steps as step_lib
 from hyperdyn_jax.data import Batch, Dataset
-
-AXIS = (
-    "batch"  # of the devices: gradients and BatchNorm statistics are averaged over it
-)
-
+from hyperdyn_jax.layout import Layout
+from hyperdyn_jax.steps import AXIS, TrainState
 
 MEASURED = 1024  # training images, at least, that BatchNorm is measured anew over
 SPIKE = 1000.0  # times the loss of a guess: from there no branch comes back
 BLOCK = 16  # steps whose losses are read together, while the next so many are computed
-
-
-class TrainState(NamedTuple):
-    """Everything that a trial changes and its continuation needs.
-
-    step: i32[], optimizer steps taken.
-    params, batch_stats: of the network, float32.
-    opt_state: of the optimizer, with its hyperparameters in it.
-    """
-
-    step: Any
-    params: Any
-    batch_stats: Any
-    opt_state: Any
 
 
 class Progress(NamedTuple):
@@ -42,23 +26,18 @@ class Progress(NamedTuple):
 
     start: the step that all of them started from.
     states: one a branch.
-    losses: of each branch, its training loss at every step so far in nats: numbers, or
-      f32[] still on the device; NaN where a diverged branch was no longer trained.
+    losses: f32[branches, steps], of each branch its training loss at every step so far
+      in nats; NaN where a diverged branch was no longer trained.
     """
 
     start: int
     states: list[TrainState]
-    losses: list[list[Any]]
+    losses: np.ndarray
 
     @property
     def steps(self) -> int:
         """How far they are."""
-        return len(self.losses[0])
-
-    def host_losses(self) -> np.ndarray:
-        """The losses as f32[branches, steps]; waits for the devices."""
-        losses = np.array(jax.device_get(self.losses), np.float32)
-        return losses.reshape(len(self.states), -1)
+        return self.losses.shape[1]
 
 
 class Evaluation(NamedTuple):
@@ -84,6 +63,10 @@ class Trainer:
       optimizer: as `optimizers.create_optimizer` makes them.
       dataset: the data.
       devices: that share a batch; all of all processes by default.
+      parallel: whether branches are trained side by side on groups of devices, where
+        that leaves none idle (`layout.groups`).
+      scan: whether `BLOCK` steps are one program, where the data are on the devices; by
+        default everywhere but on CPUs, where a loop makes convolutions slow.
     """
 
     def __init__(
@@ -92,27 +75,31 @@ class Trainer:
         optimizer: optax.GradientTransformation,
         dataset: Dataset,
         devices: Sequence[jax.Device] | None = None,
+        *,
+        parallel: bool = True,
+        scan: bool | None = None,
     ):
         self._devices = list(devices or hosts.devices())
-        here = [d for d in self._devices if d.process_index == jax.process_index()]
-        self._local = len(here)
+        self._local = len(layout.local(self._devices))
+        self._parallel = parallel
         optimizer = optax.with_extra_args_support(optimizer)
         self._model, self._optimizer, self.dataset = model, optimizer, dataset
+        step = functools.partial(step_lib.train_step, model, optimizer, dataset.load)
+        self._programs = step, functools.partial(step_lib.train_block, step)
+        self._layout = functools.cache(self._make_layout)
         pmap = functools.partial(
             jax.pmap, axis_name=AXIS, out_axes=None, devices=self._devices
         )
         # A program of its own that only copies: a state that came from elsewhere then
         # looks to the other steps as if one of them had made it.
         self._replicate = pmap(lambda tree, _: tree, in_axes=(None, 0))
-        self._train_step = pmap(
-            functools.partial(train_step, model, optimizer, dataset.load),
-            in_axes=(None, None, 0, None),
-        )
+        self._numbers: jax.Array | None = None  # of the devices: pmap needs an axis
         self._eval_step = pmap(
-            functools.partial(eval_step, model, dataset.load), in_axes=(None, None, 0)
+            functools.partial(step_lib.eval_step, model, dataset.load),
+            in_axes=(None, None, 0),
         )
         self._measure_step = pmap(
-            functools.partial(measure_step, model, dataset.load),
+            functools.partial(step_lib.measure_step, model, dataset.load),
             in_axes=(None, None, 0),
         )
         host = self._devices[0].platform == "cpu"
@@ -120,13 +107,17 @@ class Trainer:
         # wait for each other until XLA aborts (jaxlib 0.10.2).
         together = host and self._local > 1
         self._one_by_one = jax.block_until_ready if together else lambda result: result
+        # XLA:CPU convolves far slower inside a loop; elsewhere a loop saves launches.
+        # Batches that the host sends are too large to send many of at once.
+        self._resident: dict[str, Any] = {}
+        self._scans = not host if scan is None else scan
         # Runs once, so it is compiled fast and not to be fast: that saves 5 to 15 s.
+        init = functools.partial(step_lib.init_state, model, optimizer)
         self._init = jax.jit(
-            functools.partial(init_state, model, optimizer, dataset.image_shape),
+            functools.partial(init, dataset.image_shape),
             compiler_options={"xla_backend_optimization_level": 0} if host else None,
         )
-        self._is_finite = jax.jit(all_finite)
-        self._resident: dict[str, Any] = {}
+        self._is_finite = jax.jit(step_lib.all_finite)
 
     def init(self, key: jax.Array) -> TrainState:
         """A network with fresh weights, replicated over the devices."""
@@ -136,7 +127,9 @@ class Trainer:
         """Copies a pytree of arrays to every device."""
         if not jax.tree.leaves(tree):  # which pmap refuses where processes are several
             return tree
-        return self._replicate(tree, np.arange(self._local))
+        if self._numbers is None:
+            self._numbers = self._layout(1).put(np.arange(self._local, dtype=np.int32))
+        return self._replicate(tree, self._numbers)
 
     def skip(self, state: TrainState, steps: int) -> TrainState:
         """The same network, as many steps further along the data."""
@@ -167,7 +160,7 @@ class Trainer:
             )
             for state, setting in zip(states, settings, strict=True)
         ]
-        return Progress(first, branches, [[] for _ in branches])
+        return Progress(first, branches, np.zeros((len(branches), 0), np.float32))
 
     def train(
         self,
@@ -187,34 +180,51 @@ class Trainer:
           progress: of branches from `begin` on; it stays as it is.
           steps: to train in all.
           key: PRNG key of the augmentation, the same for the whole run.
-          pause: asked after every step; the branches are left there if it says so.
+          pause: asked after every step, or block; the branches are left there if it
+            says so.
 
         Returns:
           The branches as far as they came.
         """
-        branches, resident = list(progress.states), self._hold("train")
-        losses = [list(each) for each in progress.losses]
-        live = [not self._has_diverged(each) for each in losses]
-        for count in range(progress.steps, steps):
-            if not any(live):
-                for each in losses:
-                    each += [np.nan] * (steps - count)
+        count = len(progress.states)
+        groups = layout.groups(count, self._devices) if self._parallel else 1
+        place = self._layout(groups)
+        waves, resident = place.pack(progress.states), place.hold(self._hold("train"))
+        key = place.hold(self.replicate(key))
+        known, done = progress.losses, progress.steps
+        flying: deque[_Flight] = deque()
+        live = self._live(known, done)
+        while done < steps and live.any():
+            if done > progress.steps and pause():
                 break
-            if count > progress.steps and pause():
-                break
-            batch = self._shard(self.dataset.train_batch(progress.start + count))
-            for i, state in enumerate(branches):
-                loss = np.nan
-                if live[i]:
-                    step = self._train_step(state, resident, batch, key)
-                    branches[i], loss = self._one_by_one(step)
-                losses[i].append(loss)
-            if (count + 1) % BLOCK == 0:
-                last = max(0, count + 1 - 2 * BLOCK)
-                for i, each in enumerate(losses):
-                    # Once is for good, also where the loss comes down again.
-                    live[i] = live[i] and not self._has_diverged(each, last)
-        return Progress(progress.start, branches, losses)
+            program, size, batch = self._next(place, progress.start, done, steps)
+            losses: list[Any] = [np.full((place.width, size), np.nan)] * len(waves)
+            for i, trained in enumerate(live.reshape(-1, place.width).any(1)):
+                if trained:
+                    result = program(waves[i], resident, batch, key)
+                    waves[i], losses[i] = self._one_by_one(result)
+            flying.append(_Flight(size, live, losses))
+            done += size
+            if done % BLOCK == 0:
+                known = _land(known, flying, done - BLOCK)
+                live = self._live(known, done)
+        known = _land(known, flying, done)
+        if not live.any():
+            rest = np.full((count, steps - done), np.nan, np.float32)
+            known = np.concatenate([known, rest], axis=1)
+        return Progress(progress.start, place.unpack(waves), known)
+
+    def _next(
+        self, place: Layout, start: int, done: int, steps: int
+    ) -> tuple[Any, int, Any]:
+        """A program, the steps that it takes, and the batch or batches of them."""
+        fetch = self.dataset.train_batch
+        if self._scans and done % BLOCK == 0 and steps - done >= BLOCK:
+            batches = [fetch(start + done + i) for i in range(BLOCK)]
+            if len({len(batch.weights) for batch in batches}) == 1:
+                block = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+                return place.block, BLOCK, self._send(place, block, BLOCK)
+        return place.step, 1, self._send(place, fetch(start + done))
 
     def diverged(self, losses: np.ndarray) -> np.ndarray:
         """Which training losses no sound branch has.
@@ -237,12 +247,14 @@ class Trainer:
         first = np.where(bad.any(1), bad.argmax(1), losses.shape[1])
         return np.minimum((first // BLOCK + 2) * BLOCK, losses.shape[1])
 
-    def _has_diverged(self, losses: list[Any], since: int = 0) -> bool:
-        """By the losses from a step on, but for those that are not to be read yet;
-        fetches them in place."""
-        end = max(0, (len(losses) // BLOCK - 1) * BLOCK)
-        losses[since:end] = jax.device_get(losses[since:end])
-        return bool(self.diverged(np.array(losses[since:end], np.float32)).any())
+    def _live(self, losses: np.ndarray, done: int) -> np.ndarray:
+        """Which branches are trained on after some steps: bool[branches].
+
+        By the losses of all but their last whole block, which are not read yet on the
+        way. One that was out of bounds is so for good, also where the next are not.
+        """
+        read = max(0, (done // BLOCK - 1) * BLOCK)
+        return ~self.diverged(losses[:, :read]).any(1)
 
     def evaluate(self, state: TrainState, split: str) -> Evaluation:
         """Scores a network on a whole split, with running BatchNorm statistics.
@@ -251,11 +263,11 @@ class Trainer:
         """
         state = self._averaged(state)
         resident = self._hold(split)
-        sums, stop = [], hosts.together(signals.asked)
+        place, sums, stop = self._layout(1), [], hosts.together(signals.asked)
         for batch in self.dataset.eval_batches(split):
             if stop():
                 raise KeyboardInterrupt
-            step = self._eval_step(state, resident, self._shard(batch))
+            step = self._eval_step(state, resident, self._send(place, batch))
             sums.append(self._one_by_one(step))
         correct, loss, count = np.sum(jax.device_get(sums), axis=0, dtype=np.float64)
         return Evaluation(100.0 * correct / count, loss / count, int(count))
@@ -280,12 +292,13 @@ class Trainer:
         if params is state.params:
             return state
         state, resident = state._replace(params=params), self._hold("train")
+        place = self._layout(1)
         last = int(state.step)
         count = min(last, -(-MEASURED // self.dataset.batch_size))
         batches = map(self.dataset.train_batch, range(last - count, last))
+        sent = (self._send(place, batch) for batch in batches)
         measured = [
-            jax.device_get(self._measure_step(state, resident, self._shard(batch)))
-            for batch in batches
+            jax.device_get(self._measure_step(state, resident, batch)) for batch in sent
         ]
         if not measured:  # before the first step
             return state
@@ -297,119 +310,35 @@ class Trainer:
             self._resident[split] = self.replicate(self.dataset.resident(split))
         return self._resident[split]
 
-    def _shard(self, batch: Batch) -> Batch:
-        """Splits the leading axis: [b, ...] -> [devices, b / devices, ...].
+    def _make_layout(self, groups: int) -> Layout:
+        if groups == 1:
+            return layout.InTurn(self._devices, *self._programs)
+        return layout.SideBySide(self._devices, *self._programs, groups)
 
-        Of the devices and of the part of the batch that are this process's.
-        """
-        return jax.tree.map(lambda x: x.reshape(self._local, -1, *x.shape[1:]), batch)
-
-
-def init_state(
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    image_shape: tuple[int, int, int],
-    key: jax.Array,
-) -> TrainState:
-    """Fresh weights and a fresh optimizer."""
-    variables = model.init(key, jnp.zeros((1, *image_shape)), train=False)
-    params, batch_stats = variables["params"], variables.get("batch_stats", {})
-    return TrainState(jnp.int32(0), params, batch_stats, optimizer.init(params))
+    def _send(self, place: Layout, batch: Batch, steps: int = 0) -> Batch:
+        return place.put(batch, steps)
 
 
-def train_step(
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    load: Any,
-    state: TrainState,
-    resident: Any,
-    batch: Batch,
-    key: jax.Array,
-) -> tuple[TrainState, jax.Array]:
-    """One optimizer step on one device's part of a batch; inside pmap.
+class _Flight(NamedTuple):
+    """Losses on their way from the devices.
 
-    Args:
-      model, optimizer: as `Trainer` holds them.
-      load: `Dataset.load`.
-      state: replicated.
-      resident: replicated, what the data set keeps on the device.
-      batch: this device's part, b examples.
-      key: replicated, the run's augmentation key.
-
-    Returns:
-      The new state and the mean loss over the whole batch, f32[], nats.
+    steps: how many of each branch. live: bool[branches], whose they are. losses: of
+      each wave, as the programs of its layout give them.
     """
-    # A key for each example by its place in the whole batch: however many devices
-    # share it, every example is augmented alike.
-    count = batch.weights.shape[0]
-    places = jax.lax.axis_index(AXIS) * count + jnp.arange(count)
-    key = jax.random.fold_in(key, state.step)
-    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(places)
-    images, labels = load(resident, batch.examples, keys)
 
-    def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-        variables = {"params": params, "batch_stats": state.batch_stats}
-        logits, updates = model.apply(
-            variables, images, train=True, mutable=["batch_stats"]
-        )
-        return cross_entropy(logits, labels).mean(), updates
-
-    (loss, updates), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    loss, grads = jax.lax.pmean((loss, grads), AXIS)
-    changes, opt_state = optimizer.update(
-        grads, state.opt_state, state.params, value=loss
-    )
-    params = optax.apply_updates(state.params, changes)
-    batch_stats = updates.get("batch_stats", {})
-    return TrainState(state.step + 1, params, batch_stats, opt_state), loss
+    steps: int
+    live: np.ndarray
+    losses: list[Any]
 
 
-def measure_step(
-    model: nn.Module, load: Any, state: TrainState, resident: Any, batch: Batch
-) -> Any:
-    """BatchNorm statistics of a batch alone, without training on it.
-
-    What a network returns is a running mean: a share of the old statistics and the
-    rest of the batch's. The share is what ones leave over zeros.
-    """
-    images, _ = load(resident, batch.examples, None)
-
-    def mixed(old: Any) -> Any:
-        variables = {"params": state.params, "batch_stats": old}
-        _, new = model.apply(variables, images, train=True, mutable=["batch_stats"])
-        return new.get("batch_stats", {})
-
-    with_zeros = mixed(jax.tree.map(jnp.zeros_like, state.batch_stats))
-    with_ones = mixed(jax.tree.map(jnp.ones_like, state.batch_stats))
-    return jax.tree.map(
-        lambda zeros, ones: zeros / (1 - (ones - zeros)), with_zeros, with_ones
-    )
-
-
-def eval_step(
-    model: nn.Module, load: Any, state: TrainState, resident: Any, batch: Batch
-) -> jax.Array:
-    """Sums over a whole batch: f32[3], correct, loss in nats, number of examples."""
-    images, labels = load(resident, batch.examples, None)
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    logits = model.apply(variables, images, train=False)
-    correct = (jnp.argmax(logits, -1) == labels).astype(jnp.float32)
-    each = jnp.stack([correct, cross_entropy(logits, labels), jnp.ones_like(correct)])
-    # Not a product: a padded example's loss may be infinite, and 0 x inf is NaN.
-    counted = jnp.where(batch.weights[None] > 0, each, 0.0)
-    return jax.lax.psum(counted.sum(1), AXIS)
-
-
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Softmax cross-entropy, nats: f32[n]."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-
-
-def all_finite(tree: Any) -> jax.Array:
-    """Whether every floating-point number in a pytree is finite: bool[]."""
-    leaves = [
-        jnp.all(jnp.isfinite(leaf))
-        for leaf in jax.tree.leaves(tree)
-        if jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating)
-    ]
-    return jnp.stack(leaves).all()
+def _land(known: np.ndarray, flying: deque[_Flight], until: int) -> np.ndarray:
+    """Fetches the losses of the first so many steps: f32[branches, until]."""
+    parts, count = [known], known.shape[1]
+    while count < until:
+        flight = flying.popleft()
+        waves = [layout.fetch(x).reshape(-1, flight.steps) for x in flight.losses]
+        losses = np.concatenate(waves)
+        # Beside another branch one that has ended is still computed, for nothing.
+        parts.append(np.where(flight.live[:, None], losses, np.float32(np.nan)))
+        count += flight.steps
+    return np.concatenate(parts, axis=1)

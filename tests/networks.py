@@ -5,7 +5,20 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from flax import traverse_util
+
+
+class Small(nn.Module):
+    """A perceptron with BatchNorm, which is compiled in a second."""
+
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        x = nn.Dense(16)(images.reshape(len(images), -1))
+        norm = nn.BatchNorm(not train, momentum=0.9, axis_name=self.axis_name)
+        return nn.Dense(10)(nn.relu(norm(x)))
 
 
 def normal(seed, *shape):

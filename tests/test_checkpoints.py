@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from hyperdyn_jax import checkpoints, config, rundir, training
+from hyperdyn_jax import checkpoints, config, rundir, steps
 from hyperdyn_jax.checkpoints import Checkpoints, SaveError
 
 FACTS = {"score": 1.5, "rows": {"decisions": 1, "metrics": 1}}
@@ -23,7 +23,7 @@ def arrays(seed=0):
         "kernel": rng.standard_normal((3, 3, 4, 8), dtype=np.float32),
         "bias": np.float32([0.0, -0.0, np.nan, np.inf, 1e-45, 1, 2, 3]),
     }
-    state = training.TrainState(np.int32(7), params, {}, (None, np.bool_([True])))
+    state = steps.TrainState(np.int32(7), params, {}, (None, np.bool_([True])))
     tuner = {"mean": rng.standard_normal(5), "half": np.float16([0.1])}
     return {"held": [state], "tuner": tuner, "key": np.uint32([3, 2**32 - 1])}
 

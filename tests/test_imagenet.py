@@ -248,7 +248,7 @@ def test_a_network_trains_on_it_over_four_devices(make):
     steps = source.steps_per_epoch
     branches = trainer.begin([state, state], [values, values])
     progress = trainer.train(branches, steps, jax.random.key(1))
-    losses = progress.host_losses().mean(1)
+    losses = progress.losses.mean(1)
     assert losses[0] == losses[1] < np.log(1000) + 1
     assert trainer.evaluate(progress.states[0], "test").count == 14
     assert trainer.is_finite(progress.states[0])

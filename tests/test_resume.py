@@ -55,19 +55,19 @@ def one_device(monkeypatch):
 @pytest.fixture
 def stop_after(monkeypatch):
     """`stop_after(n)`: as if a signal came with the n-th batch from now."""
-    left, shard = [np.inf], loop.Trainer._shard
+    left, send = [np.inf], loop.Trainer._send
 
-    def counting(trainer, batch):
+    def counting(trainer, *batch):
         left[0] -= 1
         if left[0] <= 0:
             monkeypatch.setattr(signals, "_asked", True)
-        return shard(trainer, batch)
+        return send(trainer, *batch)
 
     def stop_after(count):
         monkeypatch.setattr(signals, "_asked", False)
         left[0] = count
 
-    monkeypatch.setattr(loop.Trainer, "_shard", counting)
+    monkeypatch.setattr(loop.Trainer, "_send", counting)
     return stop_after
 
 

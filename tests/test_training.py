@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from hyperdyn_jax import data, models, optimizers, training
+from hyperdyn_jax import data, models, optimizers, steps, training
 
 HPARAMS = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
 SLOW = {"learning_rate": np.float32(0.01), "momentum": np.float32(0.5)}
@@ -19,7 +19,7 @@ def digits():
     return data.digits(pad=1)
 
 
-def make_trainer(digits, devices, axis_name=training.AXIS, **settings):
+def make_trainer(digits, devices, axis_name=steps.AXIS, **settings):
     settings = {"batch_size": 64, "eval_batch_size": 128} | settings
     source = data.ArrayDataset(**digits, devices=devices, seed=0, **settings)
     model = models.CifarResNet(10, depth=8, width=4, axis_name=axis_name)
@@ -40,7 +40,7 @@ def one_device(trainer):
 def train(trainer, states, settings, steps, key):
     """New states and mean losses of branches."""
     progress = trainer.train(trainer.begin(states, settings), steps, key)
-    return progress.states, progress.host_losses().mean(1)
+    return progress.states, progress.losses.mean(1)
 
 
 def story(trainer):
@@ -166,14 +166,14 @@ def test_a_diverged_branch_ends_early_and_always_at_the_same_step(trainer, monke
     begin = trainer.init(jax.random.key(0))
     wild = {"learning_rate": np.float32(1e30), "momentum": np.float32(0.9)}
     steps = 3 * training.BLOCK
-    taken, step = [], trainer._train_step
+    taken, step = [], trainer._layout(1).step
     monkeypatch.setattr(
-        trainer, "_train_step", lambda *args: taken.append(args[0]) or step(*args)
+        trainer._layout(1), "step", lambda *args: taken.append(args[0]) or step(*args)
     )
     branches = trainer.begin([begin, begin], [wild, FAST])
     progress = trainer.train(branches, steps, KEY)
     assert len(taken) == 2 * training.BLOCK + steps
-    losses = progress.host_losses()
+    losses = progress.losses
     assert trainer.diverged(losses).any(1).tolist() == [True, False]
     assert trainer.steps_taken(losses).tolist() == [2 * training.BLOCK, steps]
     (alone,), mean = train(trainer, [begin], [FAST], steps, KEY)
@@ -190,24 +190,24 @@ def test_a_diverged_branch_ends_early_and_always_at_the_same_step(trainer, monke
 def test_a_branch_that_spiked_once_is_not_trained_again(trainer, monkeypatch, pause):
     """However good its losses are after the spike, and after a resume."""
     begin = trainer.init(jax.random.key(0))
-    taken, step = [], trainer._train_step
+    taken, step = [], trainer._layout(1).step
 
     def spiking(*args):
         taken.append(args)
         state, loss = step(*args)
         return state, np.float32(1e9) if len(taken) == 3 else loss
 
-    monkeypatch.setattr(trainer, "_train_step", spiking)
+    monkeypatch.setattr(trainer._layout(1), "step", spiking)
     other = trainer.begin([begin, begin], [FAST, FAST])
     steps, progress = 5 * training.BLOCK, other
     if pause:
         asked = iter([False] * (pause - 1) + [True])
         progress = trainer.train(progress, steps, KEY, asked.__next__)
-        losses = progress.host_losses().tolist()
+        losses = progress.losses
         progress = training.Progress(progress.start, progress.states, losses)
     progress = trainer.train(progress, steps, KEY)
     assert len(taken) == 2 * training.BLOCK + steps
-    counts = trainer.steps_taken(progress.host_losses()).tolist()
+    counts = trainer.steps_taken(progress.losses).tolist()
     assert counts == [2 * training.BLOCK, steps]
 
 
@@ -223,10 +223,10 @@ def test_a_pause_changes_nothing(trainer, pauses):
         progress = trainer.train(progress, 44, KEY, asked.__next__)
         assert progress.steps == pause
         # As from a checkpoint.
-        losses = progress.host_losses().tolist()
+        losses = progress.losses
         progress = training.Progress(progress.start, progress.states, losses)
     progress = trainer.train(progress, 44, KEY)
-    np.testing.assert_array_equal(progress.host_losses(), whole.host_losses())
+    np.testing.assert_array_equal(progress.losses, whole.losses)
     jax.tree.map(np.testing.assert_array_equal, progress.states, whole.states)
 
 
@@ -254,7 +254,7 @@ def test_averages_are_scored_with_statistics_of_their_own(digits, name, averagin
     )
     hparams = {"learning_rate": 1.0, "weight_decay": 1e-3}
     optimizer = optimizers.create_optimizer(name, hparams, averaging=averaging)
-    model = models.CifarResNet(10, depth=8, width=4, axis_name=training.AXIS)
+    model = models.CifarResNet(10, depth=8, width=4, axis_name=steps.AXIS)
     trainer = training.Trainer(model, optimizer, source, jax.devices()[:2])
     rate = {"learning_rate": np.float32(1.0)}
     begin = trainer.init(jax.random.key(0))
@@ -290,7 +290,7 @@ def test_averages_are_scored_with_statistics_of_their_own(digits, name, averagin
         logits = plain.apply(
             {"params": params, "batch_stats": batch_stats}, images, train=False
         )
-        return float(training.cross_entropy(logits, labels).mean())
+        return float(steps.cross_entropy(logits, labels).mean())
 
     measured = jax.tree.map(lambda sums: sums / 16, total)
     assert scored.loss == pytest.approx(loss(average, measured), rel=1e-3)
@@ -304,7 +304,7 @@ def test_average_of_an_untrained_network_is_the_network(digits):
     source = data.ArrayDataset(
         **digits, devices=1, seed=0, batch_size=64, eval_batch_size=128
     )
-    model = models.CifarResNet(10, depth=8, width=4, axis_name=training.AXIS)
+    model = models.CifarResNet(10, depth=8, width=4, axis_name=steps.AXIS)
     for averaging in (None, 3.0):
         optimizer = optimizers.create_optimizer("sgd", HPARAMS, averaging=averaging)
         trainer = training.Trainer(model, optimizer, source, jax.devices()[:1])

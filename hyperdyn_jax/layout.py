@@ -1,0 +1,196 @@
+"""How branches lie on the devices: in turn on all of them, or side by side on groups.
+
+A *wave* is what one program trains: a branch on all devices, or as many branches as
+there are groups of devices, each on its own group, with the whole batch shared inside
+it. Both layouts take and return the branches as they are held elsewhere, replicated
+over all devices, and both train copies, whose memory every step gives to the next.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from hyperdyn_jax.steps import AXIS, TrainState
+
+BRANCH = "branch"  # axis of the groups
+
+
+class Layout(Protocol):
+    """Programs for branches, `width` of them a wave.
+
+    step: (wave, resident, batch, key) -> (wave, loss), one optimizer step; f32[] or
+      f32[width]. The wave that went in is gone.
+    block: the same over the leading axis of the batch; f32[steps] or f32[width, steps].
+    """
+
+    width: int
+    step: Callable[..., tuple[Any, jax.Array]]
+    block: Callable[..., tuple[Any, jax.Array]]
+
+    def pack(self, states: Sequence[TrainState]) -> list[Any]:
+        """Copies of branches as waves."""
+        ...
+
+    def unpack(self, waves: Sequence[Any]) -> list[TrainState]:
+        """The branches of waves, replicated over all devices."""
+        ...
+
+    def hold(self, tree: Any) -> Any:
+        """What is replicated over all devices, as the programs take it."""
+        ...
+
+    def put(self, batch: Any, steps: int = 0) -> Any:
+        """This process's part of a batch, or of a block of `steps`, on its devices."""
+        ...
+
+
+class InTurn:
+    """One branch after the other, each on all devices.
+
+    Args:
+      devices: of all processes, those of one beside each other.
+      step, block: `steps.train_step` and `train_block` without their first arguments.
+    """
+
+    width = 1
+
+    def __init__(self, devices: Sequence[jax.Device], step: Any, block: Any):
+        pmap = functools.partial(
+            jax.pmap,
+            axis_name=AXIS,
+            out_axes=None,
+            devices=list(devices),
+            donate_argnums=0,
+        )
+        self.step = pmap(step, in_axes=(None, None, 0, None))
+        self.block = pmap(block, in_axes=(None, None, 1, None))
+        self._mesh = Mesh(np.array(devices), (AXIS,))
+        self._local = len(local(devices))
+        self._copy = jax.jit(functools.partial(jax.tree.map, jnp.copy))
+
+    def pack(self, states: Sequence[TrainState]) -> list[TrainState]:
+        return [self._copy(state) for state in states]
+
+    def unpack(self, waves: Sequence[TrainState]) -> list[TrainState]:
+        return list(waves)
+
+    def hold(self, tree: Any) -> Any:
+        return tree
+
+    def put(self, batch: Any, steps: int = 0) -> Any:
+        # [b, ...] -> [devices, b / devices, ...], as pmap takes it.
+        lead, spec = ((steps,), P(None, AXIS)) if steps else ((), P(AXIS))
+        split = functools.partial(_split, lead, self._local)
+        return _put(jax.tree.map(split, batch), NamedSharding(self._mesh, spec))
+
+
+class SideBySide:
+    """As many branches at once as there are groups, which share the devices evenly.
+
+    Every group has as many of each process's devices as the others: so each process
+    serves one part of a batch, whatever the groups, and holds a copy of every branch.
+
+    Args:
+      devices: of all processes, those of one beside each other.
+      step, block: `steps.train_step` and `train_block` without their first arguments.
+      groups: divides the number of devices of each process.
+    """
+
+    def __init__(
+        self, devices: Sequence[jax.Device], step: Any, block: Any, groups: int
+    ):
+        self.width = groups
+        shares = np.array(devices).reshape(-1, groups, len(local(devices)) // groups)
+        self._mesh = Mesh(shares.swapaxes(0, 1).reshape(groups, -1), (BRANCH, AXIS))
+        self.step = self._program(step, P(AXIS))
+        self.block = self._program(block, P(None, AXIS))
+        everywhere = NamedSharding(Mesh(np.array(devices), (AXIS,)), P())
+        self._spread = functools.partial(jax.device_put, device=everywhere)
+        self._stack = jax.jit(_stack, out_shardings=self._sharding(P(BRANCH)))
+        self._unstack = jax.jit(_unstack, out_shardings=self._sharding(P()))
+
+    def _sharding(self, spec: P) -> NamedSharding:
+        return NamedSharding(self._mesh, spec)
+
+    def _program(self, function: Any, batches: P) -> Any:
+        @functools.wraps(function)
+        def branch(wave: Any, *others: Any) -> Any:
+            state, loss = function(jax.tree.map(lambda x: x[0], wave), *others)
+            return jax.tree.map(lambda x: x[None], (state, loss))
+
+        program = jax.shard_map(
+            branch,
+            mesh=self._mesh,
+            in_specs=(P(BRANCH), P(), batches, P()),
+            out_specs=P(BRANCH),
+            check_vma=False,
+        )
+        return jax.jit(program, donate_argnums=0)
+
+    def pack(self, states: Sequence[TrainState]) -> list[Any]:
+        states = [self.hold(state) for state in states]
+        return [
+            self._stack(states[i : i + self.width])
+            for i in range(0, len(states), self.width)
+        ]
+
+    def unpack(self, waves: Sequence[Any]) -> list[TrainState]:
+        states = itertools.chain.from_iterable(map(self._unstack, waves))
+        return [self._spread(state) for state in states]
+
+    def hold(self, tree: Any) -> Any:
+        return jax.device_put(tree, self._sharding(P()))
+
+    def put(self, batch: Any, steps: int = 0) -> Any:
+        return _put(batch, self._sharding(P(None, AXIS) if steps else P(AXIS)))
+
+
+def groups(branches: int, devices: Sequence[jax.Device]) -> int:
+    """Into how many groups devices are best shared by some branches.
+
+    Into as many as leave none of them idle: the greatest number that divides both the
+    branches and the devices of each process.
+    """
+    return math.gcd(branches, len(local(devices)))
+
+
+def local(devices: Sequence[jax.Device]) -> list[jax.Device]:
+    """Those of this process."""
+    return [d for d in devices if d.process_index == jax.process_index()]
+
+
+def fetch(losses: Any) -> np.ndarray:
+    """Losses of a wave, of which each process has all parts and not all copies."""
+    if not isinstance(losses, jax.Array):
+        return np.asarray(losses, np.float32)
+    host = np.empty(losses.shape, np.float32)
+    for shard in losses.addressable_shards:
+        host[shard.index] = jax.device_get(shard.data)
+    return host
+
+
+def _split(lead: tuple[int, ...], parts: int, x: np.ndarray) -> np.ndarray:
+    return x.reshape(*lead, parts, -1, *x.shape[len(lead) + 1 :])
+
+
+def _put(batch: Any, sharding: NamedSharding) -> Any:
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, x), batch
+    )
+
+
+def _stack(states: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+
+
+def _unstack(wave: Any) -> list[Any]:
+    count = len(jax.tree.leaves(wave)[0])
+    return [jax.tree.map(lambda x, i=i: x[i], wave) for i in range(count)]

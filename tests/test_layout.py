@@ -1,0 +1,187 @@
+"""Branches side by side, and steps in blocks, against one after the other."""
+
+import collections
+import re
+
+import jax
+import networks
+import numpy as np
+import pytest
+
+from hyperdyn_jax import data, layout, models, optimizers, training
+from hyperdyn_jax.steps import AXIS
+
+KEY = jax.random.key(7)
+SETTINGS = [
+    {"learning_rate": np.float32(rate), "momentum": np.float32(momentum)}
+    for rate, momentum in [(0.01, 0.5), (0.2, 0.9), (0.05, 0.0), (0.1, 0.8)]
+]
+WILD = {"learning_rate": np.float32(1e30), "momentum": np.float32(0.9)}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.digits(pad=1)
+
+
+def make_trainer(digits, devices, model=None, batch_size=64, **settings):
+    source = data.ArrayDataset(
+        **digits, devices=devices, seed=0, batch_size=batch_size, eval_batch_size=128
+    )
+    model = model or networks.Small(axis_name=AXIS)
+    hparams = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
+    optimizer = optimizers.create_optimizer("sgd", hparams)
+    here = jax.devices()[:devices]
+    return training.Trainer(model, optimizer, source, here, **settings)
+
+
+@pytest.fixture(scope="module")
+def in_turn(digits):
+    return make_trainer(digits, 4, parallel=False)
+
+
+@pytest.fixture(scope="module")
+def at_once(digits):
+    return make_trainer(digits, 4)
+
+
+def assert_close(mine, theirs):
+    np.testing.assert_allclose(mine.losses, theirs.losses, rtol=1e-4)
+    assert mine.start == theirs.start
+    for a, b in zip(
+        jax.tree.leaves(mine.states), jax.tree.leaves(theirs.states), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("branches", "devices", "groups"),
+    [(1, 8, 1), (2, 8, 2), (4, 8, 4), (5, 8, 1), (6, 8, 2), (2, 1, 1), (5, 5, 5)],
+)
+def test_groups_leave_no_device_idle(branches, devices, groups):
+    found = layout.groups(branches, jax.devices()[:devices])
+    assert found == groups
+    assert branches % found == devices % found == 0
+
+
+@pytest.mark.parametrize("branches", [2, 4])
+def test_side_by_side_is_as_in_turn(in_turn, at_once, branches):
+    settings = SETTINGS[:branches]
+    ends = []
+    for trainer in (in_turn, at_once):
+        state = trainer.init(jax.random.key(0))
+        held = jax.device_get(state)
+        begun = trainer.begin([state] * branches, settings)
+        ends.append(trainer.train(begun, 3, KEY))
+        # The parent is whole, and what comes back can be held and scored like it.
+        jax.tree.map(np.testing.assert_array_equal, held, jax.device_get(state))
+        kinds = {leaf.sharding for leaf in jax.tree.leaves(ends[-1].states)}
+        assert kinds == {jax.tree.leaves(state)[0].sharding}
+    assert_close(ends[1], ends[0])
+    scores = [
+        [trainer.evaluate(state, "validation").loss for state in end.states]
+        for trainer, end in zip((in_turn, at_once), ends, strict=True)
+    ]
+    assert scores[1] == pytest.approx(scores[0], rel=1e-3)
+
+
+def test_branches_of_one_wave_go_on_where_they_were_left(at_once):
+    state = at_once.init(jax.random.key(0))
+    begun = at_once.begin([state] * 2, SETTINGS[:2])
+    whole = at_once.train(begun, 5, KEY)
+    asked = iter([False, True])
+    paused = at_once.train(begun, 5, KEY, asked.__next__)
+    assert paused.steps == 2
+    on = at_once.train(paused, 5, KEY)
+    np.testing.assert_array_equal(on.losses, whole.losses)
+    jax.tree.map(np.testing.assert_array_equal, on.states, whole.states)
+
+
+def test_a_branch_that_diverges_beside_another_is_counted_as_in_turn(in_turn, at_once):
+    steps, ends = 2 * training.BLOCK + 3, []
+    for trainer in (in_turn, at_once):
+        state = trainer.init(jax.random.key(0))
+        begun = trainer.begin([state] * 2, [WILD, SETTINGS[0]])
+        ends.append(trainer.train(begun, steps, KEY))
+        taken = trainer.steps_taken(ends[-1].losses)
+        assert taken.tolist() == [2 * training.BLOCK, steps]
+        assert np.isnan(ends[-1].losses[0, 2 * training.BLOCK :]).all()
+    np.testing.assert_allclose(ends[1].losses[1], ends[0].losses[1], rtol=1e-3)
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_a_block_is_its_steps(digits, parallel):
+    """Over the end of an epoch, whose last batch is smaller, and with a rest."""
+    ends, calls = [], collections.Counter()
+    for scan in (False, True):
+        trainer = make_trainer(
+            digits, 2, batch_size=60, parallel=parallel, scan=scan
+        )  # 21 whole batches an epoch, and one of 20
+        place = trainer._layout(2 if parallel else 1)
+        for name in ("step", "block"):
+            program = getattr(place, name)
+
+            def counted(*args, name=name, scan=scan, program=program):
+                calls[scan, name] += 1
+                return program(*args)
+
+            setattr(place, name, counted)
+        state = trainer.init(jax.random.key(0))
+        begun = trainer.begin([state] * 2, SETTINGS[1:3])
+        ends.append(trainer.train(begun, 40, KEY))
+    assert_close(ends[1], ends[0])
+    waves = 1 if parallel else 2
+    # The small batch is in the second block, and the last eight steps are no block.
+    wanted = {(False, "step"): 40, (True, "block"): 1, (True, "step"): 24}
+    assert calls == {name: count * waves for name, count in wanted.items()}
+
+
+def test_an_epoch_moves_nothing_that_it_was_not_told_to_move(in_turn, at_once):
+    for trainer in (in_turn, at_once):
+        state = trainer.init(jax.random.key(0))
+        begun = trainer.begin([state] * 2, SETTINGS[:2])
+        key = trainer.replicate(KEY)
+        trainer.train(begun, 2, key)  # what is compiled or kept comes once
+        with jax.transfer_guard("disallow"):
+            trainer.train(begun, training.BLOCK + 2, key)
+
+
+@pytest.mark.parametrize(
+    ("axis_name", "norms", "groups"), [(AXIS, 7, 1), (AXIS, 7, 2), (None, 0, 1)]
+)
+def test_all_reduces_of_a_step(digits, axis_name, norms, groups):
+    """One for gradients and loss; two for a BatchNorm over all devices, there and back.
+    Those of a group stay inside it."""
+    model = models.CifarResNet(10, depth=8, width=2, axis_name=axis_name)
+    trainer = make_trainer(digits, 8, model)
+    place = trainer._layout(groups)
+    waves = place.pack([trainer.init(jax.random.key(0))] * groups)
+    batch = place.put(trainer.dataset.train_batch(0))
+    resident = place.hold(trainer._hold("train"))
+    program = place.step.lower(waves[0], resident, batch, KEY).compile().as_text()
+    reduces = re.findall(r"= .* all-reduce\(.*", program)
+    assert len(reduces) == 1 + 2 * norms
+    members = {
+        re.search(r"replica_groups=(\{\{.*?\}\}|\[[^ ]*)", r)[1] for r in reduces
+    }
+    assert members == {
+        "{{0,1,2,3},{4,5,6,7}}" if groups == 2 else "{{0,1,2,3,4,5,6,7}}"
+    }
+
+
+def test_switching_between_branches_and_one_compiles_nothing_more(
+    at_once, compilations
+):
+    state = at_once.init(jax.random.key(0))
+
+    def epoch(state):
+        progress = at_once.train(at_once.begin([state] * 2, SETTINGS[:2]), 2, KEY)
+        at_once.evaluate(progress.states[1], "validation")
+        one = at_once.train(at_once.begin(progress.states[1:], SETTINGS[:1]), 2, KEY)
+        at_once.evaluate(one.states[0], "validation")
+        return one.states[0]
+
+    state = epoch(epoch(state))
+    with compilations() as counter:
+        epoch(state)
+    assert counter.count == 0
