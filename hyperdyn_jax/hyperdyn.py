@@ -2,12 +2,14 @@
 
 One epoch of Algorithm 4 is
 
-  ask   One-Step-BO: the challenger s_t maximises expected improvement over S x [t, t]
+  ask   Update-Statistical-Model fits the Gaussian process to D; One-Step-BO: the
+        challenger s_t maximises expected improvement over S x [t, t]
   train the incumbent eta_{t-1} and s_t, one epoch each, from the same w_{t-1}
-  tell  both gains join D; Check-Accuracy-Trend keeps the incumbent or switches;
-        Update-Statistical-Model fits the Gaussian process to D
+  tell  both gains join D; Check-Accuracy-Trend keeps the incumbent or switches
 
-and epoch 0 is Random-Start (Algorithm 3): k settings drawn from S, the best one kept.
+All that takes time is in ask, and the incumbent is known before it (`incumbent`), so
+that a loop can train the one while it asks for the other. Epoch 0 is Random-Start
+(Algorithm 3): k settings drawn from S, the best one kept.
 """
 
 import dataclasses
@@ -32,7 +34,8 @@ class HyperdynState(NamedTuple):
     history: f32[window + 1], accuracies of the accepted states in percentage points,
       oldest first; the untrained network's fills the places before it.
     data: the observations D.
-    model: the kernel parameters fitted to D.
+    model: the kernel parameters that the last trials were predicted with, where the
+      next fit starts.
     """
 
     key: np.ndarray
@@ -147,6 +150,20 @@ class Hyperdyn:
             model=gp.prior_mean(dimensions),
         )
 
+    def incumbent(self, state: HyperdynState) -> dict[str, np.float32] | None:
+        """The setting of branch 0, known at once: it can train while `ask` searches.
+
+        Args:
+          state: as `init` or `tell` returned it.
+
+        Returns:
+          What `ask(state).setting(0)` will be; None in the random start, where no
+          setting is in force.
+        """
+        if state.epoch == 0:
+            return None
+        return {name: np.float32(value) for name, value in state.incumbent.items()}
+
     def ask(self, state: HyperdynState) -> Trials:
         """The settings to try next.
 
@@ -195,7 +212,7 @@ class Hyperdyn:
         state = state._replace(
             key=host.split_key(state.key),
             data=data,
-            model=_fit(self, data, state.model),
+            model=_fitted(trials, state.model),
         )
         if decision.branch < 0:
             return state, decision
@@ -241,13 +258,15 @@ def _sample(tuner: Hyperdyn, key: jax.Array) -> dict[str, jax.Array]:
 
 @host.compiled
 def _propose(tuner: Hyperdyn, state: HyperdynState) -> tuple:
-    """One-Step-BO over S x [t, t], and what the model expects of both trials.
+    """Update-Statistical-Model, then One-Step-BO over S x [t, t], and what the model
+    expects of both trials.
 
     Returns the challenger's hyperparameters; mean, standard deviation and expected
     improvement of the gains of (incumbent, challenger), f32[2] each; the model.
     """
     kernel, time = _kernels(tuner)
-    data, model = host.double(state.data), host.double(state.model)
+    data, last = host.double(state.data), host.double(state.model)
+    model = gp.fit(data, last, kernel, time, max_steps=tuner.fit_steps)
     posterior = gp.condition(model, data, kernel, time)
     epoch = state.epoch.astype(jnp.float64)
 
@@ -283,21 +302,12 @@ def _propose(tuner: Hyperdyn, state: HyperdynState) -> tuple:
     return challenger, host.single((mean, stddev, improvement)), host.single(parameters)
 
 
-@host.compiled
-def _fit(
-    tuner: Hyperdyn, data: gp.Observations, model: gp.KernelParams
-) -> gp.KernelParams:
-    """Update-Statistical-Model: the kernel parameters for the next epoch."""
-    kernel, time = _kernels(tuner)
-    return host.single(
-        gp.fit(
-            host.double(data),
-            host.double(model),
-            kernel,
-            time,
-            max_steps=tuner.fit_steps,
-        )
-    )
+def _fitted(trials: Trials, last: gp.KernelParams) -> gp.KernelParams:
+    """The parameters that trials were predicted with, the last ones without a model."""
+    if not trials.model:
+        return last
+    names = ("length_scale", "amplitude", "noise")
+    return gp.KernelParams(*(np.log(np.float32(trials.model[name])) for name in names))
 
 
 @host.compiled

@@ -22,6 +22,8 @@ from hyperdyn_jax import (
     host,
     hyperdyn,
 )
+from hyperdyn_jax.baselines import DoNothingControl, GreedyBestOfTwo
+from hyperdyn_jax.types import Trials
 
 SGD = SearchSpace(learning_rate=LogUniform(1e-3, 1.0), momentum=Uniform(0.0, 0.99))
 RATE = SearchSpace(learning_rate=LogUniform(1e-4, 10.0))
@@ -51,7 +53,6 @@ SMALL = Hyperdyn(SGD, capacity=16, candidates=32, starts=2, ascent_steps=10)
 FUNCTIONS = (
     hyperdyn._sample,
     hyperdyn._propose,
-    hyperdyn._fit,
     hyperdyn._trend_test,
     host.to_unit,
 )
@@ -721,15 +722,52 @@ def test_oldest_observations_go_when_the_set_is_full():
     )
 
 
-def test_model_of_the_trials_is_in_natural_units():
+def test_model_of_the_trials_is_in_natural_units_and_handed_on():
+    """`ask` fits, from where the last fit ended; `tell` only notes what came of it."""
     state = middle()
-    model, params = SMALL.ask(state).model, state.model
-    np.testing.assert_allclose(
-        model["length_scale"], np.exp(params.log_length_scale), rtol=1e-6
-    )
+    assert tree_equal(state.model, gp.prior_mean(2))  # nothing is fitted in epoch 0
+    trials = SMALL.ask(state)
+    after, _ = SMALL.tell(state, trials, [50.0, 51.0])
+    model, params = trials.model, after.model
+    natural = np.exp(params.log_length_scale), np.exp(params.log_amplitude)
+    np.testing.assert_allclose(model["length_scale"], natural[0], rtol=1e-6)
+    assert model["amplitude"] == pytest.approx(natural[1], rel=1e-6)
     assert model["noise_stddev"] == pytest.approx(
         np.std(state.data.gains[-5:]) * math.exp(0.5 * params.log_noise), rel=1e-5
     )
+    # From there on, and not from the mode, the next fit goes.
+    moved = after._replace(model=gp.prior_mean(2))
+    assert not tree_equal(SMALL.ask(after).model, SMALL.ask(moved).model)
+    # Trials that nothing predicted leave the parameters as they were.
+    unpredicted = Trials.of(trials.hparams)
+    assert SMALL.tell(after, unpredicted, [50.0, 51.0])[0].model is after.model
+
+
+@pytest.mark.parametrize(
+    "tuner",
+    [
+        SMALL,
+        Hyperdyn(SGD, capacity=16, offset=math.inf),
+        GreedyBestOfTwo(SGD, capacity=16),
+        DoNothingControl(SMALL),
+    ],
+    ids=["hyperdyn", "epoch_bo", "greedy", "control"],
+)
+def test_incumbent_is_the_first_trial_of_every_decision(tuner):
+    """Before anything is searched, and after every kind of decision."""
+    state = tuner.init(jax.random.key(1), 10.0)
+    assert tuner.incumbent(state) is None
+    lost = [math.nan] * 5, [math.nan, math.nan]
+    scores = [lost[0], [1, 2, 3, 4, 5], [9, 8], [7, math.nan], lost[1], [math.nan, 6]]
+    for told in scores:
+        known = tuner.incumbent(state)
+        trials = tuner.ask(state)
+        assert (known is None) == (state.epoch == 0)
+        if known is not None:
+            assert known == trials.setting(0)
+            assert all(type(x) is np.float32 for x in known.values())
+        state, _ = tuner.tell(state, trials, told)
+    assert tuner.incumbent(state) == tuner.ask(state).setting(0)
 
 
 # --------------------------------------------------------------------- bad settings
@@ -906,9 +944,8 @@ def test_fuzzed_observations(tuner, count):
     for case in range(count):
         rng = np.random.default_rng(case)
         state = fuzzed_state(rng, tuner, model)
-        model = hyperdyn._fit(tuner, state.data, state.model)
-        state = state._replace(model=model)
         trials = tuner.ask(state)
+        model = hyperdyn._fitted(trials, model)
         try:
             check_proposal(tuner, state, model, trials)
         except AssertionError as error:

@@ -206,6 +206,10 @@ class DoNothingControl:
         """The tuner's state."""
         return self.tuner.init(key, score)
 
+    def incumbent(self, state: HyperdynState) -> dict[str, np.float32] | None:
+        """The tuner's."""
+        return self.tuner.incumbent(state)
+
     def ask(self, state: HyperdynState) -> Trials:
         """The tuner's trials, after the random start all with the first one's setting
         and prediction."""
