@@ -1,11 +1,13 @@
 """The command line: from flags to a run, and every way in which they can be wrong."""
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import flags
 from ml_collections import ConfigDict, config_dict, config_flags
 
@@ -123,6 +125,7 @@ def run(
     """
     settings = config.to_dict() | ({"fork": fork} if fork else {})
     path = _path(config, workdir)
+    keep_programs()
 
     def command() -> None:
         if where := hosts.place(*place):
@@ -137,6 +140,24 @@ def run(
         traceback.print_exc()  # Python's own end would wait for the other processes
         code = 1
     return hosts.leave(code)
+
+
+def keep_programs() -> None:
+    """Compiled programs are kept on disk, for the next command that needs them.
+
+    In the folder of the environment variable JAX_COMPILATION_CACHE_DIR, by default in
+    the user's cache; JAX_ENABLE_COMPILATION_CACHE=false keeps none.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(cache, "hyperdyn_jax")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return  # a home that cannot be written to
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    # JAX keeps what took a second; many small programs take longer together.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def exit_code(command: Callable[[], Any]) -> int:

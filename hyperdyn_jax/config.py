@@ -54,6 +54,8 @@ OPTIONAL: dict[str, tuple[type, int]] = {
     "skip_bad_records": (int, 0),
     "save_minutes": (float, 0),
     "fork": (str, 0),
+    "parallel": (bool, 0),
+    "scan": (bool, 0),
 }
 
 
@@ -90,6 +92,9 @@ class Setup:
       than the last one's by more than chance (`loop.finish`).
     save_minutes: after which the state is saved inside an epoch; it is after each.
     fork: directory of a run whose weights this one starts from; empty for fresh ones.
+    parallel: whether branches are trained side by side on groups of devices, where that
+      leaves none idle.
+    scan: whether many steps are one program; None where that is fast.
     """
 
     epochs: int
@@ -98,6 +103,8 @@ class Setup:
     backtracking: bool
     save_minutes: float
     fork: str
+    parallel: bool
+    scan: bool | None
     tuner: types.Strategy
     model: nn.Module
     optimizer: optax.GradientTransformation
@@ -178,6 +185,8 @@ def build(config: Config) -> Setup:
         bool(backtracking),
         SAVE_MINUTES if config.get("save_minutes") is None else config["save_minutes"],
         config.get("fork", ""),
+        config.get("parallel") is not False,
+        config.get("scan"),
         strategy,
         model,
         optimizer,

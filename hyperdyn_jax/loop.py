@@ -6,6 +6,7 @@ import functools
 import math
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,7 +110,13 @@ def run_to_end(
     setup: config_lib.Setup, directory: RunDirectory | Follower, display: Display
 ) -> None:
     """From w0 or the last checkpoint to the last epoch."""
-    trainer = Trainer(setup.model, setup.optimizer, setup.dataset)
+    trainer = Trainer(
+        setup.model,
+        setup.optimizer,
+        setup.dataset,
+        parallel=setup.parallel,
+        scan=setup.scan,
+    )
     if note := small_validation(setup):
         display.say(note)
     with display.working("compiling"), contextlib.closing(setup.dataset):
@@ -205,16 +212,15 @@ def train_branches(
         return due or signals.asked()
 
     pause = hosts.together(pause)
-    pending = run.pending or begin(setup, trainer, run)
+    key, began = jax.random.wrap_key_data(run.key), time.perf_counter()
+    pending = run.pending or propose(setup, trainer, run, key)
     steps = trial_steps(setup, run, pending.trials)
-    key = jax.random.wrap_key_data(run.key)
     while True:
-        began = time.perf_counter()
         progress = trainer.train(pending.progress, steps, key, pause)
         jax.block_until_ready(progress.states)
-        seconds = pending.seconds + time.perf_counter() - began
-        pending = Pending(pending.trials, progress, seconds)
-        run = run._replace(pending=pending, skipped=skipped(setup))
+        now = time.perf_counter()
+        pending = Pending(pending.trials, progress, pending.seconds + now - began)
+        began, run = now, run._replace(pending=pending, skipped=skipped(setup))
         done, stop = progress.steps == steps, hosts.any_of(signals.asked())
         if stop or not done:
             save(run, directory)
@@ -224,9 +230,35 @@ def train_branches(
             return run
 
 
-def begin(setup: config_lib.Setup, trainer: Trainer, run: Run) -> Pending:
-    """The branches of the next decision, where they start from."""
-    trials = within(run.limit, setup.tuner.ask(run.tuner))
+def propose(
+    setup: config_lib.Setup, trainer: Trainer, run: Run, key: jax.Array
+) -> Pending:
+    """The branches of the next decision.
+
+    The incumbent needs no search: where branches take turns it is already trained while
+    the tuner looks for a challenger, which then catches up with it.
+    """
+    incumbent = getattr(setup.tuner, "incumbent", lambda _: None)(run.tuner)
+    if incumbent is None or not trainer.takes_turns(2) or jax.process_count() > 1:
+        return begin(setup, trainer, run, setup.tuner.ask(run.tuner))
+    with ThreadPoolExecutor(1) as pool:
+        search = pool.submit(setup.tuner.ask, run.tuner)
+        first = begin(
+            setup, trainer, run, Trials.of({n: [x] for n, x in incumbent.items()})
+        )
+        steps = trial_steps(setup, run, first.trials)
+        ahead = trainer.train(first.progress, steps, key, pause=search.done)
+        pending = begin(setup, trainer, run, search.result())
+    if trainer.diverged(ahead.losses).any():  # as if nothing had been trained yet
+        return pending
+    return pending._replace(progress=trainer.join(ahead, pending.progress, key))
+
+
+def begin(
+    setup: config_lib.Setup, trainer: Trainer, run: Run, trials: Trials
+) -> Pending:
+    """The branches of trials, where they start from."""
+    trials = within(run.limit, trials)
     skipped = trials.block * trial_steps(setup, run, trials)
     states = [trainer.skip(run.held[parent], skipped) for parent in trials.parents]
     settings = [trials.setting(i) for i in range(len(states))]

@@ -81,6 +81,8 @@ def tuning(
         "averaging": config_dict.placeholder(float),
         "backtracking": config_dict.placeholder(bool),
         "save_minutes": config_dict.placeholder(float),
+        "parallel": config_dict.placeholder(bool),
+        "scan": config_dict.placeholder(bool),
         "strategy": strategy or STRATEGY.get(optimizer, "explore"),
         "hyperdyn": dict(HYPERDYN),
         "explore": dict(EXPLORE),

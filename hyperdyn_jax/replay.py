@@ -132,6 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cli.print_problems([f"--seeds must be whole numbers >= 0, got {wrong[0]!r}"])
         return cli.BAD_INPUT
     output = arguments.output or arguments.run / "replays"
+    cli.keep_programs()
 
     def command() -> None:
         gap = verify(arguments.run, [int(word) for word in words], output)

@@ -142,9 +142,8 @@ def check_flags(argv: Sequence[str]) -> list[str]:
 def main(_: list[str]) -> int:
     logging.set_verbosity(logging.ERROR)
     # The runs share their steps: compiled for the first, they are read for the others.
+    cli.keep_programs()
     output = Path(OUTPUT.value)
-    jax.config.update("jax_compilation_cache_dir", str(output / ".compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
     def command() -> None:
         if wrong := wrong_seeds(SEEDS.value):

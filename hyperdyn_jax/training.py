@@ -187,8 +187,7 @@ class Trainer:
           The branches as far as they came.
         """
         count = len(progress.states)
-        groups = layout.groups(count, self._devices) if self._parallel else 1
-        place = self._layout(groups)
+        place = self._layout(self._groups(count))
         waves, resident = place.pack(progress.states), place.hold(self._hold("train"))
         key = place.hold(self.replicate(key))
         known, done = progress.losses, progress.steps
@@ -213,6 +212,26 @@ class Trainer:
             rest = np.full((count, steps - done), np.nan, np.float32)
             known = np.concatenate([known, rest], axis=1)
         return Progress(progress.start, place.unpack(waves), known)
+
+    def takes_turns(self, branches: int) -> bool:
+        """Whether so many branches are trained one after the other."""
+        return self._groups(branches) == 1
+
+    def join(self, ahead: Progress, others: Progress, key: jax.Array) -> Progress:
+        """Branches that started together, once the others are as far as the first.
+
+        Args:
+          ahead: the first, on its way.
+          others: all of them, none of which has been trained yet.
+          key: as for `train`.
+        """
+        rest = others._replace(states=others.states[1:], losses=others.losses[1:])
+        rest = self.train(rest, ahead.steps, key)
+        return Progress(
+            ahead.start,
+            [*ahead.states, *rest.states],
+            np.concatenate([ahead.losses, rest.losses]),
+        )
 
     def _next(
         self, place: Layout, start: int, done: int, steps: int
@@ -309,6 +328,9 @@ class Trainer:
         if split not in self._resident:
             self._resident[split] = self.replicate(self.dataset.resident(split))
         return self._resident[split]
+
+    def _groups(self, branches: int) -> int:
+        return layout.groups(branches, self._devices) if self._parallel else 1
 
     def _make_layout(self, groups: int) -> Layout:
         if groups == 1:

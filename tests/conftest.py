@@ -1,12 +1,18 @@
 """Strict mode for every test: mistakes that JAX would mend in silence are errors."""
 
 import os
+import tempfile
 
 # Before jax is imported: every test that asks for it finds eight devices.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _DEVICES = "--xla_force_host_platform_device_count=8"
 if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
+
+# Commands keep their programs here, and not at home; those of one session share them.
+if "XDG_CACHE_HOME" not in os.environ:
+    _cache = tempfile.TemporaryDirectory(prefix="hyperdyn_jax_")
+    os.environ["XDG_CACHE_HOME"] = _cache.name
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
