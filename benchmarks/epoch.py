@@ -43,15 +43,15 @@ def bare(
     trainer: Trainer, state: TrainState, steps: int, key: jax.Array
 ) -> Callable[[], TrainState]:
     """The bare loop, with its batches made beforehand."""
-    resident = trainer._hold("train")
-    batches = [trainer._shard(trainer.dataset.train_batch(i)) for i in range(steps)]
+    resident, place = trainer._hold("train"), trainer._layout(1)
+    batches = [place.put(trainer.dataset.train_batch(i)) for i in range(steps)]
     hparams = {"learning_rate": np.float32(0.1), "momentum": np.float32(0.9)}
     opt_state = optimizers.set_hyperparams(state.opt_state, hparams)
 
     def epoch() -> TrainState:
-        new, losses = state._replace(opt_state=opt_state), []
+        (new,), losses = place.pack([state._replace(opt_state=opt_state)]), []
         for batch in batches:
-            new, loss = trainer._train_step(new, resident, batch, key)
+            new, loss = place.step(new, resident, batch, key)
             losses.append(loss)
         np.mean(jax.device_get(losses))
         return new

@@ -471,8 +471,14 @@ def _model(config: Config, dataset: data.Dataset | None) -> nn.Module:
     settings = dict(config["model"])
     make = _choose("config.model.name", settings.pop("name", None), models.MODELS)
     dtype = _choose("config.model.dtype", settings.pop("dtype", "float32"), DTYPES)
+    together = settings.pop("sync_batch_norm", True)
+    if not isinstance(together, bool):
+        raise ValueError(
+            f"config.model.sync_batch_norm must be true or false, got {together!r}"
+        )
     classes = dataset.classes if dataset else 1  # its own problem is told already
-    create = functools.partial(make, classes, dtype=dtype, axis_name=steps.AXIS)
+    axis_name = steps.AXIS if together else None
+    create = functools.partial(make, classes, dtype=dtype, axis_name=axis_name)
     if wrong := _wrong_settings(lambda given: create(**given), settings):
         raise ValueError("\n".join(_in_section("model", wrong)))
     return create(**settings)

@@ -81,7 +81,7 @@ def start(setup: config_lib.Setup, trainer: Trainer) -> Run:
         state = trainer.replicate(hosts.share_tree(state))
     score = score_of(setup.tuner, trainer.evaluate(state, "validation"))
     tuner_state = setup.tuner.init(tuner, score)
-    key = key_data(augmentation)
+    key = hosts.share_tree(key_data(augmentation))
     return Run([state], [], tuner_state, key, score, sizes(setup))
 
 

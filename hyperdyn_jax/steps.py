@@ -132,9 +132,10 @@ def measure_step(
 
     with_zeros = mixed(jax.tree.map(jnp.zeros_like, state.batch_stats))
     with_ones = mixed(jax.tree.map(jnp.ones_like, state.batch_stats))
-    return jax.tree.map(
+    measured = jax.tree.map(
         lambda zeros, ones: zeros / (1 - (ones - zeros)), with_zeros, with_ones
     )
+    return jax.lax.pmean(measured, AXIS) if _normalises_alone(model) else measured
 
 
 def eval_step(
@@ -149,6 +150,11 @@ def eval_step(
     # Not a product: a padded example's loss may be infinite, and 0 x inf is NaN.
     counted = jnp.where(batch.weights[None] > 0, each, 0.0)
     return jax.lax.psum(counted.sum(1), AXIS)
+
+
+def _normalises_alone(model: nn.Module) -> bool:
+    """Whether a device's BatchNorm goes by its own part of a batch."""
+    return getattr(model, "axis_name", None) is None
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -34,7 +34,7 @@ def free_port():
         return server.getsockname()[1]
 
 
-def spawn(cache, *flags, devices=1):
+def spawn(cache, *flags, devices=1, program=("train.py",)):
     """train.py, without what the tests ask of JAX in this process."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
@@ -43,7 +43,7 @@ def spawn(cache, *flags, devices=1):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     return subprocess.Popen(
-        [sys.executable, "train.py", *flags],
+        [sys.executable, *program, *flags],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -53,12 +53,18 @@ def spawn(cache, *flags, devices=1):
 
 
 class Pair:
-    """Two processes of one run; they end with the `with`."""
+    """Two processes of one run; they end with the `with`.
 
-    def __init__(self, cache, workdir, *flags):
+    others: of `spawn`, for both. second: of process 1 alone.
+    """
+
+    def __init__(self, cache, workdir, *flags, second=(), **others):
         where = f"--coordinator=127.0.0.1:{free_port()}", f"--heartbeat={HEARTBEAT}"
         flags = (*FLAGS, f"--workdir={workdir}", *where, "--processes=2", *flags)
-        self.each = [spawn(cache, *flags, f"--process={i}") for i in (0, 1)]
+        self.each = [
+            spawn(cache, *flags, f"--process={i}", **others | dict(second if i else ()))
+            for i in (0, 1)
+        ]
 
     def __enter__(self):
         return self
@@ -106,19 +112,82 @@ def whole(folder, cache):
     return folder / "whole"
 
 
-def test_two_processes_train_as_two_devices_of_one_do(folder, cache, whole):
-    process = spawn(cache, *FLAGS, f"--workdir={folder / 'alone'}", devices=2)
+def alone(cache, workdir, *flags, devices):
+    """The same run by one process."""
+    process = spawn(cache, *FLAGS, f"--workdir={workdir}", *flags, devices=devices)
     _, err = process.communicate(timeout=90)
     assert process.returncode == 0, err
-    there, here = state(whole)[0], state(folder / "alone")[0]
-    for one, other in zip(there[1], here[1], strict=True):
+    return workdir
+
+
+def assert_alike(one, other):
+    """Rows, whose numbers may be rounded differently."""
+    assert type(one) is type(other)
+    if isinstance(one, dict):
         assert list(one) == list(other)
-        assert list(one["hyperparams"]) == list(other["hyperparams"])
-        for name, value in one.items():
-            if isinstance(value, float):
-                assert value == pytest.approx(other[name], rel=1e-4), name
-            else:
-                assert value == other[name]
+        for name in one:
+            assert_alike(one[name], other[name])
+    elif isinstance(one, list):
+        for pair in zip(one, other, strict=True):
+            assert_alike(*pair)
+    elif isinstance(one, float):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-3, nan_ok=True)
+    else:
+        assert one == other
+
+
+def test_two_processes_train_as_two_devices_of_one_do(folder, cache, whole):
+    here = alone(cache, folder / "alone", devices=2)
+    assert_alike(state(whole)[0], state(here)[0])
+
+
+TUNED = (
+    "--config.strategy=hyperdyn",
+    "--config.epochs=2",
+    "--config.hyperdyn.initial_points=2",
+)
+# A host whose every key is another than the config's seed gives.
+CORRUPT = """
+import runpy, sys
+import jax
+from hyperdyn_jax import runs
+runs.keys = lambda setup: jax.random.split(jax.random.key(setup.seed + 1), 3)
+sys.argv[0] = "train.py"
+runpy.run_path("train.py", run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def two_by_two(folder, cache):
+    """Two processes of two devices each; incumbent and challenger on groups of one
+    device of each process."""
+    with Pair(cache, folder / "two_by_two", *TUNED, devices=2) as pair:
+        codes, _, errs = pair.end()
+    assert codes == [0, 0], errs
+    return folder / "two_by_two"
+
+
+def test_two_processes_of_two_devices_are_one_of_four(folder, cache, two_by_two):
+    """Same parameters up to rounding, and one log of decisions: that of process 0."""
+    here = alone(cache, folder / "four", *TUNED, devices=4)
+    there = state(two_by_two)
+    assert_alike(there[0], state(here)[0])
+    in_turn = alone(
+        cache, folder / "in_turn", *TUNED, "--config.parallel=False", devices=4
+    )
+    assert_alike(there[0], state(in_turn)[0])
+
+
+def test_a_host_with_another_seed_cannot_part_from_the_others(
+    folder, cache, two_by_two
+):
+    program = {"program": ("-c", CORRUPT)}
+    with Pair(
+        cache, folder / "corrupt", *TUNED, devices=2, second=program.items()
+    ) as pair:
+        codes, _, errs = pair.end()
+    assert codes == [0, 0], errs
+    assert state(folder / "corrupt") == state(two_by_two)
 
 
 def test_faults_of_either_process_end_both_and_change_nothing(folder, cache, whole):

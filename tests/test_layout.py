@@ -1,15 +1,17 @@
 """Branches side by side, and steps in blocks, against one after the other."""
 
 import collections
+import functools
 import re
 
 import jax
+import jax.numpy as jnp
 import networks
 import numpy as np
 import pytest
 
 from hyperdyn_jax import data, layout, models, optimizers, training
-from hyperdyn_jax.steps import AXIS
+from hyperdyn_jax.steps import AXIS, cross_entropy
 
 KEY = jax.random.key(7)
 SETTINGS = [
@@ -185,3 +187,39 @@ def test_switching_between_branches_and_one_compiles_nothing_more(
     with compilations() as counter:
         epoch(state)
     assert counter.count == 0
+
+
+def test_devices_that_normalise_alone_average_what_each_finds(digits):
+    """A step of two devices against plain JAX on the halves of its batch."""
+    model = networks.Small()
+    trainer = make_trainer(digits, 2, model)
+    state = trainer.init(jax.random.key(0))
+    rate = {"learning_rate": np.float32(0.1), "momentum": np.float32(0.0)}
+    (end,), losses = trainer.train(trainer.begin([state], [rate]), 1, KEY)[1:]
+    host, source = jax.device_get(state), trainer.dataset
+    places = jnp.arange(64)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.fold_in(KEY, 0)))(
+        places
+    )
+    batch = source.load(source.resident("train"), source.train_batch(0).examples, keys)
+
+    @jax.jit
+    def half(images, labels):
+        def loss_fn(params):
+            variables = {"params": params, "batch_stats": host.batch_stats}
+            logits, new = model.apply(
+                variables, images, train=True, mutable=["batch_stats"]
+            )
+            return cross_entropy(logits, labels).mean(), new["batch_stats"]
+
+        return jax.value_and_grad(loss_fn, has_aux=True)(host.params)
+
+    halves = [half(*(x[i : i + 32] for x in batch)) for i in (0, 32)]
+    (loss, stats), grads = jax.tree.map(lambda a, b: (a + b) / 2, *halves)
+    wanted = jax.tree.map(
+        lambda w, g: w - 0.1 * (g + 1e-3 * w * (w.ndim > 1)), host.params, grads
+    )
+    assert losses[0, 0] == pytest.approx(float(loss), rel=1e-5)
+    for mine, theirs in ((end.params, wanted), (end.batch_stats, stats)):
+        for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)

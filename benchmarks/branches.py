@@ -1,0 +1,149 @@
+"""P6: two branches against twice one: in turn, on two groups of devices, and by vmap.
+
+    python benchmarks/branches.py DATA_DIR
+
+On the host, as two devices of one thread each. *One* is a branch on one of them; the
+two are trained there in turn; side by side, each on its own; and by the peer, `vmap`
+over both sets of weights on one device. All start from the same weights and must end
+with the same, up to rounding. In turn from pair to pair of one process.
+"""
+
+import argparse
+import functools
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+# Before JAX starts; a thread a device, so that a group is a fixed share of the machine.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=2 --xla_cpu_multi_thread_eigen=false"
+)
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import record
+from epoch import RESULTS, load
+
+from hyperdyn_jax import config as config_lib
+from hyperdyn_jax.steps import AXIS
+from hyperdyn_jax.training import Trainer
+
+# The config's file, and the steps of a timed stretch.
+CASES = {"cifar10_twin": 64, "cifar10": 3}
+PAIRS = 7
+SETTINGS = [
+    {"learning_rate": np.float32(rate), "momentum": np.float32(0.9)}
+    for rate in (0.1, 0.02)
+]
+KEY = jax.random.key(1)
+
+
+def ways(setup: config_lib.Setup, steps: int) -> dict[str, Callable[[], list[Any]]]:
+    """What is timed, each a function that gives the trained branches' parameters."""
+    parts = (setup.model, setup.optimizer, setup.dataset)
+    single = Trainer(*parts, jax.devices()[:1])
+    both = Trainer(*parts, jax.devices())
+
+    def train(trainer: Trainer, settings: list[Any]) -> Callable[[], list[Any]]:
+        state = trainer.init(jax.random.key(0))
+
+        def run() -> list[Any]:
+            begun = trainer.begin([state] * len(settings), settings)
+            trained = trainer.train(begun, steps, KEY).states
+            return [jax.block_until_ready(branch.params) for branch in trained]
+
+        return run
+
+    return {
+        "one": train(single, SETTINGS[:1]),
+        "in turn": train(single, SETTINGS),
+        "side by side": train(both, SETTINGS),
+        "vmap": vmapped(single, steps),
+    }
+
+
+def vmapped(trainer: Trainer, steps: int) -> Callable[[], list[Any]]:
+    """One program for both sets of weights on one device."""
+    step, _ = trainer._programs
+    over_device = functools.partial(jax.vmap, axis_name=AXIS)
+    # An axis of one device, for the averages over it; then one of branches.
+    inner = over_device(step, in_axes=(None, None, 0, None), out_axes=0)
+    program = jax.jit(jax.vmap(inner, in_axes=(0, None, None, None)))
+    resident = trainer._hold("train")
+    state = trainer.init(jax.random.key(0))
+    begun = trainer.begin([state] * 2, SETTINGS).states
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *begun)
+
+    def run() -> list[Any]:
+        wave = stacked
+        for i in range(steps):
+            batch = trainer._layout(1).put(trainer.dataset.train_batch(i))
+            wave, _ = program(wave, resident, batch, KEY)
+            wave = jax.tree.map(lambda x: x[:, 0], wave)
+        jax.block_until_ready(wave)
+        return [jax.tree.map(lambda x, i=i: x[i], wave.params) for i in range(2)]
+
+    return run
+
+
+def measure(name: str, data_dir: str) -> list[dict[str, Any]]:
+    """Rows, a way each: its time over twice that of one."""
+    steps = CASES[name]
+    setup = config_lib.build(load(name, data_dir))
+    timed = ways(setup, steps)
+    ends = {way: run() for way, run in timed.items()}  # also compiles
+    for way, params in ends.items():
+        same = [("one", 0)] if way == "one" else [("in turn", 0), ("in turn", 1)]
+        for (_, i), branch in zip(same, params, strict=True):
+            check_close(branch, ends["in turn"][i])
+    seconds: dict[str, list[float]] = {way: [] for way in timed}
+    for pair in range(PAIRS):
+        for way in list(timed) if pair % 2 else reversed(timed):
+            began = time.perf_counter()
+            timed[way]()
+            seconds[way].append(time.perf_counter() - began)
+    rows = []
+    for way in list(timed)[1:]:
+        ratios = [
+            mine / (2 * one)
+            for mine, one in zip(seconds[way], seconds["one"], strict=True)
+        ]
+        low, _, high = statistics.quantiles(ratios, n=4)
+        rows.append(
+            {
+                "config": name,
+                "layout": way,
+                "steps": steps,
+                "pairs": PAIRS,
+                "ratio": statistics.median(ratios),
+                "ratio_q25": low,
+                "ratio_q75": high,
+                "seconds": seconds[way],
+                "one_seconds": seconds["one"],
+            }
+        )
+    return rows
+
+
+def check_close(mine: Any, theirs: Any) -> None:
+    """The same up to rounding, which training makes larger step by step."""
+    for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(theirs), strict=True):
+        distance = np.linalg.norm(np.asarray(a) - np.asarray(b))
+        assert distance <= 0.05 * np.linalg.norm(b) + 1e-3, distance
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data_dir", metavar="DATA_DIR")
+    data_dir = parser.parse_args().data_dir
+    rows = [row for name in CASES for row in measure(name, data_dir)]
+    for row in rows:
+        print({name: x for name, x in row.items() if "seconds" not in name})
+    record.write(RESULTS / "branches.json", ("jax", "flax", "optax"), rows)
+
+
+if __name__ == "__main__":
+    main()
