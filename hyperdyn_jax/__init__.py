@@ -4,6 +4,8 @@ from hyperdyn_jax.acquisition import expected_improvement as expected_improvemen
 from hyperdyn_jax.acquisition import (
     log_expected_improvement as log_expected_improvement,
 )
+from hyperdyn_jax.baselines import Schedule as Schedule
+from hyperdyn_jax.explore import ExploreThenCommit as ExploreThenCommit
 from hyperdyn_jax.gp import TimeKernel as TimeKernel
 from hyperdyn_jax.hyperdyn import Hyperdyn as Hyperdyn
 from hyperdyn_jax.hyperdyn import HyperdynState as HyperdynState
@@ -13,7 +15,10 @@ from hyperdyn_jax.space import LogUniform as LogUniform
 from hyperdyn_jax.space import SearchSpace as SearchSpace
 from hyperdyn_jax.space import Uniform as Uniform
 from hyperdyn_jax.trend import keep_probability as keep_probability
+from hyperdyn_jax.tuning import Result as Result
+from hyperdyn_jax.tuning import tune as tune
 from hyperdyn_jax.types import Decision as Decision
+from hyperdyn_jax.types import DivergedError as DivergedError
 from hyperdyn_jax.types import Trials as Trials
 
 __version__ = "0.1.0"

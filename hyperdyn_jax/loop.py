@@ -15,7 +15,7 @@ import numpy as np
 
 from hyperdyn_jax import config as config_lib
 from hyperdyn_jax import display as display_lib
-from hyperdyn_jax import hosts, report, rundir, signals, switch
+from hyperdyn_jax import hosts, jsonl, report, rundir, signals, switch
 from hyperdyn_jax.display import Display
 from hyperdyn_jax.host import key_data
 from hyperdyn_jax.rundir import Follower, RunDirectory
@@ -31,14 +31,10 @@ from hyperdyn_jax.runs import (
 )
 from hyperdyn_jax.steps import TrainState, init_state
 from hyperdyn_jax.training import Evaluation, Trainer
-from hyperdyn_jax.types import Decision, Strategy, Trials
+from hyperdyn_jax.types import Decision, DivergedError, Strategy, Trials
 
 ATTEMPTS = 4  # at one epoch, before a run in which everything diverges gives up
 NARROWER = 0.1  # of the largest learning rate tried: the limit after two such attempts
-
-
-class DivergedError(RuntimeError):
-    """Every branch of an epoch diverged, in every attempt."""
 
 
 class Branch(NamedTuple):
@@ -424,30 +420,15 @@ def decision_row(
     before: Run, after: Run, trials: Trials, scores: np.ndarray, decision: Decision
 ) -> dict[str, Any]:
     """A row of decisions.jsonl: what was tried, what came of it, and why."""
-    count = len(trials.parents)
     extra = after.total_steps - before.total_steps - (after.step - before.step)
-    model = dict(trials.model)
-    if "length_scale" in model:
-        scales = zip(trials.hparams, model.pop("length_scale"), strict=True)
-        model["length_scales"] = dict(scales)
-    return {
-        "epoch": decision.epoch,
-        "trials": [trials.setting(i) for i in range(count)],
-        "scores": scores,
-        "score_before": before.score,
-        "branch": decision.branch,
-        "kept": decision.kept,
-        "keep_probability": decision.keep_probability,
-        "draw": decision.draw,
-        "posterior_mean": trials.posterior_mean,
-        "posterior_stddev": trials.posterior_stddev,
-        "expected_improvement": trials.expected_improvement,
-        "block": trials.block,
-        "p_value": decision.p_value,
-        "gp": model or None,
-        "extra_steps": extra,
-        "rollback": rollback(after),
-    }
+    return jsonl.decision_row(
+        trials,
+        scores,
+        decision,
+        score_before=before.score,
+        extra_steps=extra,
+        rollback=rollback(after),
+    )
 
 
 def rollback(run: Run) -> dict[str, Any] | None:

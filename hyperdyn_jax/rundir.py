@@ -3,21 +3,20 @@
 import fcntl
 import functools
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
 from tensorboardX import SummaryWriter
 
+from hyperdyn_jax import jsonl
 from hyperdyn_jax.checkpoints import Checkpoints
 from hyperdyn_jax.config import ConfigError, differences
+from hyperdyn_jax.jsonl import Row, dump, dump_config, replace_bytes
 from hyperdyn_jax.schedule import to_schedule
 
-Row = Mapping[str, Any]
 LOGS = ("decisions", "metrics")
 # Settings without which a run is the same, as far as it comes.
 MAY_CHANGE = ("save_minutes", "skip_bad_records")
@@ -96,10 +95,10 @@ class RunDirectory:
         counts = {log: len(rows) for log, rows in self.rows.items()}
         for log, rows in self.rows.items():
             file = self.path / f"{log}.jsonl"
-            if file.exists() and file.read_bytes() == _lines(rows):
+            if file.exists() and file.read_bytes() == jsonl.lines(rows):
                 self._written[log] = counts[log]
             else:
-                replace_bytes(file, _lines(rows[: self._written[log]]))
+                replace_bytes(file, jsonl.lines(rows[: self._written[log]]))
         if counts != self._written:
             self._publish(counts)
         return self._facts
@@ -137,7 +136,7 @@ class RunDirectory:
         first = self._written["metrics"]
         for log, count in counts.items():
             rows = self.rows[log][self._written[log] : count]
-            _append(self.path / f"{log}.jsonl", _lines(rows))
+            jsonl.append(self.path / f"{log}.jsonl", jsonl.lines(rows))
             self._written[log] = count
         metrics = self.rows["metrics"][: counts["metrics"]]
         if metrics:
@@ -211,7 +210,7 @@ def _is_finished(rows: Mapping[str, Sequence[Row]]) -> bool:
 def _add(there: Mapping[str, list[Row]], rows: Mapping[str, Row]) -> None:
     """Adds rows as they will be read."""
     for log, row in rows.items():
-        there[log].append(json.loads(dump(row)))
+        there[log].append(jsonl.as_read(row))
 
 
 def problems(path: Path, config: Row) -> list[str]:
@@ -230,7 +229,7 @@ def problems(path: Path, config: Row) -> list[str]:
             raise ValueError("it is no object of settings")
     except (ValueError, RecursionError) as error:
         return [f"{where}: {file.name} is damaged: {error}"]
-    configs = there, json.loads(_dump_config(config))
+    configs = there, json.loads(dump_config(config))
     for each in configs:
         for name in MAY_CHANGE:
             each.pop(name, None)
@@ -262,7 +261,7 @@ def _claim(path: Path, config: Row) -> TextIO:
         lock.close()
         message = f"--workdir={path} is in use by another process"
         raise ConfigError([message]) from None
-    replace_bytes(path / "config.json", _dump_config(config).encode())
+    replace_bytes(path / "config.json", dump_config(config).encode())
     return lock
 
 
@@ -294,54 +293,3 @@ def _read(path: Path, log: str, count: int | None, last: int) -> list[Row]:
                 [f"--workdir={path}: {file.name}, row {number}, is damaged: {error}"]
             ) from None
     return rows
-
-
-def dump(value: Any, indent: int | None = None) -> str:
-    """JSON of plain values and arrays; a number that is not finite becomes null."""
-    return json.dumps(_plain(value, lambda _: None), indent=indent, allow_nan=False)
-
-
-def _dump_config(config: Row) -> str:
-    """The same, but an infinite setting stays what it is, as text."""
-    return json.dumps(_plain(config, str), indent=2, allow_nan=False) + "\n"
-
-
-def _plain(value: Any, otherwise: Callable[[float], Any]) -> Any:
-    """JSON's own types, with something else for numbers that are not finite."""
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item, otherwise) for name, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist(), otherwise)
-    if isinstance(value, list | tuple):
-        return [_plain(item, otherwise) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return otherwise(value)
-    return value
-
-
-def _lines(rows: Sequence[Row]) -> bytes:
-    """Rows as a log has them."""
-    return "".join(dump(row) + "\n" for row in rows).encode()
-
-
-def _append(file: Path, content: bytes) -> None:
-    """Adds to a file, all of it or nothing."""
-    size = file.stat().st_size if file.exists() else 0
-    try:
-        with file.open("ab") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-    except OSError:
-        os.truncate(file, size)
-        raise
-
-
-def replace_bytes(file: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    part = file.with_name(f".{file.name}.part")
-    with part.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(part, file)

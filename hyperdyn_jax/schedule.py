@@ -41,8 +41,16 @@ def load_schedule(path: str | Path) -> dict[str, optax.Schedule]:
       ValueError: the file is not a schedule.
       OSError: the file cannot be read.
     """
-    ends, values = read_schedule(path)
-    return {name: _piecewise(ends, value) for name, value in values.items()}
+    return _functions(*read_schedule(path))
+
+
+def schedules(content: Mapping[str, Any]) -> dict[str, optax.Schedule]:
+    """The same from the content of a schedule.json, as `to_schedule` makes it.
+
+    Raises:
+      ValueError: it is not a schedule.
+    """
+    return _functions(*_parse(content, "this"))
 
 
 def read_schedule(path: str | Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -62,16 +70,29 @@ def read_schedule(path: str | Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     file = file / "schedule.json" if file.is_dir() else file
     try:
         content = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is not a schedule: {error!r}") from None
+    return _parse(content, file)
+
+
+def _parse(content: Any, where: object) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    try:
         ends = np.array(content["until_step"], np.int32)
         values = {
             name: np.array(value, np.float32)
             for name, value in content["hyperparams"].items()
         }
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{file} is not a schedule: {error!r}") from None
+        raise ValueError(f"{where} is not a schedule: {error!r}") from None
     if not len(ends) or any(v.shape != ends.shape for v in values.values()):
-        raise ValueError(f"{file} is not a schedule: it has no or uneven values")
+        raise ValueError(f"{where} is not a schedule: it has no or uneven values")
     return ends, values
+
+
+def _functions(
+    ends: np.ndarray, values: Mapping[str, np.ndarray]
+) -> dict[str, optax.Schedule]:
+    return {name: _piecewise(ends, value) for name, value in values.items()}
 
 
 def _piecewise(ends: np.ndarray, values: np.ndarray) -> optax.Schedule:

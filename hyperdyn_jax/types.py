@@ -83,6 +83,10 @@ class Decision(NamedTuple):
     p_value: float = math.nan
 
 
+class DivergedError(RuntimeError):
+    """Every branch of an epoch diverged, in every attempt."""
+
+
 class TooShortError(ValueError):
     """A run has not the steps that a strategy's settings take."""
 

@@ -200,5 +200,5 @@ def marked_config(folder: Path) -> list[str]:
     name = f"__import__('os').system('{MARK}')"
     config |= {"name": name, "epochs": 3, "batch_size": 256, "strategy": "constant"}
     config["model"]["width"] = 1
-    (folder / "config.json").write_text(rundir._dump_config(config))
+    (folder / "config.json").write_text(rundir.dump_config(config))
     return ["--config=config.json", "--workdir=run"]

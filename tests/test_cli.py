@@ -67,7 +67,7 @@ def test_config_files_that_cannot_be_loaded(capsys, tmp_path):
 
 def as_json(content, folder, name="config.json"):
     """The flag of a config that is written down as a run directory's is."""
-    (folder / name).write_text(rundir._dump_config(content))
+    (folder / name).write_text(rundir.dump_config(content))
     return f"--config={folder / name}"
 
 
@@ -80,9 +80,7 @@ def test_configs_come_back_from_json_as_they_were(tmp_path, file):
     flag = as_json(config.to_dict(), tmp_path)
     again = cli.load_config(["train.py", flag])
     assert again.to_dict() == config.to_dict()
-    assert (
-        rundir._dump_config(again.to_dict()) == (tmp_path / "config.json").read_text()
-    )
+    assert rundir.dump_config(again.to_dict()) == (tmp_path / "config.json").read_text()
     for name, value in config.to_dict().items():
         assert type(again.to_dict()[name]) is type(value)
     changes = [
@@ -139,7 +137,7 @@ def test_nothing_in_json_is_run(tmp_path):
     code = f"__import__('pathlib').Path({str(tmp_path / 'run')!r}).touch()"
     content = settings(name=code, model__name=code, hyperdyn__kernel=f"{{{code}}}")
     file = tmp_path / "config.json"
-    file.write_text(rundir._dump_config(content | {code.replace(".", "_"): code}))
+    file.write_text(rundir.dump_config(content | {code.replace(".", "_"): code}))
     config_dict = cli.load_config(["train.py", f"--config={file}"])
     assert config_dict.name == code
     with pytest.raises(config.ConfigError) as caught:

@@ -1,0 +1,72 @@
+"""Flax NNX: a perceptron on digits, its learning rate tuned while it trains.
+
+python examples/flax_nnx.py
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from sklearn.datasets import load_digits
+
+from hyperdyn_jax import LogUniform, SearchSpace, optimizers, tune
+
+EPOCHS, STEPS_PER_EPOCH, BATCH = 10, 300, 32
+images, labels = load_digits(return_X_y=True)
+order = jax.random.permutation(jax.random.key(3), len(images))  # writers, mixed
+images, labels = (
+    jnp.asarray(images / 16, jnp.float32)[order],
+    jnp.asarray(labels)[order],
+)
+train_set = images[:1280], labels[:1280]
+validation_set = images[1280:], labels[1280:]
+
+rngs = nnx.Rngs(0)
+model = nnx.Sequential(nnx.Linear(64, 64, rngs=rngs), nnx.relu,
+                       nnx.Linear(64, 10, rngs=rngs))  # fmt: skip
+# Modules change in place, and branches must not: the tuner sees the split-off state.
+graph, params = nnx.split(model)
+optimizer = optimizers.create_optimizer(
+    "sgd", {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 1e-4}, averaging=5.0
+)
+
+
+def loss(params, data):
+    logits = nnx.merge(graph, params)(data[0])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, data[1]).mean()
+
+
+@jax.jit
+def train_step(params, opt_state, step):
+    key = jax.random.fold_in(jax.random.key(1), step)  # batches by the step's number
+    rows = jax.random.choice(key, len(train_set[0]), (BATCH,))
+    batch = jax.tree.map(lambda x: x[rows], train_set)
+    updates, opt_state = optimizer.update(
+        jax.grad(loss)(params, batch), opt_state, params
+    )
+    return optax.apply_updates(params, updates), opt_state
+
+
+def train(state, hparams, steps):
+    params, opt_state = state
+    opt_state = optimizers.set_hyperparams(opt_state, hparams)
+    for step in steps:
+        params, opt_state = train_step(params, opt_state, step)
+    return params, opt_state
+
+
+def evaluate(state):
+    params, opt_state = state
+    return -float(loss(optimizers.eval_params(opt_state, params), validation_set))
+
+
+state = params, optimizer.init(params)
+start = {"learning_rate": 1e-4}
+space = SearchSpace(learning_rate=LogUniform(1e-4, 0.2))
+result = tune(train, evaluate, state, space, epochs=EPOCHS, base=start,
+              steps_per_epoch=STEPS_PER_EPOCH, key=jax.random.key(2))  # fmt: skip
+model = nnx.merge(graph, result.state[0])  # the trained module
+
+total = EPOCHS * STEPS_PER_EPOCH  # every probe counted
+plain = evaluate(train(state, start, range(total)))
+print(f"{result.score:.4f} tuned, {plain:.4f} as it started, {total} steps each")

@@ -1,0 +1,362 @@
+"""`tune`: any training state, any strategy, decisions as of the bare ask and tell.
+
+The problem is gradient descent on w^2 / 2, whose step is w -> (1 - rate) w.
+"""
+
+import itertools
+import json
+import math
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hyperdyn_jax import (
+    DivergedError,
+    Hyperdyn,
+    LogUniform,
+    Schedule,
+    SearchSpace,
+    baselines,
+    load_schedule,
+    report,
+    tune,
+)
+
+SPACE = SearchSpace(learning_rate=LogUniform(1e-4, 1.5))
+KEY = jax.random.key(0)
+START = np.float32(10)
+SIZE = {"epochs": 6, "steps_per_epoch": 20, "key": KEY}
+
+
+class Loop:
+    """A training loop that remembers what it was asked to do."""
+
+    def __init__(self):
+        self.calls, self.scores = [], 0
+
+    def train(self, w, hparams, steps):
+        self.calls.append((float(hparams["learning_rate"]), steps))
+        for step in steps:
+            shake = np.float32(1e-3 * math.sin(step))  # the batch of that number
+            w = w * (1 - hparams["learning_rate"]) + shake
+        return w
+
+    def loss(self, w):
+        self.scores += 1
+        return -float(abs(w)) - 1e-3
+
+    def percent(self, w):
+        return 100 * math.exp(-float(abs(w)))
+
+
+@pytest.fixture(scope="module")
+def explored():
+    """An explore-then-commit run, and the loop that it drove."""
+    loop, start = Loop(), START
+    result = tune(
+        loop.train, loop.loss, start, SPACE, base={"learning_rate": 1e-3}, **SIZE
+    )
+    return loop, result
+
+
+def accepted_path(loop, result):
+    """The state that the accepted settings lead to."""
+    w, step = START, 0
+    for row in result.metrics:
+        rate = np.float32(row["hyperparams"]["learning_rate"])
+        w = loop.train(w, {"learning_rate": rate}, range(step, row["step"]))
+        step = row["step"]
+    return w
+
+
+def test_own_setting_is_left_for_a_better_one_within_the_budget(explored):
+    loop, result = explored
+    last = result.metrics[-1]
+    assert last["hyperparams"]["learning_rate"] > 0.01
+    assert last["total_steps"] == sum(len(steps) for _, steps in loop.calls) == 120
+    assert 100 <= last["step"] < 120  # max_overhead = 0.2
+    plain = Loop().train(START, {"learning_rate": 1e-3}, range(120))
+    assert abs(result.state) < 0.1 * abs(plain)
+    assert result.score == loop.loss(result.state) == -last["validation_loss"]
+    assert last["validation_accuracy"] is None
+
+
+def test_branches_that_are_compared_have_the_same_steps(explored):
+    loop, result = explored
+    calls = iter(loop.calls)
+    pairs = []
+    for row in result.decisions:
+        ranges = [next(calls)[1] for _ in row["trials"]]
+        assert len(set(ranges)) == 1
+        if len(row["trials"]) == 2:
+            pairs.append(ranges[0])
+    # The pairs that confirm each have fresh data, none of the probes' own.
+    assert len(pairs) >= 3
+    assert pairs[0].start > 0
+    assert all(a.stop == b.start for a, b in itertools.pairwise(pairs))
+
+
+def test_state_is_that_of_the_accepted_path(explored):
+    loop, result = explored
+    assert accepted_path(loop, result) == result.state
+
+
+def test_schedule_of_the_result_is_the_accepted_path(explored):
+    _, result = explored
+    rate, step = result.schedule["learning_rate"], 0
+    for row in result.metrics:
+        for step in (step, row["step"] - 1):  # noqa: B020 (both ends of the epoch)
+            assert rate(step) == np.float32(row["hyperparams"]["learning_rate"])
+        step = row["step"]
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        baselines.RandomSearch(SPACE),
+        baselines.HyperbandVariant(SPACE),
+        baselines.ReduceOnPlateau({"learning_rate": 0.5}, patience=0),
+        Schedule.cosine(6, 0.3),
+        baselines.AutoLRS(SPACE, stage=2, max_stage=2, probes=2, segments=3),
+    ],
+    ids=lambda strategy: type(strategy).__name__,
+)
+def test_every_strategy(strategy):
+    loop = Loop()
+    evaluate = loop.loss if strategy.metric == "loss" else loop.percent
+    result = tune(loop.train, evaluate, START, strategy, **SIZE)
+    assert result.metrics[-1]["step"] == 120
+    assert result.score == evaluate(result.state)
+    assert accepted_path(Loop(), result) == result.state
+
+
+def test_decisions_are_those_of_the_bare_tuner():
+    """A population, which holds several states, against a loop written by hand."""
+    tuner, loop = baselines.PB2(SPACE, population=3, capacity=16), Loop()
+    size = SIZE | {"epochs": 3}
+    result = tune(loop.train, loop.percent, START, tuner, **size)
+    held = [START]
+    state = tuner.init(KEY, loop.percent(held[0]))
+    for epoch in range(3):
+        trials = tuner.ask(state)
+        steps = range(20 * epoch, 20 * epoch + 20)
+        branches = [
+            loop.train(held[parent], trials.setting(i), steps)
+            for i, parent in enumerate(trials.parents)
+        ]
+        state, decision = tuner.tell(state, trials, [loop.percent(b) for b in branches])
+        held = [(branches + held)[i] for i in decision.hold]
+        assert result.decisions[epoch]["branch"] == decision.branch
+    assert result.state == held[0]
+    assert result.score == loop.percent(held[0])
+    assert [row["total_steps"] for row in result.metrics] == [60, 120, 180]
+
+
+def test_diverged_branches_are_never_taken():
+    def train(state, hparams, steps):
+        rate = hparams["learning_rate"]
+        return {
+            "w": state["w"] + len(steps),
+            "bad": np.float32(np.nan if rate > 0.01 else 0),
+        }
+
+    result = tune(
+        train, lambda state: state["w"], {"w": 0.0, "bad": np.float32(0)},
+        baselines.RandomSearch(SPACE), **SIZE
+    )  # fmt: skip
+    rates = [row["hyperparams"]["learning_rate"] for row in result.metrics]
+    assert max(rates) <= 0.01
+    assert any(None in row["scores"] for row in result.decisions)
+    assert result.state["w"] == 120
+
+
+@pytest.mark.parametrize(
+    "tuner", [SPACE, baselines.RandomSearch(SPACE)], ids=["explore", "random"]
+)
+def test_where_everything_diverges_the_run_gives_up(tuner):
+    loop = Loop()
+    with pytest.raises(DivergedError, match=r"every branch of epoch 0 diverged, 4 tim"):
+        tune(lambda *a: loop.train(*a) * np.nan, lambda _: -1.0, 1.0, tuner, **SIZE)
+    assert len(loop.calls) <= 30
+
+
+def test_state_must_be_left_as_it_was():
+    def in_place(state, hparams, _):
+        state["w"] = state["w"] - hparams["learning_rate"]
+        return state
+
+    donating = jax.jit(lambda w, rate: w - rate, donate_argnums=0)
+    strategy = Schedule.constant(learning_rate=0.1)
+    with pytest.raises(ValueError, match="train changes the state that it is given"):
+        tune(in_place, lambda _: 1.0, {"w": jnp.ones(3)}, strategy, **SIZE)
+    with pytest.raises(ValueError, match="train donates the state that it is given"):
+        tune(
+            lambda w, hparams, _: donating(w, hparams["learning_rate"]),
+            lambda _: 1.0, jnp.float32(1), strategy, **SIZE,
+        )  # fmt: skip
+    with pytest.raises(ValueError, match="must return the new state, got None"):
+        tune(lambda *_: None, lambda _: 1.0, 1.0, strategy, **SIZE)
+
+
+def rows(path, log):
+    return [
+        json.loads(line) for line in (path / f"{log}.jsonl").read_text().splitlines()
+    ]
+
+
+def without_seconds(metrics):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in metrics]
+
+
+def full_state():
+    return {
+        "w": jnp.asarray(START),
+        "half": jnp.ones(2, jnp.bfloat16) / 3,
+        "key": jax.random.key(7),
+        "count": 0,
+        "act": jnp.tanh,
+    }
+
+
+def full_train(state, hparams, steps):
+    new = Loop().train(state["w"], hparams, steps)
+    key, _ = jax.random.split(state["key"])
+    noise = 1e-3 * jax.random.normal(key, (), jnp.float32)
+    count = state["count"] + len(steps)
+    return {**state, "w": new + noise, "key": key, "count": count}
+
+
+@pytest.mark.parametrize("stops", [[1], [4, 9, 10]])
+def test_stopped_run_goes_on_and_ends_as_it_would_have(tmp_path, stops):
+    tuner = baselines.RandomSearch(SPACE, settings=3)
+    evaluations = 0
+
+    def evaluate(state):
+        nonlocal evaluations
+        evaluations += 1
+        if evaluations in stops:
+            raise KeyboardInterrupt
+        return Loop().percent(state["w"])
+
+    def attempt(path):
+        return tune(full_train, evaluate, full_state(), tuner, workdir=path, **SIZE)
+
+    told = []
+    for _ in stops:
+        with pytest.raises(KeyboardInterrupt):
+            attempt(tmp_path / "stopped")
+    stopped, stops = attempt(tmp_path / "stopped"), []
+    whole = tune(
+        full_train, evaluate, full_state(), tuner, **SIZE,
+        workdir=tmp_path / "whole", callback=lambda _, row: told.append(row),
+    )  # fmt: skip
+    assert whole.metrics == told
+    for a, b in zip(
+        jax.tree.leaves(stopped.state), jax.tree.leaves(whole.state), strict=True
+    ):
+        assert a is b or np.all(a == b)
+        assert getattr(a, "dtype", None) == getattr(b, "dtype", None)
+    assert stopped.state["half"].dtype == jnp.bfloat16
+    metrics, decisions = (
+        rows(tmp_path / "stopped", n) for n in ("metrics", "decisions")
+    )
+    assert metrics == stopped.metrics
+    assert without_seconds(metrics) == without_seconds(whole.metrics)
+    assert decisions == whole.decisions
+    rate = load_schedule(tmp_path / "stopped")["learning_rate"]
+    assert [float(rate(row["step"] - 1)) for row in metrics] == [
+        row["hyperparams"]["learning_rate"] for row in metrics
+    ]
+
+
+@pytest.fixture
+def finished(tmp_path):
+    loop, strategy = Loop(), Schedule.constant(learning_rate=0.1)
+
+    def again(state=START, strategy=strategy, **changes):
+        size = {"epochs": 2, "steps_per_epoch": 3, "key": KEY} | changes
+        return tune(loop.train, loop.loss, state, strategy, workdir=tmp_path, **size)
+
+    again()
+    return tmp_path, again, loop
+
+
+def test_finished_run_is_read(finished):
+    _, again, loop = finished
+    before = len(loop.calls), loop.scores
+    result = again()
+    assert (len(loop.calls), loop.scores) == before
+    assert len(result.metrics) == 2
+
+
+def test_another_run_is_refused(finished):
+    path, again, _ = finished
+    for changes in (
+        {"epochs": 3},
+        {"key": jax.random.key(1)},
+        {"strategy": Schedule.constant(learning_rate=0.2)},
+    ):
+        with pytest.raises(ValueError, match="holds another run, see its config"):
+            again(**changes)
+    with pytest.raises(ValueError, match=r"another state: shape \(\) for held/0, of"):
+        again(state=np.zeros(3, np.float32))
+    content = (path / "state.npz").read_bytes()
+    (path / "state.npz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"state\.npz is damaged"):
+        again()
+
+
+@pytest.mark.parametrize("strategy", [Schedule.cosine(6, 0.3), None])
+def test_report_makes_a_page_of_it(tmp_path, strategy):
+    loop = Loop()
+    evaluate = loop.percent if strategy else loop.loss
+    strategy = strategy or baselines.ReduceOnPlateau({"learning_rate": 0.1})
+    tune(loop.train, evaluate, np.float32(3), strategy, workdir=tmp_path, **SIZE)
+    page = report.write_report([tmp_path]).read_text()
+    assert "120 accepted / 120 total" in page
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs must be a whole number >= 1, got 0"),
+        ({"steps_per_epoch": 2.5}, "steps_per_epoch must be a whole number"),
+        ({"epochs": 1, "steps_per_epoch": 9}, "is room for 1 steps of probes"),
+        ({"tuner": "adam"}, "tuner must be a SearchSpace or a strategy, got 'adam'"),
+        ({"base": {"learning_rate": 9.0}}, "the space must hold the base's learning"),
+        ({"base": {"momentum": 0.9}}, "base must have the search space's hyperparame"),
+        ({"tuner": Hyperdyn(SPACE), "base": {}}, "base goes with a SearchSpace"),
+        ({"tuner": baselines.AutoLRS(SPACE), "steps_per_epoch": 8}, "trials 0.2 steps"),
+        ({"evaluate": lambda _: 50.0}, "score must be minus a loss > 0, got 50"),
+        ({"evaluate": lambda _: math.nan}, "score must be finite"),
+        ({"key": 3}, "key must be one PRNG key such as jax.random.key"),
+    ],
+)  # fmt: skip
+def test_problems_in_one_line_before_anything_is_trained(changes, message):
+    loop = Loop()
+    arguments = {"evaluate": loop.loss, "state": 1.0, "tuner": SPACE} | SIZE | changes
+    with pytest.raises(ValueError, match=message) as error:
+        tune(loop.train, **arguments)
+    assert str(error.value).count("\n") == 0
+    assert not loop.calls
+
+
+def test_neither_networks_nor_data_nor_figures_are_imported(tmp_path):
+    program = f"""
+import sys, numpy as np, jax, hyperdyn_jax as h
+from hyperdyn_jax import optimizers
+h.tune(lambda w, hparams, steps: w * (1 - hparams["learning_rate"]), lambda w: -w,
+       np.float32(1), h.Schedule.constant(learning_rate=0.1), epochs=2,
+       steps_per_epoch=1, key=jax.random.key(0), workdir={str(tmp_path)!r})
+heavy = "flax orbax tensorflow tensorflow_datasets grain sklearn matplotlib torch"
+heavy += " ml_collections tensorboardX wandb mlflow"
+print([name for name in heavy.split() if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
