@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hyperdyn_jax import data, models, optimizers, space, steps, types
+from hyperdyn_jax import data, models, optimizers, space, steps, trackers, types
 from hyperdyn_jax.datasets import DATASETS
 from hyperdyn_jax.strategies import STRATEGIES, Context
 
@@ -56,6 +56,7 @@ OPTIONAL: dict[str, tuple[type, int]] = {
     "fork": (str, 0),
     "parallel": (bool, 0),
     "scan": (bool, 0),
+    "trackers": (str, 0),
 }
 
 
@@ -173,6 +174,7 @@ def build(config: Config) -> Setup:
     )
     create = functools.partial(_optimizer, averaging=averaging)
     optimizer = make("optimizer", create, "optimizer", "averaging")
+    make("trackers", lambda c: trackers.parse(c.get("trackers", "")), "trackers")
     model = make("model", functools.partial(_model, dataset=dataset), "model")
     if problems:
         lines = (line for part in problems.values() for line in part)

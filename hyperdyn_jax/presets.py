@@ -83,6 +83,7 @@ def tuning(
         "save_minutes": config_dict.placeholder(float),
         "parallel": config_dict.placeholder(bool),
         "scan": config_dict.placeholder(bool),
+        "trackers": "",  # beside TensorBoard: wandb, mlflow
         "strategy": strategy or STRATEGY.get(optimizer, "explore"),
         "hyperdyn": dict(HYPERDYN),
         "explore": dict(EXPLORE),

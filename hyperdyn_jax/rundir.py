@@ -9,9 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from tensorboardX import SummaryWriter
-
-from hyperdyn_jax import jsonl
+from hyperdyn_jax import jsonl, trackers
 from hyperdyn_jax.checkpoints import Checkpoints
 from hyperdyn_jax.config import ConfigError, differences
 from hyperdyn_jax.jsonl import Row, dump, dump_config, replace_bytes
@@ -19,7 +17,7 @@ from hyperdyn_jax.schedule import to_schedule
 
 LOGS = ("decisions", "metrics")
 # Settings without which a run is the same, as far as it comes.
-MAY_CHANGE = ("save_minutes", "skip_bad_records")
+MAY_CHANGE = ("save_minutes", "skip_bad_records", "trackers")
 
 
 class RunDirectory:
@@ -43,7 +41,10 @@ class RunDirectory:
         self.path = path
         self._lock = _claim(path, config)
         self.checkpoints = Checkpoints(path / "checkpoints", say)
-        self._board: SummaryWriter | None = None
+        names = ["tensorboard", *trackers.parse(config.get("trackers", ""))]
+        self._trackers = trackers.Trackers(
+            path, list(dict.fromkeys(names)), config, say
+        )
         self._saved = time.monotonic()
         try:
             self._facts = self._newest(say)
@@ -65,8 +66,7 @@ class RunDirectory:
         try:
             self.checkpoints.close()
         finally:
-            if self._board is not None:
-                self._board.close()
+            self._trackers.close()
             self._lock.close()
 
     def _newest(self, say: Callable[[str], Any]) -> dict[str, Any] | None:
@@ -99,9 +99,17 @@ class RunDirectory:
                 self._written[log] = counts[log]
             else:
                 replace_bytes(file, jsonl.lines(rows[: self._written[log]]))
-        if counts != self._written:
+        if not self.is_finished():
+            self._start_trackers()
+        if counts != self._written or self._trackers.lack(counts["metrics"]):
             self._publish(counts)
         return self._facts
+
+    def _start_trackers(self) -> None:
+        try:
+            self._trackers.start()
+        except ValueError as error:
+            raise ConfigError([f"config.trackers: {error}"]) from None
 
     def restore(self, like: Any) -> Any:
         """The arrays of that checkpoint, as `Checkpoints.restore` does."""
@@ -133,7 +141,6 @@ class RunDirectory:
 
     def _publish(self, counts: Mapping[str, int]) -> None:
         """Appends the rows up to these numbers of them, all that are not there yet."""
-        first = self._written["metrics"]
         for log, count in counts.items():
             rows = self.rows[log][self._written[log] : count]
             jsonl.append(self.path / f"{log}.jsonl", jsonl.lines(rows))
@@ -142,23 +149,7 @@ class RunDirectory:
         if metrics:
             schedule = dump(to_schedule(metrics), indent=1) + "\n"
             replace_bytes(self.path / "schedule.json", schedule.encode())
-        accepted = [row for row in self.rows["decisions"] if row["branch"] >= 0]
-        for shown in zip(metrics[first:], accepted[first:], strict=False):
-            self._show(*shown)
-
-    def _show(self, metrics: Row, decision: Row) -> None:
-        """TensorBoard's copy of an epoch, over accepted optimizer steps."""
-        step = metrics["step"]
-        if self._board is None:
-            folder = str(self.path / "tensorboard")
-            self._board = SummaryWriter(folder, purge_step=step)
-        scalars = {k: v for k, v in metrics.items() if k not in ("step", "hyperparams")}
-        scalars |= {f"hyperparams/{k}": v for k, v in metrics["hyperparams"].items()}
-        scalars |= {k: decision[k] for k in ("keep_probability", "extra_steps")}
-        for name, value in scalars.items():
-            if value is not None:
-                self._board.add_scalar(name, value, step)
-        self._board.flush()
+        self._trackers.follow(metrics, self.rows["decisions"])
 
 
 class Follower:

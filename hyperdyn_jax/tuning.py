@@ -6,6 +6,7 @@ The loop of a run without its network and data: ask, train every branch from the
 that it starts from, score it, tell, go on with one of them.
 """
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -23,6 +24,7 @@ import numpy as np
 import optax
 
 from hyperdyn_jax import jsonl
+from hyperdyn_jax import trackers as tracking
 from hyperdyn_jax.baselines import Schedule, common
 from hyperdyn_jax.explore import ExploreThenCommit
 from hyperdyn_jax.host import key_data
@@ -70,6 +72,7 @@ def tune(
     key: jax.Array,
     base: Mapping[str, float] | Schedule | None = None,
     workdir: str | Path | None = None,
+    trackers: str = "",
     callback: Callable[[State, Row], Any] | None = None,
 ) -> Result[State]:
     """Trains any state while its hyperparameters are tuned.
@@ -100,6 +103,8 @@ def tune(
       workdir: a directory to write metrics.jsonl, decisions.jsonl, schedule.json and
         the newest state to. The same call again goes on from there, and ends as it
         would have ended; `python -m hyperdyn_jax.report` makes a page of it.
+      trackers: of 'tensorboard', 'wandb' and 'mlflow', those that every accepted epoch
+        is sent to, separated by commas; they need a workdir.
       callback: `callback(state, row)` is told of every accepted epoch, the row being
         that of metrics.jsonl.
 
@@ -122,24 +127,25 @@ def tune(
       True
     """
     strategy = _strategy(tuner, epochs, steps_per_epoch, base)
-    tuner_key = key_data(key)
-    store = None
-    if workdir is not None:
-        about = _about(strategy, epochs, steps_per_epoch, tuner_key)
-        store = _Store(Path(workdir), about)
-    run = store.load(strategy, key, state) if store else None
-    if run is None:
-        score = float(evaluate(state))
-        run = _Run([_Held(state, 0)], strategy.init(key, score), score)
     loop = _Loop(strategy, train, evaluate, epochs, steps_per_epoch)
-    while run.step < loop.accepted_steps(run):
-        if run.attempts >= ATTEMPTS:
-            raise DivergedError(_diverged(run))
-        accepted, run = run.epoch, loop.decide(run)
-        if store:
-            store.save(run)
-        if callback and run.epoch > accepted:
-            callback(run.held[0].state, run.metrics[-1])
+    about = _about(loop, key_data(key))
+    names = tracking.parse(trackers)
+    if names and workdir is None:
+        raise ValueError(f"trackers={trackers!r} need a workdir")
+    with contextlib.ExitStack() as stack:
+        store = workdir and stack.enter_context(_Store(Path(workdir), about, names))
+        run = store.load(strategy, key, state) if store else None
+        if run is None:
+            score = float(evaluate(state))
+            run = _Run([_Held(state, 0)], strategy.init(key, score), score)
+        while run.step < loop.accepted_steps(run):
+            if run.attempts >= ATTEMPTS:
+                raise DivergedError(_diverged(run))
+            accepted, run = run.epoch, loop.decide(run)
+            if store:
+                store.save(run)
+            if callback and run.epoch > accepted:
+                callback(run.held[0].state, run.metrics[-1])
     return Result(run.held[0].state, run.score, run.metrics, run.decisions)
 
 
@@ -342,15 +348,13 @@ _ARRAYS = (jax.Array, np.ndarray, np.generic)
 _NUMBERS = (bool, int, float, complex)
 
 
-def _about(
-    strategy: Strategy, epochs: int, steps_per_epoch: int, key: np.ndarray
-) -> dict[str, Any]:
+def _about(loop: _Loop, key: np.ndarray) -> dict[str, Any]:
     """The config.json of a run: what has to be the same to go on with it."""
     return {
-        "strategy": type(strategy).__name__,
-        "settings": re.sub(r" at 0x[0-9a-f]+", "", repr(strategy)),
-        "epochs": epochs,
-        "steps_per_epoch": steps_per_epoch,
+        "strategy": type(loop.strategy).__name__,
+        "settings": re.sub(r" at 0x[0-9a-f]+", "", repr(loop.strategy)),
+        "epochs": loop.epochs,
+        "steps_per_epoch": loop.steps_per_epoch,
         "key": key,
     }
 
@@ -362,12 +366,13 @@ class _Store:
     Args:
       path: the directory; made if it is not there.
       about: the run's config.json.
+      names: of the trackers that rows are sent to.
 
     Raises:
-      ValueError: the directory holds another run.
+      ValueError: the directory holds another run, or a tracker cannot be started.
     """
 
-    def __init__(self, path: Path, about: Row):
+    def __init__(self, path: Path, about: Row, names: list[str]):
         self._path, self._newest = path, path / "state.npz"
         config, text = path / "config.json", jsonl.dump_config(about)
         if config.exists() and config.read_text() != text:
@@ -377,6 +382,14 @@ class _Store:
             )
         path.mkdir(parents=True, exist_ok=True)
         jsonl.replace_bytes(config, text.encode())
+        self._trackers = tracking.Trackers(path, names, about)
+        self._trackers.start()
+
+    def __enter__(self) -> "_Store":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._trackers.close()
 
     def save(self, run: _Run) -> None:
         """Writes the run and its rows."""
@@ -399,6 +412,7 @@ class _Store:
         if run.metrics:
             schedule = jsonl.dump(to_schedule(run.metrics), indent=1) + "\n"
             jsonl.replace_bytes(self._path / "schedule.json", schedule.encode())
+        self._trackers.follow(run.metrics, run.decisions)
 
     def load(self, strategy: Strategy, key: jax.Array, state: Any) -> _Run | None:
         """The saved run, None if there is none.

@@ -242,6 +242,7 @@ CASES = [
     Case("an axis to explore that there is not", digits("explore.tune=momentum,b1"), ("config.explore.tune must be among learning_rate, momentum, got 'b1'",)),
     Case("fewer epochs than probes take", digits("epochs=1", "batch_size=128"), ("config.strategy: max_overhead=0.2 of 10 steps is room for 1 steps of probes, and it takes ",)),
     Case("fewer steps than a stage takes", digits("epochs=1", "batch_size=128", "strategy=autolrs"), ("config.strategy: its shortest trials would be of 0.25 steps; more epochs,",)),
+    Case("an unknown tracker", digits("trackers=wb"), ("config.trackers must be among tensorboard, wandb, mlflow, got 'wb'",)),
     Case("an average of a negative power", digits("averaging=-1"), ("config.averaging must be None or a number >= 0, got -1.0",)),
     Case("a run to replay that is not there", JSON, ("config.replay.run: [Errno 2] No such file or directory: 'HERE/none'",), lambda here: as_json(strategy="replay", replay={"run": str(here / "none")})(here)),
     Case("a run to start from that is not there", digits("explore.warm_start=HERE/none"), ("config.explore.warm_start: [Errno 2] No such file or directory: 'HERE/none/decisions.jsonl'",)),

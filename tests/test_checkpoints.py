@@ -206,7 +206,7 @@ def test_rows_are_written_after_the_checkpoint_that_holds_them(tmp_path, monkeyp
         row = {"epoch": epoch, "branch": -1}
         assert file.read_text().count("\n") == epoch
         if epoch == 2:
-            monkeypatch.setattr(rundir, "_append", torn)
+            monkeypatch.setattr(rundir.jsonl, "append", torn)
         directory.commit({"decisions": row}, arrays(), {"score": 0.0})
         directory.checkpoints._future.result()
     with pytest.raises(SaveError, match="Input/output error"):
