@@ -114,6 +114,19 @@ def test_schedule_of_the_result_is_the_accepted_path(explored):
         step = row["step"]
 
 
+def test_replay_has_the_same_setting_at_every_step(explored):
+    _, result = explored
+    ends = tuple(row["step"] for row in result.metrics)
+    replay, loop = baselines.Replay(result.schedule, ends, 20), Loop()
+    again = tune(loop.train, loop.percent, START, replay, **SIZE)
+    played = [rate for rate, steps in loop.calls for _ in steps]
+    assert len(played) == ends[-1]
+    assert played == [
+        float(result.schedule["learning_rate"](i)) for i in range(ends[-1])
+    ]
+    assert again.state == result.state
+
+
 @pytest.mark.parametrize(
     "strategy",
     [

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -86,7 +86,74 @@ def _parse(content: Any, where: object) -> tuple[np.ndarray, dict[str, np.ndarra
         raise ValueError(f"{where} is not a schedule: {error!r}") from None
     if not len(ends) or any(v.shape != ends.shape for v in values.values()):
         raise ValueError(f"{where} is not a schedule: it has no or uneven values")
+    if np.diff(ends, prepend=np.int32(0)).min() < 1:
+        raise ValueError(f"{where} is not a schedule: its steps do not increase")
+    if not all(np.isfinite(v).all() for v in values.values()):
+        raise ValueError(f"{where} is not a schedule: a value is not a finite number")
     return ends, values
+
+
+class Difference(NamedTuple):
+    """Where one hyperparameter of two schedules is not the same.
+
+    first: the first step at which it is not.
+    steps: how many there are, among those that both schedules have.
+    most: the step with the largest ratio, or difference where a value is 0.
+    values: of both schedules, at the first step and at that one.
+    """
+
+    first: int
+    steps: int
+    most: int
+    values: tuple[tuple[float, float], tuple[float, float]]
+
+
+def differences(a: str | Path, b: str | Path) -> dict[str, Difference | None]:
+    """Where two runs' schedules part, and by how much.
+
+    Args:
+      a, b: as for `read_schedule`.
+
+    Returns:
+      For every hyperparameter that both have; None where they are the same at every
+      step that both have.
+
+    Raises:
+      ValueError, OSError: as `read_schedule` does.
+    """
+    (ends, values), (other_ends, other_values) = read_schedule(a), read_schedule(b)
+    # Both hold still from one of these steps to the next.
+    starts = np.unique([0, *ends, *other_ends])
+    starts = starts[starts < min(ends[-1], other_ends[-1])]
+    lengths = np.diff(starts, append=min(ends[-1], other_ends[-1]))
+
+    def at(ends: np.ndarray, values: np.ndarray) -> np.ndarray:
+        return values[np.searchsorted(ends, starts, side="right")].astype(np.float64)
+
+    return {
+        name: _difference(
+            at(ends, values[name]), at(other_ends, other_values[name]), starts, lengths
+        )
+        for name in values
+        if name in other_values
+    }
+
+
+def _difference(
+    x: np.ndarray, y: np.ndarray, starts: np.ndarray, lengths: np.ndarray
+) -> Difference | None:
+    apart = x != y
+    if not apart.any():
+        return None
+    positive = (np.minimum(x, y) > 0).all()
+    size = np.abs(np.log(x / y)) if positive else np.abs(x - y)
+    places = int(np.argmax(apart)), int(np.argmax(size))
+    return Difference(
+        first=int(starts[places[0]]),
+        steps=int(lengths[apart].sum()),
+        most=int(starts[places[1]]),
+        values=tuple((float(x[i]), float(y[i])) for i in places),
+    )
 
 
 def _functions(
