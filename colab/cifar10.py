@@ -1,0 +1,102 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # CIFAR-10 against the manual schedule
+#
+# The same network, data and number of steps in all, once with the schedule of He et
+# al. (2015) and once tuned. On a CPU the network and the images are small ones (24
+# epochs, a few minutes a run); on an accelerator it is ResNet-20, for as many epochs as
+# you give.
+
+# %%
+# Installs the library, where it is not there yet: on Colab from a clone of its
+# repository, elsewhere from the folder that the notebook is in.
+REPOSITORY = ""  # on Colab: its address, as `git clone` takes it
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+if importlib.util.find_spec("hyperdyn_jax") is None:
+    places = [Path.cwd(), *Path.cwd().parents, Path.cwd() / "hyperdyn_jax_clone"]
+    root = next(
+        (p for p in places if (p / "hyperdyn_jax" / "tuning.py").exists()), None
+    )
+    if root is None and not REPOSITORY:
+        raise RuntimeError("set REPOSITORY, above, to the address of the repository")
+    if root is None:
+        root = places[-1]
+        subprocess.run(["git", "clone", "--depth=1", REPOSITORY, root], check=True)
+    # A new JAX for the accelerator that the one which is there sees, if there is one.
+    look = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
+    found = subprocess.run(look, capture_output=True, text=True).stdout.strip()
+    extras = {"gpu": "data,cuda12", "tpu": "data,tpu"}.get(found, "data")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "-e"]
+    subprocess.run([*install, f"{root}[{extras}]"], check=True)
+    sys.path.insert(0, str(root))  # where a new session would look
+    importlib.invalidate_caches()
+
+import jax
+
+import hyperdyn_jax
+
+ROOT = Path(hyperdyn_jax.__file__).parents[1]
+print(f"jax {jax.__version__} on {jax.devices()}")
+
+# %%
+import os
+
+from hyperdyn_jax import cli, loop, report
+
+cpu = jax.default_backend() == "cpu"
+usual = "configs/cifar10_twin.py" if cpu else "configs/cifar10.py"
+CONFIG = os.environ.get("CONFIG", usual)
+EPOCHS = int(os.environ.get("EPOCHS", 24))  # the paper has 182
+DATA_DIR = os.environ.get("DATA_DIR", "data")
+
+# %% [markdown]
+# The data are downloaded and written once, by tensorflow-datasets, which needs
+# TensorFlow; training does not.
+
+# %%
+if not Path(DATA_DIR, "cifar10").exists():
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "-e"]
+    subprocess.run([*install, f"{ROOT}[prepare]"], check=True)
+    prepare = [sys.executable, "-m", "hyperdyn_jax.prepare", "cifar10"]
+    subprocess.run([*prepare, f"--data_dir={DATA_DIR}"], check=True)
+
+# %%
+config = cli.load_config(["train.py", f"--config={ROOT}/{CONFIG}"])
+config.update(epochs=EPOCHS, data_dir=DATA_DIR)
+runs = {}
+for name, strategy in {"manual": "manual_sgd", "tuned": config.strategy}.items():
+    config.update(name=name, strategy=strategy)
+    workdir = f"runs/cifar10_{name}_{EPOCHS}"
+    runs[workdir] = loop.train_and_evaluate(config.to_dict(), workdir)
+
+# %%
+for workdir, rows in runs.items():
+    last = rows[-1]
+    print(
+        f"{workdir}: test accuracy {last['test_accuracy']:.1f}%, {last['step']:,} steps"
+    )
+    print(f"  ({last['total_steps']:,} with every trial)")
+
+# %% [markdown]
+# Both over accepted and over total steps. One seed says little: `python -m
+# hyperdyn_jax.study` runs many.
+
+# %%
+from IPython.display import Image, display
+
+page = report.write_report(list(runs), f"runs/cifar10_report_{EPOCHS}")
+for figure in sorted((page.parent / "figures").glob("*.png")):
+    display(Image(figure))

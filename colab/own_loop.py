@@ -1,0 +1,166 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Your own training loop
+#
+# `tune` takes two functions of any pytree of training state: one that trains, one that
+# scores. Here the state is the parameters of a perceptron and its optimizer's state.
+
+# %%
+# Installs the library, where it is not there yet: on Colab from a clone of its
+# repository, elsewhere from the folder that the notebook is in.
+REPOSITORY = ""  # on Colab: its address, as `git clone` takes it
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+if importlib.util.find_spec("hyperdyn_jax") is None:
+    places = [Path.cwd(), *Path.cwd().parents, Path.cwd() / "hyperdyn_jax_clone"]
+    root = next(
+        (p for p in places if (p / "hyperdyn_jax" / "tuning.py").exists()), None
+    )
+    if root is None and not REPOSITORY:
+        raise RuntimeError("set REPOSITORY, above, to the address of the repository")
+    if root is None:
+        root = places[-1]
+        subprocess.run(["git", "clone", "--depth=1", REPOSITORY, root], check=True)
+    # A new JAX for the accelerator that the one which is there sees, if there is one.
+    look = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
+    found = subprocess.run(look, capture_output=True, text=True).stdout.strip()
+    extras = {"gpu": "data,cuda12", "tpu": "data,tpu"}.get(found, "data")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "-e"]
+    subprocess.run([*install, f"{root}[{extras}]"], check=True)
+    sys.path.insert(0, str(root))  # where a new session would look
+    importlib.invalidate_caches()
+
+import jax
+
+import hyperdyn_jax
+
+ROOT = Path(hyperdyn_jax.__file__).parents[1]
+print(f"jax {jax.__version__} on {jax.devices()}")
+
+# %%
+import os
+
+import jax.numpy as jnp
+import optax
+from sklearn.datasets import load_digits
+
+from hyperdyn_jax import LogUniform, SearchSpace, optimizers, tune
+
+EPOCHS = int(os.environ.get("EPOCHS", 10))
+STEPS_PER_EPOCH, BATCH = 300, 32
+images, labels = load_digits(return_X_y=True)
+order = jax.random.permutation(jax.random.key(3), len(images))  # writers, mixed
+images, labels = (
+    jnp.asarray(images / 16, jnp.float32)[order],
+    jnp.asarray(labels)[order],
+)
+train_set = images[:1280], labels[:1280]
+validation_set = images[1280:], labels[1280:]
+
+
+def logits(params, images):
+    hidden = jax.nn.relu(images @ params["first"])
+    return hidden @ params["last"]
+
+
+@jax.jit
+def loss(params, data):
+    scores = logits(params, data[0])
+    return optax.softmax_cross_entropy_with_integer_labels(scores, data[1]).mean()
+
+
+# %% [markdown]
+# Any Optax optimizer will do. This one keeps the average of its path too, which is what
+# the learning rates of short probes are best compared at, and its hyperparameters can
+# be set between two steps without compiling again.
+
+# %%
+optimizer = optimizers.create_optimizer(
+    "sgd", {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 1e-4}, averaging=5.0
+)
+
+
+@jax.jit
+def train_step(params, opt_state, step):
+    key = jax.random.fold_in(jax.random.key(1), step)
+    rows = jax.random.choice(key, 1280, (BATCH,))
+    batch = jax.tree.map(lambda x: x[rows], train_set)
+    gradients = jax.grad(loss)(params, batch)
+    updates, opt_state = optimizer.update(gradients, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state
+
+
+# %% [markdown]
+# **Train.** `steps` is a range of step numbers. Batches come from the numbers, so that
+# branches which are compared see the same. The state is never changed in place.
+#
+# **Evaluate.** More is better, on data held out of training: here minus the loss.
+
+
+# %%
+def train(state, hparams, steps):
+    params, opt_state = state
+    opt_state = optimizers.set_hyperparams(opt_state, hparams)
+    for step in steps:
+        params, opt_state = train_step(params, opt_state, step)
+    return params, opt_state
+
+
+def evaluate(state):
+    params, opt_state = state
+    return -float(loss(optimizers.eval_params(opt_state, params), validation_set))
+
+
+# %% [markdown]
+# A learning rate that is far too small to start from. It would stay, unless another is
+# better by a significance test.
+
+# %%
+keys = jax.random.split(jax.random.key(0))
+params = {
+    "first": 0.1 * jax.random.normal(keys[0], (64, 64)),
+    "last": 0.1 * jax.random.normal(keys[1], (64, 10)),
+}
+state = params, optimizer.init(params)
+start = {"learning_rate": 1e-4}
+space = SearchSpace(learning_rate=LogUniform(1e-4, 0.2))
+result = tune(
+    train, evaluate, state, space, epochs=EPOCHS, steps_per_epoch=STEPS_PER_EPOCH,
+    key=jax.random.key(2), base=start, workdir=f"runs/own_{EPOCHS}",
+)  # fmt: skip
+
+total = EPOCHS * STEPS_PER_EPOCH  # every probe counted
+plain = evaluate(train(state, start, range(total)))
+print(f"{result.score:.4f} tuned, {plain:.4f} as it started, {total} steps each")
+assert result.score > plain
+
+# %% [markdown]
+# Every decision, with what was tried and what came of it:
+
+# %%
+for row in result.decisions:
+    tried = ", ".join(f"{trial['learning_rate']:.2g}" for trial in row["trials"])
+    scores = ", ".join(f"{score:.3f}" for score in row["scores"])
+    print(f"epoch {row['epoch']:2}: {tried} -> {scores}")
+
+# %% [markdown]
+# The same with the paper's method, accuracies in percentage points, any strategy:
+#
+# ```python
+# from hyperdyn_jax import Hyperdyn
+#
+# result = tune(train, accuracy, state, Hyperdyn(space), epochs=10,
+#               steps_per_epoch=300, key=key)
+# ```

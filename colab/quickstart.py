@@ -1,0 +1,92 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Quick start: digits
+#
+# A small ResNet on 1,797 handwritten digits, which come with scikit-learn. A fifth of
+# the steps at most goes into short probes of learning rates; the rest of the run trains
+# with what was found. Under two minutes on two CPU cores.
+
+# %%
+# Installs the library, where it is not there yet: on Colab from a clone of its
+# repository, elsewhere from the folder that the notebook is in.
+REPOSITORY = ""  # on Colab: its address, as `git clone` takes it
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+if importlib.util.find_spec("hyperdyn_jax") is None:
+    places = [Path.cwd(), *Path.cwd().parents, Path.cwd() / "hyperdyn_jax_clone"]
+    root = next(
+        (p for p in places if (p / "hyperdyn_jax" / "tuning.py").exists()), None
+    )
+    if root is None and not REPOSITORY:
+        raise RuntimeError("set REPOSITORY, above, to the address of the repository")
+    if root is None:
+        root = places[-1]
+        subprocess.run(["git", "clone", "--depth=1", REPOSITORY, root], check=True)
+    # A new JAX for the accelerator that the one which is there sees, if there is one.
+    look = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
+    found = subprocess.run(look, capture_output=True, text=True).stdout.strip()
+    extras = {"gpu": "data,cuda12", "tpu": "data,tpu"}.get(found, "data")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "-e"]
+    subprocess.run([*install, f"{root}[{extras}]"], check=True)
+    sys.path.insert(0, str(root))  # where a new session would look
+    importlib.invalidate_caches()
+
+import jax
+
+import hyperdyn_jax
+
+ROOT = Path(hyperdyn_jax.__file__).parents[1]
+print(f"jax {jax.__version__} on {jax.devices()}")
+
+# %% [markdown]
+# The config of the command line, `python train.py --config=configs/digits.py`:
+
+# %%
+import os
+
+from hyperdyn_jax import cli, load_schedule, loop, report
+
+EPOCHS = int(os.environ.get("EPOCHS", 20))  # fewer for a quick look
+
+config = cli.load_config(["train.py", f"--config={ROOT}/configs/digits.py"])
+config.epochs = EPOCHS
+rows = loop.train_and_evaluate(config.to_dict(), f"runs/digits_{EPOCHS}")
+
+# %% [markdown]
+# `rows` are those of `metrics.jsonl`, one an accepted epoch; the last was tested. Run
+# the cell above again: the run is finished, and is read. Stop it in the middle and run
+# it again: it goes on, and ends as it would have ended.
+
+# %%
+last = rows[-1]
+print(f"test accuracy {last['test_accuracy']:.1f}% after {last['step']} steps,")
+print(f"{last['total_steps']} with every probe, at {last['hyperparams']}")
+
+# %% [markdown]
+# The figures of the report; the page itself is `report.html` in the run directory.
+
+# %%
+from IPython.display import Image, display
+
+page = report.write_report([f"runs/digits_{EPOCHS}"])
+for figure in sorted((page.parent / "figures").glob("*.png")):
+    display(Image(figure))
+
+# %% [markdown]
+# What was learned is a file, `schedule.json`, that gives Optax schedules:
+
+# %%
+schedules = load_schedule(f"runs/digits_{EPOCHS}")
+print({name: float(schedule(0)) for name, schedule in schedules.items()})
