@@ -166,8 +166,8 @@ for frame in frames:
 
 # %% [markdown]
 # And to look at. Line and band: mean and two standard deviations of the gain of one
-# more epoch, in percentage points. Dots: what was seen, paler the longer ago. Triangles:
-# the incumbent (up) and the challenger (down), where their gains came out.
+# more epoch, in percentage points. Dots: what was seen, paler the longer ago.
+# Triangles: the incumbent (up) and the challenger (down), where their gains came out.
 
 # %%
 PAGE = """

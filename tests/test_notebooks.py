@@ -33,7 +33,7 @@ def test_every_notebook_is_run():
 
 @pytest.mark.parametrize("name", SMALL)
 def test_notebook_is_made_from_its_source_and_has_no_outputs(name):
-    """`jupytext --to ipynb colab/*.py` makes them."""
+    """`jupytext --update --to ipynb colab/*.py` makes them."""
     source, made = jupytext.read(ROOT / "colab" / f"{name}.py"), notebook(name)
     nbformat.validate(made)
     assert [(cell.cell_type, cell.source) for cell in source.cells] == [
