@@ -15,7 +15,7 @@ from hyperdyn_jax.space import LogUniform as LogUniform
 from hyperdyn_jax.space import SearchSpace as SearchSpace
 from hyperdyn_jax.space import Uniform as Uniform
 from hyperdyn_jax.trend import keep_probability as keep_probability
-from hyperdyn_jax.tuning import Result as Result
+from hyperdyn_jax.tuning import TuneResult as TuneResult
 from hyperdyn_jax.tuning import tune as tune
 from hyperdyn_jax.types import Decision as Decision
 from hyperdyn_jax.types import DivergedError as DivergedError

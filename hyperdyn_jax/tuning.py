@@ -13,7 +13,6 @@ import json
 import math
 import re
 import time
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -40,7 +39,7 @@ Setting = dict[str, np.float32]
 
 
 @dataclasses.dataclass(frozen=True)
-class Result(Generic[State]):
+class TuneResult(Generic[State]):
     """What a tuned run ended with.
 
     state: of the training, after the last accepted epoch.
@@ -74,7 +73,7 @@ def tune(
     workdir: str | Path | None = None,
     trackers: str = "",
     callback: Callable[[State, Row], Any] | None = None,
-) -> Result[State]:
+) -> TuneResult[State]:
     """Trains any state while its hyperparameters are tuned.
 
     Args:
@@ -90,9 +89,12 @@ def tune(
         finite says that the state has diverged, as a NaN in it does.
       state: to start from, any pytree.
       tuner: a search space, to explore within a fifth of the run and then commit
-        (`ExploreThenCommit`); or any strategy, such as `Hyperdyn(space)`, whose
-        temperature is in the unit of the scores: for scores other than percentage
-        points about by how much they go up and down over its window of epochs.
+        (`ExploreThenCommit`): its probes see the beginning of a run alone, so the
+        space should hold no rates that are known to go wrong later, and a run of fewer
+        than some 2,000 steps leaves them too few. Or any strategy, such as
+        `Hyperdyn(space)`, whose temperature is in the unit of the scores: for scores
+        other than percentage points about by how much they go up and down over its
+        window of epochs.
       epochs: of the accepted path, where the strategy takes none of them for trials;
         explore-then-commit's include all of its probes.
       steps_per_epoch: numbers of `steps` an epoch; most strategies decide once an
@@ -146,7 +148,7 @@ def tune(
                 store.save(run)
             if callback and run.epoch > accepted:
                 callback(run.held[0].state, run.metrics[-1])
-    return Result(run.held[0].state, run.score, run.metrics, run.decisions)
+    return TuneResult(run.held[0].state, run.score, run.metrics, run.decisions)
 
 
 class _Held(NamedTuple):
@@ -401,7 +403,7 @@ class _Store:
             arrays |= _to_arrays(f"held/{i}", held.state)
         arrays |= _to_arrays("tuner", run.tuner)
         stream = io.BytesIO()
-        np.savez(stream, allow_pickle=False, **arrays)
+        np.savez(stream, **arrays)
         jsonl.replace_bytes(self._newest, stream.getvalue())
         self._export(run)
 
@@ -428,10 +430,10 @@ class _Store:
             return None
         try:
             content = io.BytesIO(self._newest.read_bytes())
-            with np.load(content, allow_pickle=False) as file:
+            with np.load(content) as file:  # which unpickles nothing
                 arrays = dict(file)
             facts = json.loads(str(arrays["facts"]))
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except Exception as error:  # there is no end to what damage makes it raise
             raise ValueError(f"{self._newest} is damaged: {error}") from None
         try:
             held = [

@@ -15,11 +15,11 @@ from hyperdyn_jax import Schedule, trackers, tune
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# A run on the characters that is stopped at a batch, as if by a signal.
+# A run on the characters that is stopped after a decision, as if by a signal.
 PROGRAM = """
 import sys
-import numpy as np
 from hyperdyn_jax import loop, signals
+from hyperdyn_jax.display import Display
 
 namespace = {}
 exec(open("configs/characters.py").read(), namespace)
@@ -27,29 +27,27 @@ config = namespace["get_config"]()
 config.update(batch_size=2048, eval_batch_size=2048, epochs=4, strategy="constant")
 config.model.width = 8
 config.trackers, workdir, left = sys.argv[1], sys.argv[2], int(sys.argv[3])
-shard = loop.Trainer._shard
 
-def counting(trainer, batch):
-    global left
-    left -= 1
-    signals._asked = left <= 0
-    return shard(trainer, batch)
+class Stopping(Display):
+    def decision(self, *rows):
+        global left
+        left -= 1
+        signals._asked = left <= 0
 
-loop.Trainer._shard = counting
 try:
-    loop.train_and_evaluate(config.to_dict(), workdir)
+    loop.train_and_evaluate(config.to_dict(), workdir, Stopping(4))
 except KeyboardInterrupt:
     print("stopped")
 print([name for name in ("wandb", "mlflow") if name in sys.modules])
 """
 
 
-def run(workdir, names, batches):
+def run(workdir, names, decisions):
     offline = {"WANDB_MODE": "offline", "MLFLOW_TRACKING_URI": "", "XLA_FLAGS": ""}
     environment = os.environ | offline | {"PYTHONPATH": str(ROOT)}
     del environment["MLFLOW_TRACKING_URI"]
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, names, workdir, str(batches)],
+        [sys.executable, "-c", PROGRAM, names, workdir, str(decisions)],
         cwd=ROOT, env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -67,13 +65,13 @@ def finished(tmp_path_factory):
     pytest.importorskip("wandb")
     pytest.importorskip("mlflow")
     workdir = tmp_path_factory.mktemp("run")
-    *_, stopped, imported = run(workdir, "", 40)
+    *_, stopped, imported = run(workdir, "", 2)
     assert (stopped, imported) == ("stopped", "[]")
-    before = len(rows(workdir))
+    assert len(rows(workdir)) == 2
     assert not list(workdir.glob("wandb*"))
-    assert run(workdir, "wandb,mlflow", 20)[-2] == "stopped"
-    assert 1 <= before < len(rows(workdir)) < 4
-    *_, imported = run(workdir, "wandb,mlflow", 10**6)
+    assert run(workdir, "wandb,mlflow", 1)[-2] == "stopped"
+    assert len(rows(workdir)) == 3
+    *_, imported = run(workdir, "wandb,mlflow", 9)
     assert imported == "['wandb', 'mlflow']"
     return workdir
 

@@ -321,6 +321,12 @@ def test_another_run_is_refused(finished):
     (path / "state.npz").write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=r"state\.npz is damaged"):
         again()
+    objects = np.array([Loop()])
+    np.savez(path / "state.npz", facts=objects)
+    with pytest.raises(
+        ValueError, match=r"state\.npz is damaged: Object arrays cannot"
+    ):
+        again()
 
 
 @pytest.mark.parametrize("strategy", [Schedule.cosine(6, 0.3), None])
