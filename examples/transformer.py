@@ -24,7 +24,7 @@ def sequences(images, labels):  # u8[n, 17]: windows, and the character after ea
 
 
 train_set = sequences(*text["train"])
-validation_set = sequences(*text["validation"])[:1024]
+validation_set = sequences(*text["validation"])[:512]
 
 
 class Transformer(nn.Module):

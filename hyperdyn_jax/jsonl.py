@@ -31,7 +31,7 @@ def decision_row(
       extra_steps: optimizer steps that the trials took beside those of the run.
       rollback: where every branch diverged, what comes next; else None.
     """
-    model = dict(trials.model)
+    model: dict[str, Any] = dict(trials.model)
     if "length_scale" in model:
         scales = zip(trials.hparams, model.pop("length_scale"), strict=True)
         model["length_scales"] = dict(scales)
@@ -67,7 +67,8 @@ def dump_config(config: Row) -> str:
 
 def as_read(row: Row) -> dict[str, Any]:
     """A row as it will be read."""
-    return json.loads(dump(row))
+    read: dict[str, Any] = json.loads(dump(row))
+    return read
 
 
 def _plain(value: Any, otherwise: Callable[[float], Any]) -> Any:

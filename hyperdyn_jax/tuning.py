@@ -189,7 +189,7 @@ class _Loop(NamedTuple):
     def accepted_steps(self, run: _Run) -> int:
         """Steps of the accepted path: of all epochs, less what trials have taken."""
         if shortened := getattr(self.strategy, "accepted_steps", None):
-            return shortened(run.tuner)
+            return int(shortened(run.tuner))
         return self.epochs * self.steps_per_epoch
 
     def decide(self, run: _Run) -> _Run:
@@ -482,7 +482,9 @@ def _from_arrays(prefix: str, like: Any, arrays: Mapping[str, np.ndarray]) -> An
         if not isinstance(leaf, jax.Array):
             return saved[()] if isinstance(leaf, np.generic) else saved
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(saved, impl=jax.random.key_impl(leaf))
+            return jax.random.wrap_key_data(
+                jnp.asarray(saved), impl=jax.random.key_impl(leaf)
+            )
         return jax.device_put(saved, leaf.sharding)
 
     return jax.tree_util.tree_map_with_path(restored, like)

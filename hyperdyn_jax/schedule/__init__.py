@@ -128,7 +128,8 @@ def differences(a: str | Path, b: str | Path) -> dict[str, Difference | None]:
     lengths = np.diff(starts, append=min(ends[-1], other_ends[-1]))
 
     def at(ends: np.ndarray, values: np.ndarray) -> np.ndarray:
-        return values[np.searchsorted(ends, starts, side="right")].astype(np.float64)
+        pieces = np.searchsorted(ends, starts, side="right")
+        return np.asarray(values[pieces], np.float64)
 
     return {
         name: _difference(
@@ -147,12 +148,15 @@ def _difference(
         return None
     positive = (np.minimum(x, y) > 0).all()
     size = np.abs(np.log(x / y)) if positive else np.abs(x - y)
-    places = int(np.argmax(apart)), int(np.argmax(size))
+    first, most = int(np.argmax(apart)), int(np.argmax(size))
     return Difference(
-        first=int(starts[places[0]]),
+        first=int(starts[first]),
         steps=int(lengths[apart].sum()),
-        most=int(starts[places[1]]),
-        values=tuple((float(x[i]), float(y[i])) for i in places),
+        most=int(starts[most]),
+        values=(
+            (float(x[first]), float(y[first])),
+            (float(x[most]), float(y[most])),
+        ),
     )
 
 
