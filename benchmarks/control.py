@@ -79,7 +79,7 @@ def main() -> None:
     ]
     switched = [decide(tuner, pools[i % NETWORKS], i) for i in range(DECISIONS)]
     gains = [
-        explore._progress(np.float32(p["long"]["start"]), p["long"]["scores"])
+        explore.progress(np.float32(p["long"]["start"]), p["long"]["scores"])
         for p in pools
     ]
     paired = np.concatenate([g[:, 0] - g[:, 1] for g in gains])

@@ -550,7 +550,7 @@ def main() -> None:
         (ROOT / document).write_text(fill(document), encoding="utf-8")
     run = report.load_run(RESULTS / "digits" / "hyperdyn" / PICTURED)
     for draw in (report.accuracy, report.hyperparameters):
-        image = report.render(draw, [run], "light", "png")
+        image = report.render(draw, [run])
         (ROOT / "docs" / f"digits_{draw.__name__}.png").write_bytes(image)
 
 

@@ -196,6 +196,17 @@ def build(config: Config) -> Setup:
     )
 
 
+def make_tuner(config: Config, steps_per_epoch: int) -> types.Strategy:
+    """The tuner of a config that was checked before, without the run's other parts.
+
+    Raises:
+      ValueError, TypeError, KeyError: it was not.
+    """
+    axes = {name: _axis(config, name=name) for name in _names(config)}
+    config = {**config, "steps_per_epoch": steps_per_epoch}
+    return _make_strategy(config, config["strategy"], axes)
+
+
 # What the parts of a run raise where their settings are wrong.
 _WRONG = (ValueError, TypeError, OverflowError)
 

@@ -278,7 +278,7 @@ class ExploreThenCommit:
         )
         # From logarithms to the scores' unit, to first order around the mean.
         left = -state.start * np.exp(-mean)  # the loss that is expected
-        wide = left * _t_over_normal(int(state.data.feasible.sum()))
+        wide = left * t_over_normal(int(state.data.feasible.sum()))
         prediction = (-state.start - left, wide * stddev, left * improvement)
         model["noise_stddev"] = wide[0] * model["noise_stddev"]
         return Trials.of(_stack(self.space, [setting]), prediction, model)
@@ -312,7 +312,7 @@ class ExploreThenCommit:
         state = state._replace(key=host.split_key(state.key))
         if state.phase == COMMIT:
             return self._tell_epoch(state, scores)
-        gains = _progress(state.start, scores)
+        gains = progress(state.start, scores)
         steps = self._pair_steps if state.phase == CONFIRM else self.probe_steps
         spent = state.spent + np.int32(len(scores) * steps)
         state, p_value = state._replace(spent=spent), math.nan
@@ -454,7 +454,7 @@ def earlier_probes(
         if row["branch"] >= 0 or row.get("block"):  # an epoch of the run, or a pair
             continue
         scores = np.array([np.nan if s is None else s for s in row["scores"]], "f4")
-        gains = _progress(np.float32(row["score_before"]), scores)
+        gains = progress(np.float32(row["score_before"]), scores)
         for trial, gain in zip(row["trials"], gains, strict=True):
             within = all(
                 name in trial and axis.low <= trial[name] <= axis.high
@@ -467,7 +467,7 @@ def earlier_probes(
     return tuple(probes)
 
 
-def _progress(start: np.float32, scores: np.ndarray) -> np.ndarray:
+def progress(start: np.float32, scores: np.ndarray) -> np.ndarray:
     """Logarithm of how many times smaller the loss has become, at least 0: f32[c].
 
     So that good settings can be told apart however small their losses are, and that a
@@ -479,7 +479,7 @@ def _progress(start: np.float32, scores: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(scores), gains, np.float32(np.nan))
 
 
-def _t_over_normal(observations: int) -> float:
+def t_over_normal(observations: int) -> float:
     """By how much wider a 90% interval is that knows from how few observations its mean
     and variance were estimated: Student's t over the normal distribution."""
     degrees = max(1, observations - 2)

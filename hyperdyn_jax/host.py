@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -22,14 +22,19 @@ def on_host() -> Iterator[None]:
         yield
 
 
-def compiled(function: Any) -> Any:
+def compiled(function: Any, options: Mapping[str, Any] | None = None) -> Any:
     """Compiles once per tuner; takes and returns NumPy arrays, floats as float32.
 
     One thread: XLA's batched LAPACK calls wait for the pool that they run on, which
     hangs for ever when every thread of it does so (jaxlib 0.10.2), and the other cores
     are busy training.
+
+    Args:
+      function: of a tuner, or what else is fixed, and pytrees of arrays.
+      options: more of the compiler's.
     """
-    program = jax.jit(function, static_argnums=0, compiler_options=_options())
+    options = {**_options(), **(options or {})}
+    program = jax.jit(function, static_argnums=0, compiler_options=options)
 
     @functools.wraps(function)
     def call(tuner: Any, *args: Any) -> Any:

@@ -264,7 +264,7 @@ def _propose(tuner: Hyperdyn, state: HyperdynState) -> tuple:
     Returns the challenger's hyperparameters; mean, standard deviation and expected
     improvement of the gains of (incumbent, challenger), f32[2] each; the model.
     """
-    kernel, time = _kernels(tuner)
+    kernel, time = kernels(tuner)
     data, last = host.double(state.data), host.double(state.model)
     model = gp.fit(data, last, kernel, time, max_steps=tuner.fit_steps)
     posterior = gp.condition(model, data, kernel, time)
@@ -322,5 +322,6 @@ def _trend_test(tuner: Hyperdyn, key: jax.Array, history: jax.Array) -> tuple:
     return probability, jax.random.uniform(host.stream(key, _TREND), (), jnp.float32)
 
 
-def _kernels(tuner: Hyperdyn) -> tuple:
+def kernels(tuner: Hyperdyn) -> tuple:
+    """K1 and K2 of a tuner's model."""
     return gp.SPATIAL_KERNELS[tuner.kernel], gp.TimeKernel(tuner.alpha, tuner.beta)

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from hyperdyn_jax import report
-from hyperdyn_jax.report import Run
+from hyperdyn_jax.report import Run, find_runs, spread
 
 
 class Kind(NamedTuple):
@@ -69,24 +69,6 @@ class Comparison:
     tabulate: Callable[[Sequence[Curve]], str]
 
 
-def find_runs(folders: Iterable[str | Path]) -> list[Run]:
-    """Every finished run in the folders, or below them.
-
-    Raises:
-      ValueError: there is none, or one cannot be read.
-    """
-    runs = []
-    for folder in map(Path, folders):
-        for config in sorted(folder.rglob("config.json")):
-            rows = config.with_name("metrics.jsonl")
-            if rows.is_file() and '"test_accuracy"' in rows.read_text(errors="replace"):
-                runs.append(report.load_run(config.parent))
-    if not runs:
-        where = ", ".join(map(str, folders))
-        raise ValueError(f"no finished run in or below {where}")
-    return runs
-
-
 def collect(kind: Kind, runs: Iterable[Run]) -> Curve:
     """The runs of one kind, by seed.
 
@@ -129,12 +111,6 @@ def table(head: str, rows: Iterable[Sequence[str]]) -> str:
     columns = head.split("|")
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def spread(values: Sequence[float], form: str = ".1f") -> str:
-    """Mean ± standard deviation."""
-    mean = format(np.mean(values), form)
-    return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):{form}}"
 
 
 def steps(runs: Sequence[Run]) -> str:
@@ -418,7 +394,7 @@ def write(name: str, runs: Sequence[Run], folder: Path) -> str:
     else:
         figure, found = FIGURES[name], curves(name, runs)
         text = f"{figure.tabulate(found)}\n\nThe paper says: {figure.claim}."
-        image = report.render(figure.draw, found, "light", "png")
+        image = report.render(figure.draw, found)
         (folder / f"{name}.png").write_bytes(image)
     (folder / f"{name}.md").write_text(text + "\n")
     return text

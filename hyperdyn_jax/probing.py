@@ -56,14 +56,14 @@ def propose(space: SearchSpace, key: jax.Array, data: gp.Observations) -> tuple:
       f32[] for every hyperparameter; mean, standard deviation and expected improvement
       of its progress, f32[1] each; the parameters of the model.
     """
-    model, data, posterior = _model(data)
+    model, data, posterior = fit(data)
     mine = data.feasible & (data.epochs >= 0)
     best_gain = jnp.max(jnp.where(mine, data.gains, -jnp.inf))
 
     def log_improvement(point: jax.Array) -> jax.Array:
         query = gp.Query(point, jnp.zeros((), jnp.float64))
         mean, stddev = posterior.predict(query)
-        weight = gp.feasibility(query, model, data, *_kernels())
+        weight = gp.feasibility(query, model, data, *kernels())
         improvement = acquisition.log_expected_improvement(mean, stddev, best_gain)
         return improvement + jnp.log(weight)
 
@@ -110,12 +110,12 @@ def choose(
       as good: less than the margin behind, and within a deviation of the middle.
     """
     plateau, margin = shares
-    model, data, posterior = _model(data)
+    model, data, posterior = fit(data)
 
     def expected(point: jax.Array) -> jax.Array:
         query = gp.Query(point, jnp.zeros((), jnp.float64))
         mean, _ = posterior.predict(query)
-        return mean * gp.feasibility(query, model, data, *_kernels())
+        return mean * gp.feasibility(query, model, data, *kernels())
 
     mine = data.epochs >= 0
     tried = jax.vmap(expected)(data.points)
@@ -134,12 +134,21 @@ def choose(
     return setting, as_good & (distance[first] <= radius)
 
 
-def _model(data: gp.Observations) -> tuple[Any, ...]:
+def fit(data: gp.Observations) -> tuple[Any, ...]:
+    """The model of probes, in float64; to be traced.
+
+    Args:
+      data: the probes, as for `propose`.
+
+    Returns:
+      Its fitted parameters, the probes and the posterior.
+    """
     data = host.double(data)
     mode = host.double(gp.prior_mean(data.points.shape[-1]))
-    model = gp.fit(data, mode, *_kernels(), max_steps=_FIT_STEPS)
-    return model, data, gp.condition(model, data, *_kernels())
+    model = gp.fit(data, mode, *kernels(), max_steps=_FIT_STEPS)
+    return model, data, gp.condition(model, data, *kernels())
 
 
-def _kernels() -> tuple[Any, gp.TimeKernel]:
+def kernels() -> tuple[Any, gp.TimeKernel]:
+    """K1 and K2 of that model."""
     return gp.SPATIAL_KERNELS["matern52"], gp.TimeKernel()

@@ -1,0 +1,74 @@
+"""Report: one self-contained page, and its figures as PNG, from run directories.
+
+    python -m hyperdyn_jax.report runs/digits                   runs/digits/report.html
+    python -m hyperdyn_jax.report runs/a runs/b --output both   both/report.html
+
+Accuracies, scores and gains are in percentage points, 0..100. Steps are always
+given in both counts: on the accepted path, and in total with every trial in them.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import hyperdyn_jax
+from hyperdyn_jax.report.figures import FIGURES as FIGURES
+from hyperdyn_jax.report.figures import LINES as LINES
+from hyperdyn_jax.report.figures import accuracy as accuracy
+from hyperdyn_jax.report.figures import cost as cost
+from hyperdyn_jax.report.figures import draw_beliefs, render
+from hyperdyn_jax.report.figures import gains as gains
+from hyperdyn_jax.report.figures import hyperparameters as hyperparameters
+from hyperdyn_jax.report.figures import log_axis as log_axis
+from hyperdyn_jax.report.figures import with_legend as with_legend
+from hyperdyn_jax.report.numbers import Run as Run
+from hyperdyn_jax.report.numbers import find_runs as find_runs
+from hyperdyn_jax.report.numbers import load_run as load_run
+from hyperdyn_jax.report.numbers import load_runs
+from hyperdyn_jax.report.numbers import predictions as predictions
+from hyperdyn_jax.report.numbers import spread as spread
+from hyperdyn_jax.report.page import page
+
+
+def write_report(paths: Sequence[str | Path], output: str | Path | None = None) -> Path:
+    """Writes `report.html` and `figures/*.png`, and returns the path of the page.
+
+    Args:
+      paths: run directories, at least one.
+      output: folder to write to; by default the run directory itself if there is
+        one, else `report` in the current directory.
+
+    Raises:
+      ValueError: a run directory cannot be read; nothing has been written then.
+    """
+    from hyperdyn_jax.report import belief  # the tuner, which a reader of rows has not
+
+    runs = load_runs(paths)
+    beliefs = [belief.recompute(run) for run in runs]
+    folder = Path(output or (runs[0].path if len(runs) == 1 else "report"))
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    images = {draw.__name__: render(draw, runs) for draw in FIGURES}
+    known = [pair for pair in zip(runs, beliefs, strict=True) if pair[1] is not None]
+    for i, pair in enumerate(known):
+        images["belief" + str(i) * (len(known) > 1)] = render(draw_beliefs, pair)
+    for name, image in images.items():
+        (folder / "figures" / f"{name}.png").write_bytes(image)
+    file = folder / "report.html"
+    file.write_text(page(runs, beliefs, hyperdyn_jax.__version__), encoding="utf-8")
+    return file
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns 0, or 2 if a run directory cannot be read."""
+    about = "Write report.html and figures/*.png from run directories."
+    parser = argparse.ArgumentParser("python -m hyperdyn_jax.report", description=about)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directory")
+    parser.add_argument("--output", metavar="DIR", help="where to write")
+    arguments = parser.parse_args(argv)
+    try:
+        print(write_report(arguments.runs, arguments.output))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,5 @@
+"""python -m hyperdyn_jax.report."""
+
+from hyperdyn_jax.report import main
+
+raise SystemExit(main())

@@ -1,0 +1,365 @@
+"""What the rows of run directories say: outcomes, predictions, comparisons, costs.
+
+Accuracies, scores and gains are in percentage points, 0..100, unless a strategy's
+scores are minus a loss, in nats. Steps are optimizer steps and always given in both
+counts: on the accepted path, and in total with every trial in them.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+Row = Mapping[str, Any]
+
+METRICS = "epoch step total_steps train_loss validation_accuracy hyperparams seconds"
+DECISIONS = "epoch trials scores score_before branch"
+LEVEL = 0.90  # of the intervals of predictions
+Z90 = NormalDist().inv_cdf(0.5 + LEVEL / 2)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory: its config and the rows of its two JSONL files."""
+
+    path: Path
+    label: str  # its name in tables and legends
+    config: Row
+    metrics: tuple[Row, ...]  # one an accepted epoch, at least one
+    decisions: tuple[Row, ...]
+
+    def column(self, key: str) -> np.ndarray:
+        """Returns one field of the metrics, f64[epochs]; null is NaN."""
+        return np.array([row[key] for row in self.metrics], dtype=float)
+
+    @property
+    def hyperparameters(self) -> list[str]:
+        """Names of what was set, in order."""
+        names = (name for row in self.metrics for name in row["hyperparams"])
+        return list(dict.fromkeys(names))
+
+    def kind(self, name: str) -> str:
+        """The axis of a hyperparameter: log_uniform, log_complement or uniform."""
+        usual = "log_uniform" if name == "learning_rate" else "uniform"
+        space = self.config.get("search_space") or {}
+        kind = (space.get(name) or {}).get("kind", usual)
+        return usual if kind == "uniform" else kind
+
+
+class Prediction(NamedTuple):
+    """A trial's gain as the model foresaw it and as it came, in points."""
+
+    challenger: bool
+    mean: float
+    stddev: float  # predictive: of the latent gain, with the fitted noise added
+    gain: float
+
+    @property
+    def held(self) -> bool:
+        """Whether the 90% interval held the gain."""
+        return abs(self.gain - self.mean) <= Z90 * self.stddev
+
+
+class Pair(NamedTuple):
+    """Both branches of a decision, scored after the same steps on the same batches."""
+
+    epoch: int
+    kept: bool
+    difference: float  # the challenger's score less the incumbent's
+
+
+# Reading -----------------------------------------------------------------------------
+
+
+def load_run(path: str | Path) -> Run:
+    """Reads a run directory; a torn last JSONL line is left out.
+
+    Raises:
+      ValueError: naming the file, and what is missing or wrong in it.
+    """
+    path = Path(path)
+    files = [path / f for f in ("config.json", "metrics.jsonl", "decisions.jsonl")]
+    for file in files:
+        if not file.is_file():
+            raise ValueError(f"{file}: missing; is {path} a run directory?")
+    config = _parse(files[0].read_text(encoding="utf-8", errors="replace"), files[0])
+    metrics = _read_jsonl(files[1], METRICS.split())
+    decisions = _read_jsonl(files[2], DECISIONS.split())
+    if not metrics:
+        raise ValueError(f"{files[1]}: no accepted epoch in it yet")
+    label = str(config.get("name") or path.resolve().name)
+    # Matplotlib leaves labels with a leading underscore out of a legend.
+    return Run(path, label.lstrip("_") or "run", config, metrics, decisions)
+
+
+def load_runs(paths: Sequence[str | Path]) -> list[Run]:
+    """Reads run directories; those of one name are told apart by their folders.
+
+    Raises:
+      ValueError: there is none, or one cannot be read.
+    """
+    if not paths:
+        raise ValueError("no run directory given; give at least one")
+    runs = [load_run(path) for path in paths]
+    if len({run.label for run in runs}) == len(runs):
+        return runs
+    where = ["/".join(run.path.resolve().parts[-2:]) for run in runs]
+    pairs = zip(runs, where, strict=True)
+    return [replace(run, label=f"{run.label} ({place})") for run, place in pairs]
+
+
+def find_runs(folders: Iterable[str | Path]) -> list[Run]:
+    """Every finished run in the folders, or below them, each once.
+
+    Raises:
+      ValueError: there is none, or one cannot be read.
+    """
+    folders = [Path(folder) for folder in folders]
+    configs = {c.resolve(): c for f in folders for c in sorted(f.rglob("config.json"))}
+    runs = []
+    for config in configs.values():
+        rows = config.with_name("metrics.jsonl")
+        if rows.is_file() and '"test_accuracy"' in rows.read_text(errors="replace"):
+            runs.append(load_run(config.parent))
+    if not runs:
+        where = ", ".join(map(str, folders))
+        raise ValueError(f"no finished run in or below {where}")
+    return runs
+
+
+def _parse(text: str, where: object) -> Row:
+    try:
+        value = json.loads(text, parse_constant=lambda _: None)
+    except ValueError as error:
+        raise ValueError(f"{where}: not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: not a JSON object: {text.strip()[:40]!r}")
+    return value
+
+
+def _read_jsonl(path: Path, keys: Sequence[str]) -> tuple[Row, ...]:
+    rows = []
+    text = path.read_text(encoding="utf-8", errors="replace")
+    lines = [line for line in text.split("\n") if line.strip()]
+    for number, line in enumerate(lines, start=1):
+        where = f"{path}, row {number}"
+        try:
+            row = _parse(line, where)
+        except ValueError:
+            if number < len(lines):
+                raise
+            break  # torn: the run was stopped in the middle of writing it
+        if missing := [key for key in keys if key not in row]:
+            raise ValueError(f"{where}: missing {', '.join(missing)}")
+        rows.append(row)
+    return tuple(rows)
+
+
+# Decisions ---------------------------------------------------------------------------
+
+
+def entry(row: Row, key: str, index: int) -> float | None:
+    """A field of one trial; None where there is none."""
+    values = row.get(key) or []
+    return values[index] if index < len(values) else None
+
+
+def gain_of(row: Row, index: int) -> float | None:
+    """Score minus the score that all branches started from; None if infeasible."""
+    score, before = entry(row, "scores", index), row["score_before"]
+    return None if score is None or before is None else score - before
+
+
+def prediction_of(row: Row, index: int) -> tuple[float, float] | None:
+    """Mean and deviation of the latent gain; None without a model."""
+    mean, stddev = (entry(row, f"posterior_{x}", index) for x in ("mean", "stddev"))
+    return None if mean is None or stddev is None else (mean, stddev)
+
+
+def has_incumbent(row: Row) -> bool:
+    """Whether trial 0 is an incumbent, and not one of several random settings."""
+    if row["branch"] < 0 and probed(row):
+        return False
+    predicted = any(m is not None for m in row.get("posterior_mean") or [])
+    judged = row.get("keep_probability") is not None
+    return len(row["trials"]) == 1 or judged or predicted
+
+
+def probed(row: Row) -> bool:
+    """Whether trials were probes, which leave the run where it was however they end."""
+    return row.get("keep_probability") is None and any(
+        score is not None for score in row["scores"]
+    )
+
+
+def outcome(row: Row) -> str:
+    """What came of a decision, in a word or two."""
+    if row["branch"] < 0:
+        return "probed" if probed(row) else "rolled back"
+    if len(row["trials"]) == 1:
+        return "scheduled"
+    if not has_incumbent(row):
+        return "random start" if row["epoch"] == 0 else "best of random"
+    kept = row["branch"] == 0
+    return ("kept" if kept else "switched") + " (other diverged)" * _forced(row)
+
+
+def _forced(row: Row) -> bool:
+    """Whether the test wanted the branch that diverged."""
+    probability, draw = row.get("keep_probability"), row.get("draw")
+    if probability is None or draw is None:
+        return False
+    return (draw < probability) != (row["branch"] == 0)
+
+
+def reason(row: Row) -> str:
+    """Why a decision came out as it did, in a sentence without its full stop."""
+    count = len(row["trials"])
+    if row["branch"] < 0:
+        return _reason_to_stay(row)
+    if count == 1:
+        return "one setting, no choice to make"
+    if not has_incumbent(row):
+        return f"the best of {count} random settings"
+    if _forced(row):
+        return "the branch that the test wanted diverged"
+    probability, draw = row.get("keep_probability"), row.get("draw")
+    if probability is None or draw is None:
+        return "by the scores of both branches"
+    relation = "below" if draw < probability else "not below"
+    return f"drew {draw:.3f}, {relation} the keep probability {probability:.3f}"
+
+
+def _reason_to_stay(row: Row) -> str:
+    if not probed(row):
+        text = "every branch diverged; back to the state before"
+        limit = (row.get("rollback") or {}).get("learning_rate_limit")
+        most = f"; learning rate at most {limit:.3g} from now on" if limit else ""
+        return text + most
+    if not row.get("block"):
+        return "the run stays where it is"
+    text = f"pair {row['block']} of the switch test"
+    p_value = row.get("p_value")
+    return text if p_value is None else f"{text}; the test ends with p = {p_value:.3f}"
+
+
+def challengers(run: Run, fate: str) -> list[tuple[float, Row]]:
+    """Returns (epoch, setting) of each accepted, rejected or diverged challenger."""
+    found = []
+    for row in run.decisions:
+        for i in range(has_incumbent(row), len(row["trials"])):
+            decided = "accepted" if i == row["branch"] else "rejected"
+            diverged = entry(row, "scores", i) is None
+            if fate == ("diverged" if diverged else decided):
+                found.append((row["epoch"], row["trials"][i]))
+    return found
+
+
+# Predictions, and what came ----------------------------------------------------------
+
+
+def predictions(run: Run) -> list[Prediction]:
+    """Returns every prediction whose gain came to be known, in order.
+
+    The recorded standard deviation is that of the latent gain; a realised gain has the
+    fitted noise in it too, recorded in points.
+    """
+    made = []
+    for row in run.decisions:
+        noise = (row.get("gp") or {}).get("noise_stddev") or 0.0
+        challenger = not has_incumbent(row)  # the first of a row of probes
+        for i in range(len(row["trials"])):
+            gain, foreseen = gain_of(row, i), prediction_of(row, i)
+            if gain is not None and foreseen is not None:
+                spread = math.hypot(foreseen[1], noise)
+                made.append(Prediction(challenger or i > 0, foreseen[0], spread, gain))
+    return made
+
+
+def coverage(made: Sequence[Prediction]) -> str:
+    """How many 90% intervals held what came, in words."""
+    if not made:
+        return "no model, no predictions"
+    held = sum(p.held for p in made)
+    share = f"{held / len(made):.0%}"
+    return f"90% intervals held {held} of {len(made)} gains ({share})"
+
+
+def pairs(run: Run) -> list[Pair]:
+    """Every decision between an incumbent and one challenger, both of which are known.
+
+    Branches of one decision start from the same state, on the same batches and keys.
+    """
+    found = []
+    for row in run.decisions:
+        if row["branch"] < 0 or len(row["trials"]) != 2 or not has_incumbent(row):
+            continue
+        incumbent, challenger = (entry(row, "scores", i) for i in range(2))
+        if incumbent is not None and challenger is not None:
+            kept = row["branch"] == 0
+            found.append(Pair(row["epoch"], kept, challenger - incumbent))
+    return found
+
+
+def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Mean and half the width of its confidence interval, by Student's t.
+
+    The half width is NaN of fewer than two values.
+    """
+    mean, count = float(np.mean(values)), len(values)
+    if count < 2:
+        return mean, math.nan
+    quantile = float(stats.t.ppf(0.5 + level / 2, count - 1))
+    return mean, quantile * float(np.std(values, ddof=1)) / math.sqrt(count)
+
+
+def spread(values: Sequence[float], form: str = ".1f") -> str:
+    """Mean ± standard deviation."""
+    mean = format(np.mean(values), form)
+    return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):{form}}"
+
+
+def overhead(run: Run) -> str:
+    """Total over accepted steps, less one; "–" before the first step."""
+    step, total = run.metrics[-1]["step"], run.metrics[-1]["total_steps"]
+    return f"{total / step - 1:+.1%}" if step else "–"
+
+
+def steps(run: Run) -> str:
+    """Both counts and the overhead, which never go alone."""
+    step, total = run.metrics[-1]["step"], run.metrics[-1]["total_steps"]
+    return f"{step:,} accepted / {total:,} total ({overhead(run)})"
+
+
+def seconds(run: Run) -> float:
+    """Of training and deciding in accepted epochs, as far as they are known."""
+    return float(np.nansum(run.column("seconds")))
+
+
+def number(value: float | None, form: str = ".4g") -> str:
+    """A number, or "–" where there is none."""
+    return "–" if value is None or not math.isfinite(value) else format(value, form)
+
+
+def signed(value: float) -> str:
+    """A difference, with its sign."""
+    text = f"{value:+.2f}".replace("-", "−")
+    return "0.00" if text in ("+0.00", "−0.00") else text
+
+
+def setting(hparams: Row) -> str:
+    """Hyperparameters, in words."""
+    return ", ".join(f"{name} {number(value)}" for name, value in hparams.items())
+
+
+def unit(run: Run) -> str:
+    """Of scores and gains: a strategy goes by accuracy, or by minus the loss."""
+    before = (row["score_before"] for row in run.decisions)
+    loss = any(score is not None and score < 0 for score in before)
+    return "nats" if loss else "percentage points"
