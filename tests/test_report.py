@@ -1,6 +1,8 @@
 """The report's numbers, checked against the rows they come from."""
 
 import base64
+import hashlib
+import html
 import json
 import math
 import re
@@ -9,7 +11,9 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from hyperdyn_jax import display, report
 
@@ -18,42 +22,57 @@ FIGURES = {"accuracy.png", "hyperparameters.png", "gains.png", "cost.png"}
 
 
 class Page(HTMLParser):
-    """Tables as lists of rows, images, and every link and tag of a page."""
+    """Tables as rows of cells by their names, facts, links and tags of a page."""
 
     def __init__(self, path):
         super().__init__()
-        self.tables, self.images, self.links, self.tags = [], [], [], set()
-        self.in_cell = False
+        self.tables, self.facts, self.links, self.tags = [], {}, [], []
+        self.names, self.cell = [], None
         self.text = path.read_text(encoding="utf-8")
         self.feed(self.text)
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
-        self.tags.add(tag)
+        self.tags.append(tag)
         keys = ("src", "href", "srcset", "data", "action", "poster")
         self.links += [attrs[key] for key in keys if key in attrs]
-        if tag == "img":
-            self.images.append(attrs)
-        elif tag == "table":
+        if tag == "table":
             self.tables.append([])
+            self.names.append(attrs["data-table"])
         elif tag == "tr":
             self.tables[-1].append([])
-        elif tag in ("th", "td"):
-            self.tables[-1][-1].append("")
-            self.in_cell = True
-        elif tag == "br":
-            self.tables[-1][-1][-1] += "\n"
+        if tag in ("th", "td", "dt", "dd"):
+            self.cell = ""
 
     def handle_endtag(self, tag):
-        self.in_cell = self.in_cell and tag not in ("th", "td")
+        if tag in ("th", "td"):
+            self.tables[-1][-1].append(self.cell.replace("\u00a0", " "))
+        elif tag == "dt":
+            self.name = self.cell
+        elif tag == "dd":
+            self.facts[self.name] = self.cell
+        if tag in ("th", "td", "dt", "dd"):
+            self.cell = None
 
     def handle_data(self, data):
-        if self.in_cell:
-            self.tables[-1][-1][-1] += data
+        if self.cell is not None:
+            self.cell += data
 
-    def records(self, index):
-        head, *rows = self.tables[index]
+    def table(self, name, number=0):
+        """The rows of a table, each by the head of its columns."""
+        found = [t for t, n in zip(self.tables, self.names, strict=True) if n == name]
+        head, *rows = found[number]
         return [dict(zip(head, row, strict=True)) for row in rows]
+
+    def decisions(self, number=0):
+        """(epoch, decision, [(tried, predicted, realised)]) of each decision."""
+        found = []
+        which = [i for i, name in enumerate(self.names) if name == "decisions"]
+        for row in self.tables[which[number]][1:]:
+            if len(row) == 5:
+                found.append((row[0].removeprefix("Epoch "), row[1], []))
+            found[-1][2].append(tuple(row[-3:]))
+        return found
 
 
 def setting(learning_rate, momentum=0.9):
@@ -198,45 +217,96 @@ def page(tmp_path_factory):
 
 
 def test_summary_holds_the_numbers_of_the_last_row(page):
-    assert page.records(0) == [
-        {
-            "Run": "demo",
-            "Strategy": "hyperdyn",
-            "Accepted epochs": "4 of 4",
-            "Steps (overhead)": "40 accepted / 90 total (+125.0%)",
-            "Validation accuracy (%)": "47.75",
-            "Test accuracy (%)": "46.50",
-            "Tested epoch": "3",
-            "Wall time (h:m:s)": "0:02:02",  # 4 x 30.5 s
-            "Kept": "2",
-            "Switched": "1",
-            "Infeasible trials": "2",
-        }
-    ]
+    assert page.facts == {
+        "Test (%)": "46.50",
+        "Validation (%)": "47.75",
+        "Accepted steps": "40",
+        "Total steps": "90",
+        "Overhead": "+125.0%",
+        "Training (h:mm:ss)": "0:02:02",  # 4 x 30.5 s
+    }
+    lead = "<b>40</b> accepted steps, <b>90</b> total steps with every trial"
+    assert f"<b>46.50%</b> test accuracy after {lead} (+125.0% overhead)" in page.text
 
 
-def test_decisions_table_has_every_decision(page):
-    start, kept, switched, forced = page.records(1)
-    assert start["Outcome"] == "random start"
-    assert start["Keep probability"] == start["Incumbent"] == "–"
-    assert start["Challenger"] == (
-        "✓ learning_rate 0.1, momentum 0.9\n"
-        "learning_rate 0.5, momentum 0.5\n"
-        "learning_rate 0.9, momentum 0"
+def test_every_accepted_epoch_is_in_a_table(page):
+    rows = page.table("metrics")
+    assert [row["Accepted steps"] for row in rows] == ["10", "20", "30", "40"]
+    assert [row["Total steps"] for row in rows] == ["30", "50", "70", "90"]
+    accuracies = [row["Validation accuracy (%)"] for row in rows]
+    assert accuracies == ["40.00", "45.00", "47.25", "47.75"]
+    assert [row["learning_rate"] for row in rows] == ["0.1", "0.1", "0.02", "0.02"]
+    assert [row["momentum"] for row in rows] == ["0.9", "0.9", "0.99", "0.99"]
+
+
+def test_every_decision_is_in_a_table(page):
+    start, kept, switched, forced = page.decisions()
+    assert start == (
+        "0",
+        "Random start: the best of 3 random settings",
+        [
+            ("✓ random: learning_rate 0.1, momentum 0.9", "–", "+30.00"),
+            ("random: learning_rate 0.5, momentum 0.5", "–", "+20.00"),
+            ("random: learning_rate 0.9, momentum 0", "–", "diverged"),
+        ],
     )
-    assert start["Challenger realised"] == "+30.00\n+20.00\ndiverged"
-    assert kept["Outcome"] == "kept"
-    assert kept["Keep probability"] == "1.000"
-    assert kept["Incumbent"] == "✓ learning_rate 0.1, momentum 0.9"
-    assert kept["Incumbent predicted"] == "+6.00 ± 1.00"
-    assert kept["Incumbent realised"] == "+5.00"
-    assert kept["Challenger realised"] == "+1.00"
-    assert switched["Outcome"] == "switched"
-    assert switched["Challenger"].startswith("✓ ")
-    assert switched["Incumbent realised"] == "-1.00"
-    assert switched["Challenger realised"] == "+2.25"
-    assert forced["Outcome"] == "kept (other diverged)"
-    assert forced["Challenger realised"] == "diverged"
+    assert kept[1].startswith("Kept: ")
+    incumbent, challenger = kept[2]
+    assert incumbent[0] == "✓ incumbent: learning_rate 0.1, momentum 0.9"
+    assert incumbent[1:] == ("+6.00 ± 1.00", "+5.00")
+    assert challenger[1:] == ("+12.00 ± 2.00", "+1.00")
+    assert switched[1].startswith("Switched: ")
+    incumbent, challenger = switched[2]
+    assert (incumbent[2], challenger[2]) == ("−1.00", "+2.25")
+    assert challenger[0].startswith("✓ challenger: ")
+    why = "Kept (other diverged): the branch that the test wanted diverged"
+    assert forced[1] == why
+    assert forced[2][1][2] == "diverged"
+
+
+def test_a_decision_tells_its_draw():
+    row = DECISIONS[3] | {"draw": 0.25}
+    reason = "drew 0.250, below the keep probability 0.500"
+    assert report.numbers.reason(row) == reason
+    row |= {"draw": 0.75, "branch": 1, "scores": [47.75, 48.0]}
+    reason = "drew 0.750, not below the keep probability 0.500"
+    assert report.numbers.reason(row) == reason
+
+
+def test_had_we_kept_compares_what_is_known(page):
+    # Kept at epoch 1: 41 - 45. Switched at 2: 47.25 - 44. At 3 one branch diverged.
+    kept, switched = page.table("kept")
+    assert kept["Challenger less incumbent"] == "−4.00"
+    assert (kept["Challenger ahead"], kept["Incumbent ahead"]) == ("0", "1")
+    assert switched["Challenger less incumbent"] == "+3.25"
+    assert (switched["Decisions"], switched["Challenger ahead"]) == ("1", "1")
+    assert "Of 4 decisions, 2 have both branches trained and scored" in page.text
+    assert "scored +3.25 percentage points in sum" in page.text
+    assert "would have been 0.00 percentage points" in page.text
+
+
+def test_an_interval_is_students():
+    values = [1.0, 2.0, 4.0, 3.5]
+    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    mean, half = report.numbers.interval(values)
+    assert (mean - half, mean + half) == (pytest.approx(low), pytest.approx(high))
+    assert math.isnan(report.numbers.interval([1.0])[1])
+
+
+def test_what_went_wrong_is_told(page, tmp_path):
+    assert "Epoch 0: diverged with learning_rate 0.9, momentum 0" in page.text
+    rollback = {"attempt": 2, "learning_rate_limit": 0.01}
+    rows = [decision(0, [A, B], [None, None], 10.0, -1, rollback=rollback)]
+    rows += [decision(0, [A, C], [40.0, 30.0], 10.0, 0)]
+    metrics = [METRICS[0] | {"skipped_records": 3}]
+    text = Page(report.write_report([make_run(tmp_path / "x", metrics, rows)])).text
+    assert "back to the state before; learning rate at most 0.01 from now on" in text
+    assert "3 records could not be read and were left out" in text
+
+
+def test_a_run_without_trouble_has_no_such_section(tmp_path):
+    page = Page(report.write_report([manual_run(tmp_path / "run", 3)]))
+    assert "What went wrong" not in page.text
 
 
 def test_predictive_interval_adds_the_noise_in_points(tmp_path):
@@ -250,7 +320,11 @@ def test_predictive_interval_adds_the_noise_in_points(tmp_path):
 
 def test_coverage_is_counted_with_1_645_standard_deviations(page):
     # |gain - mean|: 1, 11, 1.5, 0.75, 0; half widths 4.4, 5.3, 9.5, 9.5, 4.1.
-    assert "90% intervals held 4 of 5 gains (80%)" in page.images[2]["alt"]
+    assert "90% intervals held 4 of 5 gains (80%)" in page.text
+    every, incumbents, challengers = page.table("calibration")
+    assert (every["Held"], every["Of"], every["Share"]) == ("4", "5", "80%")
+    assert (incumbents["Held"], incumbents["Of"]) == ("3", "3")
+    assert (challengers["Held"], challengers["Of"]) == ("1", "2")
 
 
 def test_an_interval_without_recorded_noise_is_the_latent_one(tmp_path):
@@ -260,22 +334,20 @@ def test_an_interval_without_recorded_noise_is_the_latent_one(tmp_path):
 
 
 def test_page_is_self_contained(page):
-    assert page.links
-    assert all(link.startswith("data:image/svg+xml;base64,") for link in page.links)
-    assert not page.tags & {"script", "link", "iframe", "object", "embed", "base"}
-    assert not re.search(r"https?://|@import|url\(|javascript:", page.text)
-    assert len(page.images) == 4
-    assert all(len(image["alt"]) > 30 for image in page.images)
-    for link in page.links:
-        svg = base64.b64decode(link.split(",", 1)[1]).decode()
-        assert svg.lstrip().startswith("<?xml")
-        assert "<script" not in svg
-        assert not re.search(r'(?:href|src)="(?!#|data:)', svg)
+    assert all(link.startswith("data:") or link == "#main" for link in page.links)
+    assert not {"iframe", "object", "embed", "base", "img", "form"} & set(page.tags)
+    assert page.tags.count("link") == page.tags.count("style") == 1
+    assert not re.search(r"https?://(?!www.w3.org/2000/svg)|@import", page.text)
 
 
-def test_page_is_light_and_dark_and_fits_a_phone(page):
-    assert page.text.count("prefers-color-scheme: dark") == 1 + len(FIGURES)
-    assert 'name="viewport"' in page.text
+def test_the_policy_allows_what_is_in_the_page_and_nothing_else(page):
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page.text)[1]
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe" not in policy
+    for tag in ("style", "script"):
+        (content,) = re.findall(f"<{tag}>(.*?)</{tag}>", page.text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
 
 
 def test_figures_are_png_files_beside_the_page(tmp_path):
@@ -405,13 +477,14 @@ def test_several_runs_go_to_one_page(tmp_path, monkeypatch):
     runs = [make_run(tmp_path / "a"), manual_run(tmp_path / "b", 5, name="by hand")]
     page = report.write_report(runs)
     assert page == Path("report", "report.html")
-    summary = Page(page).records(0)
+    summary = Page(page).table("summary")
     assert [row["Run"] for row in summary] == ["demo", "by hand"]
-    assert [row["Steps (overhead)"] for row in summary] == [
-        "40 accepted / 90 total (+125.0%)",
-        "50 accepted / 50 total (+0.0%)",
+    names = ("Accepted steps", "Total steps", "Overhead")
+    assert [tuple(row[name] for name in names) for row in summary] == [
+        ("40", "90", "+125.0%"),
+        ("50", "50", "+0.0%"),
     ]
-    assert len(Page(page).records(2)) == 5
+    assert len(Page(page).decisions(1)) == 5
     loaded = [report.load_run(run) for run in runs]
     for axes in report.accuracy(loaded).axes[:2]:
         assert [line.get_label() for line in axes.lines] == ["demo", "by hand"]
@@ -419,25 +492,25 @@ def test_several_runs_go_to_one_page(tmp_path, monkeypatch):
 
 def test_runs_of_one_name_are_told_apart(tmp_path):
     runs = [make_run(tmp_path / "x" / name) for name in ("seed0", "seed1")]
-    summary = Page(report.write_report(runs, tmp_path / "out")).records(0)
+    summary = Page(report.write_report(runs, tmp_path / "out")).table("summary")
     assert [r["Run"] for r in summary] == ["demo (x/seed0)", "demo (x/seed1)"]
 
 
 def test_unfinished_run_has_no_test_accuracy(tmp_path):
     run = make_run(tmp_path / "run", METRICS[:3], DECISIONS[:3])
-    (summary,) = Page(report.write_report([run])).records(0)
-    assert summary["Accepted epochs"] == "3 of 4"
-    assert summary["Validation accuracy (%)"] == "47.25"
-    assert summary["Test accuracy (%)"] == "–"
+    page = Page(report.write_report([run]))
+    assert "Not finished." in page.text
+    assert page.facts["Validation (%)"] == "47.25"
+    assert page.facts["Test (%)"] == "–"
 
 
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_manual_schedule_without_a_model(tmp_path, epochs):
     page = Page(report.write_report([manual_run(tmp_path / "run", epochs)]))
-    (summary,) = page.records(0)
-    assert (summary["Kept"], summary["Switched"]) == ("0", "0")
-    assert {row["Outcome"] for row in page.records(1)} == {"scheduled"}
-    assert "no model, no predictions" in page.images[2]["alt"]
+    decided = {decision for _, decision, _ in page.decisions()}
+    assert decided == {"Scheduled: one setting, no choice to make"}
+    assert not {"calibration", "kept"} & set(page.names)
+    assert "What the model believed" not in page.text
 
 
 def test_rolled_back_and_random_search_rows(tmp_path):
@@ -446,10 +519,10 @@ def test_rolled_back_and_random_search_rows(tmp_path):
         decision(1, [A, B], [12.0, 14.0], 10.0, 1),
     ]
     run = make_run(tmp_path / "run", METRICS[:2], rows)
-    page = Page(report.write_report([run]))
-    assert [r["Outcome"] for r in page.records(1)] == ["rolled back", "best of random"]
-    assert page.records(1)[0]["Challenger realised"] == "diverged\ndiverged"
-    assert page.records(0)[0]["Infeasible trials"] == "2"
+    back, best = Page(report.write_report([run])).decisions()
+    assert back[1] == "Rolled back: every branch diverged; back to the state before"
+    assert best[1] == "Best of random: the best of 2 random settings"
+    assert [trial[2] for trial in back[2]] == ["diverged", "diverged"]
 
 
 def test_nulls_zero_rates_and_a_bare_config_still_draw(tmp_path):
@@ -457,27 +530,32 @@ def test_nulls_zero_rates_and_a_bare_config_still_draw(tmp_path):
     run = make_run(tmp_path / "run", [metric(0, 0, 0, 1.0, setting(0.0)) | nothing], [])
     (run / "config.json").write_text("{}")
     page = Page(report.write_report([run]))
-    (summary,) = page.records(0)
-    assert summary["Run"] == "run"
-    assert summary["Validation accuracy (%)"] == "–"
-    assert summary["Steps (overhead)"] == "0 accepted / 0 total (–)"
+    assert "<h1>run</h1>" in page.text
+    assert page.facts["Validation (%)"] == "–"
+    assert page.facts["Overhead"] == "–"
     assert "No decision was recorded" in page.text
 
 
 def test_names_are_text_and_never_markup(tmp_path):
     name = '_<script>alert("1")</script> $x^$'
-    run = make_run(tmp_path / "run", name=name)
-    page = Page(report.write_report([run]))
-    assert "script" not in page.tags
-    assert page.records(0)[0]["Run"] == name[1:]
+    page = Page(report.write_report([make_run(tmp_path / "run", name=name)]))
+    assert page.tags.count("script") == 1  # the page's own
+    assert f"<h1>{html.escape(name[1:])}</h1>" in page.text
+
+
+def test_embedded_data_cannot_end_their_element():
+    text = report.parts.embed("x", {"name": "</script><script>alert(1)"})
+    assert text.count("<") == 2
+    content = re.fullmatch(r"<script[^>]*>(.*)</script>", text)[1]
+    assert json.loads(content) == {"name": "</script><script>alert(1)"}
 
 
 def test_probes_are_told_from_failed_attempts():
     probe = {"branch": -1, "keep_probability": None, "trials": [{}], "scores": [-2.0]}
-    assert report._outcome(probe) == "probed"
-    assert not report._has_incumbent(probe)
+    assert report.numbers.outcome(probe) == "probed"
+    assert not report.numbers.has_incumbent(probe)
     failed = probe | {"scores": [None]}
-    assert report._outcome(failed) == "rolled back"
+    assert report.numbers.outcome(failed) == "rolled back"
 
 
 def test_lines_of_pairs_tell_the_test():

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hyperdyn_jax
+from hyperdyn_jax.report import numbers as numbers
+from hyperdyn_jax.report import parts as parts
 from hyperdyn_jax.report.figures import FIGURES as FIGURES
 from hyperdyn_jax.report.figures import LINES as LINES
 from hyperdyn_jax.report.figures import accuracy as accuracy

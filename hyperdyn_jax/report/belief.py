@@ -19,7 +19,7 @@ from hyperdyn_jax.report.numbers import Row, Run
 from hyperdyn_jax.space import SearchSpace
 from hyperdyn_jax.types import Trials
 
-GRID = 33  # points along an axis
+GRID = 25  # points along an axis
 TOLERANCE = 1e-2  # of a deviation: the parameters in a row are rounded to float32
 
 Tuner = hyperdyn.Hyperdyn | explore.ExploreThenCommit
@@ -48,13 +48,13 @@ class Belief(NamedTuple):
 class Beliefs(NamedTuple):
     """All of a run.
 
-    space: the axes. grid: f32[GRID] of each, from its low end to its high end.
+    space: the axes. kinds: of each, as a config has it.
     observations: (index of its decision, number of its trial) of every trial that the
       model has seen, in order.
     """
 
     space: SearchSpace
-    grid: dict[str, np.ndarray]
+    kinds: dict[str, str]
     observations: list[tuple[int, int]]
     steps: list[Belief]
 
@@ -73,14 +73,13 @@ def recompute(run: Run) -> Beliefs | None:
     if not isinstance(tuner, Tuner):
         return None
     units = np.linspace(0, 1, GRID, dtype=np.float32)
-    grid = jax.tree.map(
-        np.asarray, tuner.space.from_unit(np.tile(units[:, None], len(tuner.space)))
-    )
     observations: list[tuple[int, int]] = []
     steps = list(_replay(tuner, run, units, observations))
     if not steps or not all(_agrees(run, step) for step in steps):
         return None
-    return Beliefs(tuner.space, grid, observations, steps)
+    names = {axis: kind for kind, axis in config.AXES.items()}
+    kinds = {name: names[type(axis)] for name, axis in tuner.space.items()}
+    return Beliefs(tuner.space, kinds, observations, steps)
 
 
 def _agrees(run: Run, step: Belief) -> bool:

@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import matplotlib
@@ -13,6 +14,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
 from hyperdyn_jax.report import numbers
 from hyperdyn_jax.report.numbers import Z90, Row, Run
+from hyperdyn_jax.report.svg import Scale
 
 # Ink, grid, and Okabe & Ito's colour-blind-safe colours.
 INK, GRID = "#1f2328", "#d5d9de"
@@ -185,23 +187,28 @@ def draw_beliefs(what: tuple[Run, Any]) -> Figure:
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(beliefs.space), count, sharey="col", squeeze=False)
     for step, column in zip(chosen, grid.T, strict=True):
-        for i, (axes, name) in enumerate(zip(column, beliefs.space, strict=True)):
-            _draw_belief(axes, step, i, beliefs.grid[name])
-            axes.set_xlabel(name)
-            axes.set_xscale("log" if name == "learning_rate" else "linear")
-            for j, trial in enumerate(_trials_of(run, step)):
-                axes.axvline(trial[name], color=f"C{2 - j % 2}", ls="--", lw=1)
         column[0].set_title(_moment(run, step))
+        for i, (axes, name) in enumerate(zip(column, beliefs.space, strict=True)):
+            axis = beliefs.space[name]
+            scale = Scale(axis.low, axis.high, 0, 1, beliefs.kinds[name])
+            _draw_belief(axes, step, i)
+            for j, trial in enumerate(_trials_of(run, step)):
+                look = {"color": f"C{2 - j % 2}", "ls": "--", "lw": 1}
+                axes.axvline(scale(trial[name]), **look)
+            ticks = replace(scale, end=100).ticks()
+            axes.set_xticks([scale(value) for value, _ in ticks], [x for _, x in ticks])
+            axes.set_xlabel(name)
     for row in grid:
         row[0].set_ylabel(f"gain ({numbers.unit(run)})")
     return figure
 
 
-def _draw_belief(axes: Axes, step: Any, i: int, values: np.ndarray) -> None:
+def _draw_belief(axes: Axes, step: Any, i: int) -> None:
+    units = np.linspace(0, 1, step.mean.shape[1])
     half = Z90 * np.hypot(step.stddev[i], step.noise[i])
-    axes.plot(values, step.mean[i], color="C0")
+    axes.plot(units, step.mean[i], color="C0")
     low, high = step.mean[i] - half, step.mean[i] + half
-    axes.fill_between(values, low, high, color="C0", alpha=0.2, linewidth=0)
+    axes.fill_between(units, low, high, color="C0", alpha=0.2, linewidth=0)
 
 
 def _trials_of(run: Run, step: Any) -> Sequence[Row]:

@@ -96,6 +96,11 @@ function draw(panel, data, axis, step, index) {
 
 for (const figure of document.querySelectorAll(".dialled")) {
   const data = JSON.parse(document.getElementById(figure.dataset.source).textContent);
+  for (const step of data.steps) {
+    for (const name of ["mean", "half"]) {
+      step[name] = step[name].map((axis) => axis.map((x) => x * step.grain));
+    }
+  }
   const dial = figure.querySelector("input"), shown = figure.querySelector("output");
   const told = figure.querySelector(".told"), panels = figure.querySelector(".panels");
   const show = () => {

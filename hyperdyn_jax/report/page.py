@@ -1,191 +1,19 @@
-"""The page: one HTML file with everything in it, that asks nobody for anything.
+"""The page of runs: what came of them, what the model believed, what was decided."""
 
-A Content-Security-Policy forbids whatever is not in the file, by the digests of its
-style and its script. Every chart has its values in a table or in data attributes.
-"""
-
-import base64
-import hashlib
-import html
-import importlib.resources
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from string import Template
 from typing import Any
 
 import numpy as np
 
-from hyperdyn_jax.report import numbers
+from hyperdyn_jax.report import numbers, parts
 from hyperdyn_jax.report.numbers import Z90, Row, Run
 from hyperdyn_jax.report.svg import LEFT, RIGHT, WIDTH, Panel, Scale, extent
 
 MOST_BELIEFS = 200  # on the slider; of more, as many evenly spread
-GLANCES = 12  # of them printed
+GLANCES = 8  # of them printed
 DOTTED = 60  # epochs up to which each is a dot of its own
-
-Cells = Sequence[str]
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value))
-
-
-def _resource(name: str) -> str:
-    return importlib.resources.files(__package__).joinpath(name).read_text("utf-8")
-
-
-def assemble(
-    title: str,
-    eyebrow: str,
-    lead: str,
-    sections: Iterable[str],
-    footer: str,
-    data: str = "",
-) -> str:
-    """A page around sections.
-
-    Args:
-      title, eyebrow, footer: plain text.
-      lead, sections, data: HTML; data are JSON in script elements.
-    """
-    style, script = _resource("page.css"), _resource("page.js")
-    policy = "; ".join(
-        [
-            "default-src 'none'",
-            f"style-src '{_digest(style)}'",
-            f"script-src '{_digest(script)}'",
-            "img-src data:",
-            "base-uri 'none'",
-            "form-action 'none'",
-        ]
-    )
-    return Template(_resource("page.html")).substitute(
-        policy=policy,
-        title=_text(title),
-        eyebrow=_text(eyebrow),
-        lead=lead,
-        sections="\n".join(sections),
-        footer=_text(footer),
-        data=data,
-        style=style,
-        script=script,
-    )
-
-
-def _digest(text: str) -> str:
-    digest = hashlib.sha256(text.encode()).digest()
-    return f"sha256-{base64.b64encode(digest).decode()}"
-
-
-def embed(name: str, value: Any) -> str:
-    """JSON that a script can read by its name, and nothing can end early."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    text = text.replace("<", "\\u003c")
-    return f'<script type="application/json" id="{name}">{text}</script>'
-
-
-# Parts ------------------------------------------------------------------------------
-
-
-def section(name: str, title: str, *parts: str, note: str = "", level: int = 2) -> str:
-    """A headed part of the page. name: of its anchor. note: a line below the title."""
-    head = f'<h{level} id="{name}-title">{_text(title)}</h{level}>'
-    head += f'\n<p class="note">{note}</p>' if note else ""
-    body = "\n".join(part for part in parts if part)
-    return f'<section aria-labelledby="{name}-title">\n{head}\n{body}\n</section>'
-
-
-def table(
-    caption: str, head: Cells, rows: Iterable[Cells], look: str = "", name: str = ""
-) -> str:
-    """A table whose first column heads the rows; figures are set to the right.
-
-    Args:
-      caption: plain text, "" for none.
-      head, rows: plain text.
-      look: its classes; with "cards" a row is a card on a phone.
-      name: of its data, in `data-table`.
-    """
-    numeric = [False] + [True] * (len(head) - 1)
-    top = "".join(
-        f'<th scope="col"{_right(right)}>{_text(x)}</th>'
-        for x, right in zip(head, numeric, strict=True)
-    )
-    lines = []
-    for row in rows:
-        first = f'<th scope="row">{_text(row[0])}</th>'
-        cells = zip(head[1:], row[1:], numeric[1:], strict=True)
-        rest = "".join(
-            f"<td{_labelled(label, look)}{_right(right)}>{_text(x)}</td>"
-            for label, x, right in cells
-        )
-        lines.append(f"<tr>{first}{rest}</tr>")
-    title = f"<caption>{_text(caption)}</caption>" if caption else ""
-    body = "\n".join(lines)
-    return (
-        f'<table class="{look}" data-table="{name}">{title}<thead><tr>{top}</tr>'
-        f"</thead>\n<tbody>{body}</tbody></table>"
-    )
-
-
-def _labelled(label: str, look: str) -> str:
-    """What a cell of a card is."""
-    return f' data-label="{_text(label)}"' if "cards" in look else ""
-
-
-def _right(right: bool) -> str:
-    return ' class="n"' if right else ""
-
-
-def _scroll(label: str, body: str) -> str:
-    return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{_text(label)}">'
-        f"{body}</div>"
-    )
-
-
-def _plain(body: str, look: str = "narrow") -> str:
-    return f'<div class="plain {look}">{body}</div>'
-
-
-def details(summary: str, body: str) -> str:
-    return f"<details><summary>{_text(summary)}</summary>{body}</details>"
-
-
-def panels(charts: Sequence[Panel], caption: str = "", keys: Cells = ()) -> str:
-    """Charts beside each other, as many as there is room for. keys: HTML of legends."""
-    look = "panels one" if len(charts) == 1 else "panels"
-    text = f"<figcaption>{caption}</figcaption>" if caption else ""
-    legend = f'<ul class="key">{"".join(keys)}</ul>' if keys else ""
-    body = "".join(map(str, charts))
-    return f'<figure><div class="{look}">{body}</div>{legend}{text}</figure>'
-
-
-def key(mark: str, text: str) -> str:
-    """A line of a legend. mark: SVG in a box of 30 by 14."""
-    picture = f'<svg viewBox="0 0 30 14" aria-hidden="true">{mark}</svg>'
-    return f"<li>{picture}{_text(text)}</li>"
-
-
-def look_of(index: int) -> str:
-    """Colour and dashes of the how many-th curve."""
-    return f"c{index % 6} d{index % 4}"
-
-
-def line_key(index: int, text: str) -> str:
-    """The line of a legend of a curve."""
-    return key(f'<path class="line {look_of(index)}" d="M0 7H30"/>', text)
-
-
-def facts(values: Mapping[str, str]) -> str:
-    """Figures to be seen first."""
-    items = (
-        f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>"
-        for name, value in values.items()
-    )
-    return f'<dl class="facts">{"".join(items)}</dl>'
-
 
 # Sections of a run -------------------------------------------------------------------
 
@@ -205,7 +33,8 @@ def summary(run: Run) -> dict[str, str]:
 
 def headline(run: Run) -> str:
     """The results of a run in a sentence or two, HTML."""
-    last, strategy = run.metrics[-1], run.config.get("strategy", "–")
+    last = run.metrics[-1]
+    strategy = f"<b>{parts.escape(run.config.get('strategy', '–'))}</b>"
     count = (
         f"<b>{last['step']:,}</b> accepted steps, <b>{last['total_steps']:,}</b> total "
         f"steps with every trial ({numbers.overhead(run)} overhead)"
@@ -213,12 +42,12 @@ def headline(run: Run) -> str:
     if last.get("test_accuracy") is None:
         accuracy = numbers.number(last["validation_accuracy"], ".2f")
         return (
-            f"Not finished. <b>{_text(strategy)}</b> is at {accuracy}% validation "
-            f"accuracy after {count}."
+            f"Not finished. {strategy} is at {accuracy}% validation accuracy after "
+            f"{count}."
         )
     text = (
-        f"<b>{_text(strategy)}</b> ends at <b>{last['test_accuracy']:.2f}%</b> test "
-        f"accuracy after {count}."
+        f"{strategy} ends at <b>{last['test_accuracy']:.2f}%</b> test accuracy after "
+        f"{count}."
     )
     if last.get("best_epoch", last["epoch"]) != last["epoch"]:
         text += (
@@ -246,17 +75,21 @@ def accuracy(runs: Sequence[Run]) -> str:
             for i, run in enumerate(runs):
                 x = [row[count] for row in run.metrics]
                 y = [row[column] for row in run.metrics]
-                chart.line(x, y, look_of(i))
+                chart.line(x, y, parts.look_of(i))
                 if len(x) <= DOTTED:
                     chart.points(x, y, f"c{i % 6}", size=2.2)
             charts.append(chart)
-    keys = [line_key(i, run.label) for i, run in enumerate(runs)] if runs[1:] else []
+    keys = (
+        [parts.line_key(i, run.label) for i, run in enumerate(runs)] if runs[1:] else []
+    )
     tables = (_values(run) for run in runs)
     caption = (
         "Left, over the steps of the accepted path; right, over all steps that were "
         "paid for, every trial in them. The training loss has a logarithmic axis."
     )
-    return section("accuracy", "Accuracy", panels(charts, caption, keys), *tables)
+    return parts.section(
+        "accuracy", "Accuracy", parts.panels(charts, caption, keys), *tables
+    )
 
 
 LOSS = ("train_loss", "training loss (nats)")
@@ -290,7 +123,9 @@ def _values(run: Run) -> str:
         for row in run.metrics
     ]
     title = f"Every accepted epoch of {run.label}"
-    return details(title, _scroll(title, table("", head, rows, name="metrics")))
+    return parts.details(
+        title, parts.scroll(title, parts.table("", head, rows, name="metrics"))
+    )
 
 
 def paths(runs: Sequence[Run], beliefs: Any = None) -> str:
@@ -298,25 +133,27 @@ def paths(runs: Sequence[Run], beliefs: Any = None) -> str:
     names = dict.fromkeys(name for run in runs for name in run.hyperparameters)
     charts = [_path(runs, name, beliefs) for name in names]
     shaded = any("<image" in str(chart) for chart in charts)
-    keys = [line_key(i, run.label) for i, run in enumerate(runs)] if runs[1:] else []
-    keys += [] if runs[1:] else [line_key(0, "accepted")]
+    keys = (
+        [parts.line_key(i, run.label) for i, run in enumerate(runs)] if runs[1:] else []
+    )
+    keys += [] if runs[1:] else [parts.line_key(0, "accepted")]
     fates = {fate for run in runs for fate in FATES if numbers.challengers(run, fate)}
     for fate, shape in FATES.items():
-        mark = Panel("", "", "", (0, 1), (0, 1), width=30, height=14)
         if fate in fates:
-            keys.append(key(_mark(mark, shape), FATE_WORDS[fate]))
+            look = "ink" if runs[1:] else "c1"
+            keys.append(parts.key(parts.mark(shape, look), FATE_WORDS[fate]))
     if shaded:
         shade = '<rect class="shade" width="30" height="14"/>'
-        keys.append(key(shade, "expected gain"))
-    caption = "Marks are settings that were tried."
+        keys.append(parts.key(shade, "expected gain"))
+    caption = "Marks are settings that were tried." if fates else ""
     if shaded:
         caption += (
             " Behind the path is what the model expected before each epoch, along this "
             "axis with the rest as it was: the deeper the shade, the larger the gain, "
             "each epoch on its own scale from the least to the largest."
         )
-    body = panels(charts, caption, keys)
-    return section("hyperparameters", "Hyperparameters", body)
+    body = parts.panels(charts, caption, keys)
+    return parts.section("hyperparameters", "Hyperparameters", body)
 
 
 FATE_WORDS = {
@@ -325,12 +162,6 @@ FATE_WORDS = {
     "diverged": "tried, diverged",
 }
 FATES = {"accepted": "triangle", "rejected": "ring", "diverged": "cross"}
-
-
-def _mark(panel: Panel, shape: str) -> str:
-    panel.to_x, panel.to_y = Scale(0, 1, 0, 30), Scale(0, 1, 14, 0)
-    panel.points([0.5], [0.5], "c1", shape, 4)
-    return panel.parts[-1]
 
 
 def _path(runs: Sequence[Run], name: str, beliefs: Any) -> Panel:
@@ -363,14 +194,14 @@ def _path(runs: Sequence[Run], name: str, beliefs: Any) -> Panel:
     for i, run in enumerate(runs):
         epochs = [row["epoch"] for row in run.metrics]
         path = [row["hyperparams"].get(name) for row in run.metrics]
-        chart.line(epochs, path, look_of(i), steps=True)
+        chart.line(epochs, path, parts.look_of(i), steps=True)
         if len(epochs) <= DOTTED:
             chart.points(epochs, path, f"c{i % 6}", size=2.0)
         look = "c1" if len(runs) == 1 else f"c{i % 6}"
         for fate, shape in FATES.items():
             found = numbers.challengers(run, fate)
             x, y = [e for e, _ in found], [s.get(name) for _, s in found]
-            chart.points(x, y, look, shape, 3.6)
+            chart.points(x, y, look, shape, 3.6 if len(epochs) <= DOTTED else 2.2)
     return chart
 
 
@@ -383,10 +214,10 @@ def _path_in_words(run: Run, name: str) -> str:
 def _shades(run: Run, beliefs: Any, name: str, kind: str) -> np.ndarray | None:
     """Where the model expected the most, f64[grid, epochs] in [0, 1]; None where it
     is not a belief of every epoch, or on another axis."""
-    if f"{type(beliefs.space[name]).__name__}" != KINDS[kind]:
+    if beliefs.kinds[name] != kind:
         return None
     axis, epochs = list(beliefs.space).index(name), len(run.metrics)
-    shades = np.zeros((beliefs.grid[name].shape[0], epochs))
+    shades = np.zeros((beliefs.steps[0].mean.shape[1], epochs))
     for step in beliefs.steps:
         if step.row >= len(run.decisions) or run.decisions[step.row]["branch"] < 0:
             continue
@@ -397,35 +228,26 @@ def _shades(run: Run, beliefs: Any, name: str, kind: str) -> np.ndarray | None:
     return shades if shades.any() else None
 
 
-KINDS = {
-    "uniform": "Uniform",
-    "log_uniform": "LogUniform",
-    "log_complement": "LogComplement",
-}
-
-
 # What the model believed -------------------------------------------------------------
 
 
-def belief(run: Run, beliefs: Any, number: int, level: int) -> tuple[str, str]:
-    """The section, and the data that its script reads."""
-    name = f"belief-{number}"
+def belief(run: Run, beliefs: Any, number: int, level: int) -> str:
+    name, title = f"belief-{number}", "What the model believed"
     if beliefs is None:
         if not any(row.get("gp") for row in run.decisions):
-            return "", ""
+            return ""
         note = (
             "The rows of this strategy do not hold what its model was told, so what it "
             "believed cannot be computed again here."
         )
-        return section(name, "What the model believed", note=note, level=level), ""
+        return parts.section(name, title, note=note, level=level)
     data = _belief_data(run, beliefs)
-    count = len(data["steps"])
+    last = len(data["steps"]) - 1
     look = "panels one" if len(data["axes"]) == 1 else "panels"
     dial = (
         f'<figure class="dialled" data-source="{name}-data" hidden><div class="dial">'
         f'<label for="{name}-dial">Before the decision of</label>'
-        f'<input type="range" id="{name}-dial" min="0" max="{count - 1}" '
-        f'value="{count - 1}" step="1">'
+        f'<input type="range" id="{name}-dial" min="0" max="{last}" value="{last}">'
         f'<output for="{name}-dial"></output></div>'
         f'<p class="told" aria-live="polite"></p><div class="{look}"></div>'
         f'<ul class="key">{_belief_keys(run)}</ul></figure>'
@@ -437,22 +259,18 @@ def belief(run: Run, beliefs: Any, number: int, level: int) -> tuple[str, str]:
     )
     if numbers.unit(run) == "nats":
         note += " To the model, a probe that lost has gained nothing."
-    glance = _glances(data)
-    parts = (dial, glance)
-    data_text = embed(f"{name}-data", data)
-    return section(name, "What the model believed", *parts, note=note, level=level), (
-        data_text
-    )
+    body = (dial, _glances(data), parts.embed(f"{name}-data", data))
+    return parts.section(name, title, *body, note=note, level=level)
 
 
 def _belief_keys(run: Run) -> str:
     keys = [
-        key(
+        parts.key(
             '<rect class="band c0" width="30" height="14"/>'
             '<path class="line c0" d="M0 7H30"/>',
             "expected gain, 90% interval",
         ),
-        key('<circle class="dot ink" cx="15" cy="7" r="2.6"/>', "earlier trials"),
+        parts.key('<circle class="dot ink" cx="15" cy="7" r="2.6"/>', "earlier trials"),
     ]
     if any(numbers.has_incumbent(row) and row["trials"][1:] for row in run.decisions):
         keys.append(_trial_key("c2", "incumbent, and what it got"))
@@ -460,7 +278,7 @@ def _belief_keys(run: Run) -> str:
     else:
         keys.append(_trial_key("c1", "next probe, and what it got"))
         keys.append(
-            key(
+            parts.key(
                 '<path class="line thin dashed c2" d="M15 0V14"/>',
                 "what the run trained with",
             )
@@ -469,7 +287,7 @@ def _belief_keys(run: Run) -> str:
 
 
 def _trial_key(look: str, text: str) -> str:
-    return key(
+    return parts.key(
         f'<path class="line thin dashed {look}" d="M15 0V14"/>'
         f'<circle class="ring {look}" cx="15" cy="7" r="4"/>',
         text,
@@ -478,11 +296,11 @@ def _trial_key(look: str, text: str) -> str:
 
 def _belief_data(run: Run, beliefs: Any) -> dict[str, Any]:
     scales = {
-        name: Scale(axis.low, axis.high, 0, 1, _kind(axis))
+        name: Scale(axis.low, axis.high, 0, 1, beliefs.kinds[name])
         for name, axis in beliefs.space.items()
     }
     wide = {
-        name: Scale(axis.low, axis.high, LEFT, WIDTH - RIGHT, _kind(axis))
+        name: Scale(axis.low, axis.high, LEFT, WIDTH - RIGHT, beliefs.kinds[name])
         for name, axis in beliefs.space.items()
     }
 
@@ -513,25 +331,23 @@ def _belief_data(run: Run, beliefs: Any) -> dict[str, Any]:
     }
 
 
-def _kind(axis: Any) -> str:
-    return next(kind for kind, name in KINDS.items() if name == type(axis).__name__)
-
-
 def _belief_step(run: Run, step: Any, at: Any) -> dict[str, Any]:
     half = Z90 * np.hypot(step.stddev, step.noise)
+    # As whole numbers of something too small to be seen: they take half the room.
+    grain = float(half.max()) / 400
     shown = {
         "seen": step.seen,
-        "mean": [[_round(x) for x in axis] for axis in step.mean],
-        "half": [[_round(x, 3) for x in axis] for axis in half],
+        "grain": _round(grain),
+        "mean": np.rint(step.mean / grain).astype(int).tolist(),
+        "half": np.rint(half / grain).astype(int).tolist(),
     }
     if step.row == len(run.decisions):
         taken = run.metrics[0]["hyperparams"]
         chosen = {"role": "chosen", "at": at(taken), "gain": None, "taken": True}
-        text = (
-            f"The model had been told of {step.seen} probes. The run then trained with "
-            f"{numbers.setting(taken)}, and the pairs of the switch test, if there "
-            f"were any, decided with it."
-        )
+        text = f"The model had been told of {step.seen} probes."
+        if any(row.get("block") for row in run.decisions):
+            text += " The switch test had the last word."
+        text += f" The run trained with {numbers.setting(taken)}."
         title = "after all probes"
         return {**shown, "title": title, "text": text, "epoch": 0, "trials": [chosen]}
     row = run.decisions[step.row]
@@ -560,7 +376,9 @@ def _told(row: Row, index: int) -> str:
 
 
 def _predicted(foreseen: tuple[float, float] | None) -> str:
-    return f"{numbers.signed(foreseen[0])} ± {foreseen[1]:.2f}" if foreseen else "–"
+    if foreseen is None:
+        return "–"
+    return f"{numbers.signed(foreseen[0])}{parts.NARROW}{foreseen[1]:.2f}"
 
 
 def _glances(data: Mapping[str, Any]) -> str:
@@ -569,22 +387,16 @@ def _glances(data: Mapping[str, Any]) -> str:
     chosen = sorted({round(x) for x in np.linspace(0, count - 1, min(count, GLANCES))})
     charts = []
     for step in (data["steps"][i] for i in chosen):
-        up = extent(
-            m + sign * h
-            for sign in (-1, 1)
-            for mean, half in zip(step["mean"], step["half"], strict=True)
-            for m, h in zip(mean, half, strict=True)
-        )
-        for axis, mean, half in zip(
-            data["axes"], step["mean"], step["half"], strict=True
-        ):
+        means, halves = (step["grain"] * np.array(step[x]) for x in ("mean", "half"))
+        lows, highs = means - halves, means + halves
+        up = extent([lows.min(), highs.max()])
+        for i, axis in enumerate(data["axes"]):
             text = f"{step['title']}: gain over {axis['name']}"
             chart = Panel(text, "", text, (0, 1), up, width=230, height=150)
-            chart.x_ticks = axis["ticks"]
-            xs = [i / (len(mean) - 1) for i in range(len(mean))]
-            both = list(zip(mean, half, strict=True))
-            chart.band(xs, [m - h for m, h in both], [m + h for m, h in both], "c0")
-            chart.line(xs, mean, "c0")
+            chart.x_ticks = axis["ticks"][::2]
+            xs = np.linspace(0, 1, means.shape[1]).tolist()
+            chart.band(xs, lows[i].tolist(), highs[i].tolist(), "c0")
+            chart.line(xs, means[i].tolist(), "c0")
             charts.append(str(chart))
     return f'<figure class="glance">{"".join(charts)}</figure>'
 
@@ -613,30 +425,38 @@ def _role(row: Row, index: int) -> str:
 def decisions(run: Run, number: int, level: int) -> str:
     name = f"decisions-{number}"
     if not run.decisions:
-        return section(name, "Decisions", note="No decision was recorded.", level=level)
+        return parts.section(
+            name, "Decisions", note="No decision was recorded.", level=level
+        )
     head = ["Epoch", "Decision", "Tried", "Predicted", "Realised"]
-    top = "".join(f'<th scope="col"{_right(x in head[3:])}>{x}</th>' for x in head)
+    top = "".join(f'<th scope="col">{x}</th>' for x in head)
     body = "\n".join(map(_decision, run.decisions))
     title = f"Decisions of {run.label}"
     grid = (
-        f'<table class="cards" data-table="decisions"><thead><tr>{top}</tr></thead>'
-        f"\n{body}</table>"
+        f'<table class="cards decisions" data-table="decisions">'
+        f"<thead><tr>{top}</tr></thead>\n{body}</table>"
     )
     note = (
         "✓ marks the branch that became the run. Predicted: mean ± standard deviation "
         "of the latent gain, made before the trial was trained. Realised: its score "
         f"less the score that all branches started from, in {numbers.unit(run)}."
     )
-    return section(name, "Decisions", _scroll(title, grid), note=note, level=level)
+    body = parts.scroll(title, grid)
+    if {numbers.outcome(row) for row in run.decisions} == {"scheduled"}:
+        note = (
+            "Every epoch had one setting, given beforehand; nothing was to be decided."
+        )
+        body = parts.details("Every epoch", body)
+    return parts.section(name, "Decisions", body, note=note, level=level)
 
 
 def _decision(row: Row) -> str:
-    count = len(row["trials"])
+    count, why = len(row["trials"]), parts.escape(numbers.reason(row))
     head = (
         f'<th scope="rowgroup" rowspan="{count}"><span class="unseen">Epoch </span>'
         f"{row['epoch']}</th>"
-        f'<td rowspan="{count}" data-outcome="{_text(numbers.outcome(row))}">'
-        f"<b>{_text(_outcome(row))}</b>: {_text(numbers.reason(row))}</td>"
+        f'<td rowspan="{count}">'
+        f"<b>{parts.escape(_outcome(row))}</b>: {why}</td>"
     )
     lines = []
     for i in range(count):
@@ -644,12 +464,12 @@ def _decision(row: Row) -> str:
         got = "diverged" if gain is None else numbers.signed(gain)
         taken = i == row["branch"]
         tick = '<span class="tick-mark">✓</span> ' if taken else ""
-        look = ' class="tried taken"' if taken else ' class="tried"'
+        look = ' class="taken"' if taken else ""
         tried = f"{_role(row, i)}: {numbers.setting(row['trials'][i])}"
         lines.append(
-            f"<tr>{head if i == 0 else ''}<td{look}>{tick}{_text(tried)}</td>"
-            f'<td class="n" data-label="predicted">{_predicted(foreseen)}</td>'
-            f'<td class="n" data-label="realised">{got}</td></tr>'
+            f"<tr>{head if i == 0 else ''}<td{look}>{tick}{parts.escape(tried)}</td>"
+            f"<td>{_predicted(foreseen)}</td>"
+            f"<td>{got}</td></tr>"
         )
     return f'<tbody class="decision">{"".join(lines)}</tbody>'
 
@@ -673,12 +493,14 @@ def calibration(run: Run, number: int, level: int) -> str:
         if group and (kind == "all" or len(group) < len(made))
     ]
     head = ["Predictions", "Held", "Of", "Share"]
-    counts = table("Gains inside their 90% intervals", head, rows, name="calibration")
+    counts = parts.table(
+        "Gains inside their 90% intervals", head, rows, name="calibration"
+    )
     keys = [
-        key(f'<path class="dot {look}" d="{path}" transform="translate(15 7)"/>', text)
-        for look, path, text in (
-            ("c2", "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0 -8 0Z", "incumbents"),
-            ("c1", "M0 -4L4 4H-4Z", "challengers" if rows[1:] else "probes"),
+        parts.key(parts.mark(shape, look), text)
+        for look, shape, text in (
+            ("c2", "dot", "incumbents"),
+            ("c1", "triangle", "challengers" if rows[1:] else "probes"),
         )
         if rows[1:] or look == "c1"
     ]
@@ -686,9 +508,9 @@ def calibration(run: Run, number: int, level: int) -> str:
         "A bar that crosses the dashed line held the gain. Intervals are predictive: "
         "of the latent gain, with the fitted noise added. Diverged trials have no gain."
     )
-    body = panels([chart], caption, keys) + _plain(counts)
+    body = parts.panels([chart], caption, keys) + parts.boxed(counts)
     note = f"{numbers.coverage(made)}.".capitalize()
-    return section(name, "Predicted and realised", body, note=note, level=level)
+    return parts.section(name, "Predicted and realised", body, note=note, level=level)
 
 
 def _share(group: Sequence[numbers.Prediction]) -> str:
@@ -708,11 +530,13 @@ def _calibration_chart(run: Run, made: Sequence[numbers.Prediction]) -> Panel:
         (min(up[0], across[0]), max(up[1], across[1])),
     )
     chart.line(across, across, "ink thin dashed")
-    for p, low, high in zip(made, lows, highs, strict=True):
-        look = "c1" if p.challenger else "c2"
-        chart.interval(p.gain, low, high, look)
-        shape = "triangle" if p.challenger else "dot"
-        chart.points([p.gain], [p.mean], look, shape)
+    for look, shape, challenger in (("c2", "dot", False), ("c1", "triangle", True)):
+        mine = [p for p in made if p.challenger == challenger]
+        gains, halves = [p.gain for p in mine], [Z90 * p.stddev for p in mine]
+        means = [p.mean for p in mine]
+        ends = list(zip(means, halves, strict=True))
+        chart.intervals(gains, [m - h for m, h in ends], [m + h for m, h in ends], look)
+        chart.points(gains, means, look, shape)
     return chart
 
 
@@ -730,26 +554,26 @@ def kept(run: Run, number: int, level: int) -> str:
         if any(p.kept == kept for p in found)
     ]
     title = f"Mean difference in {unit}, with its 95% interval"
-    body = _plain(table(title, COMPARED, rows, "cards", name="kept"), "")
+    body = parts.boxed(parts.table(title, _COMPARED, rows, "cards", name="kept"), "")
     note = (
         "Both branches of a decision started from the same state and saw the same "
         "batches. This is one epoch ahead only: what is better for an epoch may be "
         "worse for the run, and differences of epochs do not add up to one at its end."
     )
-    text = f"<p>{_text(_hindsight(run, found))}</p>"
-    return section(name, "Had we kept", body, text, note=note, level=level)
+    text = f"<p>{parts.escape(_hindsight(run, found))}</p>"
+    return parts.section(name, "Had we kept", body, text, note=note, level=level)
 
 
-COMPARED = ["", "Decisions", "Challenger ahead", "Level", "Incumbent ahead"]
-COMPARED += ["Challenger less incumbent"]
+_COMPARED = ["", "Decisions", "Challenger ahead", "Level", "Incumbent ahead"]
+_COMPARED += ["Challenger less incumbent"]
 
 
-def _compared(differences: Sequence[float]) -> Cells:
+def _compared(differences: Sequence[float]) -> Sequence[str]:
     ahead, behind = sum(x > 0 for x in differences), sum(x < 0 for x in differences)
     count = len(differences)
     return [
         *map(str, (count, ahead, count - ahead - behind, behind)),
-        _with_interval(*numbers.interval(differences)),
+        parts.with_interval(*numbers.interval(differences)),
     ]
 
 
@@ -786,12 +610,12 @@ def switch_test(run: Run, number: int, level: int) -> str:
     differences = [row["scores"][1] - row["scores"][0] for row in known]
     base, challenger = (numbers.setting(trial) for trial in rows[-1]["trials"])
     name = f"kept-{number}"
-    head = ["Challenger less base", *COMPARED[1:4], "Base ahead", "Mean"]
+    head = ["Challenger less base", *_COMPARED[1:4], "Base ahead", "Mean"]
     title = f"Scores in {numbers.unit(run)}, with the 95% interval of their mean"
     line = [["Pairs of probes", *_compared(differences)]]
-    body = _plain(table(title, head, line, "cards", name="switch"), "")
+    body = parts.boxed(parts.table(title, head, line, "cards", name="switch"), "")
     p_value = rows[-1].get("p_value")
-    told = f", p = {p_value:.3f}" if p_value is not None else ""
+    told = f", p\u00a0=\u00a0{p_value:.3f}" if p_value is not None else ""
     taken = run.metrics[0]["hyperparams"]
     left = all(taken.get(k) == x for k, x in rows[-1]["trials"][1].items())
     verdict = "left its base for the challenger" if left else "stayed with its base"
@@ -801,16 +625,13 @@ def switch_test(run: Run, number: int, level: int) -> str:
         "batches, each pair fresh ones. The challenger has to be ahead by more than a "
         "margin, by a test of known level."
     )
-    body += f"<p>{_text(text)}</p>"
-    return section(name, "The switch test", body, note=note, level=level)
-
-
-def _with_interval(mean: float, half: float) -> str:
-    return f"{numbers.signed(mean)}" + (f" ± {half:.2f}" if half == half else "")
+    body += f"<p>{parts.escape(text)}</p>"
+    return parts.section(name, "The switch test", body, note=note, level=level)
 
 
 def cost(run: Run, number: int, level: int) -> str:
-    last, name = run.metrics[-1], f"cost-{number}"
+    last, name, spent = run.metrics[-1], f"cost-{number}", numbers.seconds(run)
+    extra = last["total_steps"] - last["step"]
     epochs = [row["epoch"] for row in run.metrics]
     accepted = [row["step"] for row in run.metrics]
     total = [row["total_steps"] for row in run.metrics]
@@ -822,11 +643,10 @@ def cost(run: Run, number: int, level: int) -> str:
         (0, (total[-1] or 1) * 1.05),
     )
     chart.band(epochs, [0] * len(epochs), accepted, "c0")
-    chart.band(epochs, accepted, total, "c1")
-    chart.line(epochs, total, "c1 dashed")
+    if extra:
+        chart.band(epochs, accepted, total, "c1")
+        chart.line(epochs, total, "c1 dashed")
     chart.line(epochs, accepted, "c0")
-    spent = numbers.seconds(run)
-    extra = last["total_steps"] - last["step"]
     rows = [
         ["Accepted steps", f"{last['step']:,}"],
         ["Steps of trials beyond them", f"{extra:,}"],
@@ -835,18 +655,19 @@ def cost(run: Run, number: int, level: int) -> str:
         ["Seconds in accepted epochs", f"{spent:,.1f}"],
         ["Seconds an accepted epoch, mean", f"{spent / len(run.metrics):,.2f}"],
     ]
-    keys = [line_key(0, "accepted path")]
-    keys.append(
-        key('<path class="line c1 dashed" d="M0 7H30"/>', "total, every trial in it")
-    )
+    dashes = '<path class="line c1 dashed" d="M0 7H30"/>'
+    keys = [
+        parts.line_key(0, "accepted path"),
+        parts.key(dashes, "total, every trial in it"),
+    ]
     note = (
         "Steps are optimizer steps; overhead is total over accepted, less one. Seconds "
         "are of training and deciding in accepted epochs; start-up, checkpoints and "
         "probes that leave the run where it was are not in them."
     )
-    grid = _plain(table("", ["Cost", "Value"], rows, name="cost"))
-    body = panels([chart], "", keys) + grid
-    return section(name, "Cost", body, note=note, level=level)
+    grid = parts.boxed(parts.table("", ["Cost", "Value"], rows, name="cost"))
+    body = parts.panels([chart], "", keys if extra else keys[:1]) + grid
+    return parts.section(name, "Cost", body, note=note, level=level)
 
 
 def alerts(run: Run, number: int, level: int) -> str:
@@ -867,27 +688,25 @@ def alerts(run: Run, number: int, level: int) -> str:
         lines.append(f"{skipped:,} records could not be read and were left out")
     if not lines:
         return ""
-    items = "".join(f"<li>{_text(line)}</li>" for line in lines)
+    items = "".join(f"<li>{parts.escape(line)}</li>" for line in lines)
     body = f'<ul class="alerts">{items}</ul>'
-    return section(f"alerts-{number}", "What went wrong", body, level=level)
+    return parts.section(f"alerts-{number}", "What went wrong", body, level=level)
 
 
 def settings(run: Run, number: int, level: int) -> str:
     text = json.dumps(run.config, indent=1)
-    body = _scroll(f"Settings of {run.label}", f"<pre>{_text(text)}</pre>")
-    body = details("The whole config", body)
-    return section(f"settings-{number}", "Settings", body, level=level)
+    body = parts.scroll(f"Settings of {run.label}", f"<pre>{parts.escape(text)}</pre>")
+    body = parts.details("The whole config", body)
+    return parts.section(f"settings-{number}", "Settings", body, level=level)
 
 
-def of_run(run: Run, beliefs: Any, number: int, level: int) -> tuple[list[str], str]:
-    """The sections that are of one run alone, and the data for them."""
-    believed, data = belief(run, beliefs, number, level)
-    parts = [believed]
-    parts += [
-        part(run, number, level)
-        for part in (decisions, calibration, kept, cost, alerts, settings)
+def of_run(run: Run, beliefs: Any, number: int, level: int) -> list[str]:
+    """The sections that are of one run alone."""
+    rest = (decisions, calibration, kept, cost, alerts, settings)
+    return [
+        belief(run, beliefs, number, level),
+        *(part(run, number, level) for part in rest),
     ]
-    return [part for part in parts if part], data
 
 
 def page(runs: Sequence[Run], beliefs: Sequence[Any], version: str) -> str:
@@ -900,25 +719,26 @@ def page(runs: Sequence[Run], beliefs: Sequence[Any], version: str) -> str:
     """
     sources = ", ".join(str(run.path) for run in runs)
     footer = f"Made by hyperdyn_jax {version} from {sources}."
-    title = " · ".join(run.label for run in runs)
     if len(runs) == 1:
-        run = runs[0]
-        lead = f'<p class="lead">{headline(run)}</p>{facts(summary(run))}'
-        parts, data = of_run(run, beliefs[0], 0, 2)
-        sections = [accuracy(runs), paths(runs, beliefs[0]), *parts]
-        return assemble(title, "Run report", lead, sections, footer, data)
-    lead = f'<p class="lead">{len(runs)} runs, one below the other.</p>'
+        run, results = runs[0], parts.facts(summary(runs[0]))
+        lead = f'<p class="lead">{headline(run)}</p>{results}'
+        sections = [accuracy(runs), paths(runs, beliefs[0])]
+        sections += of_run(run, beliefs[0], 0, 2)
+        return parts.assemble(run.label, "Run report", lead, sections, footer)
+    names = ", ".join(run.label for run in runs)
+    lead = f'<p class="lead">{parts.escape(names)}: together, then one by one.</p>'
+    sections = [_results(runs), accuracy(runs), paths(runs)]
+    for i, (run, believed) in enumerate(zip(runs, beliefs, strict=True)):
+        body = (f"<p>{headline(run)}</p>", *of_run(run, believed, i, 3))
+        sections.append(parts.section(f"run-{i}", run.label, *body))
+    return parts.assemble(f"{len(runs)} runs", "Run report", lead, sections, footer)
+
+
+def _results(runs: Sequence[Run]) -> str:
     head = ["Run", "Strategy", *summary(runs[0])]
     rows = [
         [run.label, str(run.config.get("strategy", "–")), *summary(run).values()]
         for run in runs
     ]
-    grid = _scroll("Results", table("", head, rows, "cards", name="summary"))
-    sections = [section("results", "Results", grid), accuracy(runs), paths(runs)]
-    found = []
-    for i, (run, believed) in enumerate(zip(runs, beliefs, strict=True)):
-        parts, data = of_run(run, believed, i, 3)
-        found.append(data)
-        intro = f"<p>{headline(run)}</p>"
-        sections.append(section(f"run-{i}", run.label, intro, *parts))
-    return assemble(title, "Run report", lead, sections, footer, "".join(found))
+    grid = parts.boxed(parts.table("", head, rows, "cards", name="summary"), "wide")
+    return parts.section("results", "Results", grid)

@@ -1,13 +1,12 @@
 """Small charts as SVG that takes its colours from the page, light or dark.
 
-What is drawn has its value in data attributes, as the rows have it.
+What is marked has its value in data attributes, to the seven digits of a float32.
 """
 
 import base64
 import html
 import io
 import itertools
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from matplotlib.image import imsave
 
 WIDTH, HEIGHT = 360.0, 230.0  # units of a panel; about pixels on a phone
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 8.0, 26.0, 34.0
-GAPS = (30.0, 17.0)  # least units between labels, across and up
+GAPS = (30.0, 20.0)  # least units between labels, across and up
 
 
 @dataclass(frozen=True)
@@ -183,7 +182,7 @@ class Panel:
     ) -> None:
         """Marks: dot, ring, triangle or cross."""
         for x, y in self._seen(xs, ys):
-            data = f'data-x="{json.dumps(x)}" data-y="{json.dumps(y)}"'
+            data = f'data-x="{x:.7g}" data-y="{y:.7g}"'
             head = f'class="{shape} {look}" {data}'
             a, b = f"{self.to_x(x):.1f}", f"{self.to_y(y):.1f}"
             if shape in ("dot", "ring"):
@@ -192,10 +191,19 @@ class Panel:
                 mark = f'<path {head} d="M{a} {b}{_outline(shape, size)}"/>'
             self.parts.append(mark)
 
-    def interval(self, x: float, low: float, high: float, look: str) -> None:
-        """An upright bar."""
-        a, b = self._place(x, low), self._place(x, high)
-        self.parts.append(f'<path class="bar {look}" d="M{a}L{b}"/>')
+    def intervals(
+        self,
+        xs: Sequence[float],
+        lows: Sequence[float],
+        highs: Sequence[float],
+        look: str,
+    ) -> None:
+        """Upright bars."""
+        ends = zip(xs, lows, highs, strict=True)
+        path = "".join(
+            f"M{self._place(x, low)}V{self.to_y(high):.1f}" for x, low, high in ends
+        )
+        self.parts.append(f'<path class="bar {look}" d="{path}"/>')
 
     def image(self, shades: np.ndarray, look: str) -> None:
         """Shades over the whole chart, f[rows from the bottom, columns] in [0, 1]."""
