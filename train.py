@@ -4,7 +4,8 @@
     python train.py --config=configs/digits.py --config.epochs=10 --workdir=runs/short
 
 The same command again goes on with a run that was stopped. With another config,
---fork=RUN --workdir=NEW starts anew from the weights of a run.
+--fork=RUN --workdir=NEW starts anew from the weights of a run. With --dry_run it tells
+what the run would be, and trains nothing.
 """
 
 import sys
@@ -18,7 +19,10 @@ WORKDIR = flags.DEFINE_string(
     "workdir", None, "Run directory; runs/<config.name> by default."
 )
 FORK = flags.DEFINE_string(
-    "fork", None, "Directory of a run from whose weights to start anew."
+    "fork", None, "Run directory from whose weights to start anew."
+)
+DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Tell what the run would be, its cost and memory; train nothing."
 )
 
 # Of one run in several processes, the same command in each but for --process:
@@ -28,7 +32,9 @@ COORDINATOR = flags.DEFINE_string(
 PROCESSES = flags.DEFINE_string("processes", None, "How many processes there are.")
 PROCESS = flags.DEFINE_string("process", None, "Which one this is, from 0.")
 HEARTBEAT = flags.DEFINE_string(
-    "heartbeat", None, "Seconds without a word until a process is lost; 10 by default."
+    "heartbeat",
+    None,
+    "Seconds without a word until a process counts as lost; 10 by default.",
 )
 
 
@@ -36,7 +42,7 @@ def main(_: list[str]) -> int:
     logging.set_verbosity(logging.ERROR)  # what Orbax tells is for its developers
     places = [COORDINATOR, PROCESSES, PROCESS, HEARTBEAT]
     places = [flag.value for flag in places]
-    return cli.run(CONFIG.value, WORKDIR.value, FORK.value, places)
+    return cli.run(CONFIG.value, WORKDIR.value, FORK.value, places, DRY_RUN.value)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_dict, config_flags
 
 from hyperdyn_jax import config as config_lib
-from hyperdyn_jax import hosts, loop, signals
+from hyperdyn_jax import dry_run, hosts, loop, signals
 from hyperdyn_jax.checkpoints import FULL, SaveError
 from hyperdyn_jax.records import DataError, reason
 
@@ -20,6 +21,21 @@ flags.disclaim_key_flags()  # --help shows them as those of the program
 LONGEST = 1000  # characters of a line that is told; beyond it is what was given
 DONE, BAD_INPUT, DIVERGED, TRY_AGAIN = 0, 2, 3, 75  # exit codes
 PLACE = ("coordinator", "processes", "process", "heartbeat")  # flags of many processes
+HELP = ("help", "h", "helpshort")
+# What stands for the value of a flag in --help; those without it are switches.
+VALUES = {
+    "config": "FILE",
+    "coordinator": "HOST:PORT",
+    "fork": "RUN",
+    "heartbeat": "SECONDS",
+    "output": "DIR",
+    "process": "NUMBER",
+    "processes": "NUMBER",
+    "seeds": "0,1,2",
+    "strategies": "A,B",
+    "workdir": "DIR",
+}
+SWITCHES = ("dry_run",)
 
 
 def define_config(
@@ -88,7 +104,7 @@ class _ConfigParser(flags.ArgumentParser):
 
 def parse_flags(
     argv: Sequence[str],
-    others: Sequence[str] = (*PLACE, "fork", "workdir"),
+    others: Sequence[str] = (*PLACE, "dry_run", "fork", "workdir"),
     check: Callable[[Sequence[str]], list[str]] | None = None,
 ) -> list[str]:
     """Parses the command line, or prints every problem with it and exits with 2.
@@ -100,7 +116,10 @@ def parse_flags(
         default what is with the run of its config.
     """
     words = _join_values(argv[1:])
-    if not any(word.lstrip("-").startswith("help") for word in words):
+    if any(word.lstrip("-").partition("=")[0] in HELP for word in words):
+        print(usage(("config", *others)))
+        raise SystemExit(DONE)
+    if not any(word.startswith("--help") for word in words):  # absl's own, the longer
         problems, good = _check_flags(argv[0], words, others)
         problems += _check_place(words) if set(PLACE) <= set(others) else []
         if problems:
@@ -111,26 +130,48 @@ def parse_flags(
     return flags.FLAGS(argv)
 
 
+def usage(names: Sequence[str], width: int = 24) -> str:
+    """What --help prints: the program's docstring, and its flags with their values."""
+    about = (sys.modules["__main__"].__doc__ or "").strip()
+    lines = [about, "", "options:"]
+    for name in sorted(names):
+        flag, value = flags.FLAGS[name], VALUES.get(name)
+        head = f"  --{name}={value}" if value else f"  --{name}"
+        texts = textwrap.wrap(flag.help, 88 - width)
+        if len(head) >= width:
+            lines.append(head)
+            head = ""
+        lines += [f"{head:<{width}}{texts[0]}"]
+        lines += [f"{'':<{width}}{text}" for text in texts[1:]]
+    return "\n".join(lines)
+
+
 def run(
     config: ConfigDict,
     workdir: str | None,
     fork: str | None = None,
     place: Sequence[str | None] = (None,) * len(PLACE),
+    dry: bool = False,
 ) -> int:
     """Trains, perhaps as one of several processes; returns the exit code.
 
     Args:
       config, workdir, fork: what is trained, where, and starting from what.
       place: values of the flags `PLACE`.
+      dry: whether it is only told what would be trained.
     """
     settings = config.to_dict() | ({"fork": fork} if fork else {})
     path = _path(config, workdir)
-    keep_programs()
+    if not dry:
+        keep_programs()
 
     def command() -> None:
         if where := hosts.place(*place):
             hosts.join(where, settings)
-        loop.train_and_evaluate(settings, path)
+        if dry:
+            dry_run.describe(settings, loop.check(settings, path))
+        else:
+            loop.train_and_evaluate(settings, path)
 
     try:
         code = exit_code(command)
@@ -276,6 +317,12 @@ def _check_flags(
         for word in words
         if not word.startswith((*known, "--config."))
     ]
+    given = ((name, flag_value(words, name)) for name in SWITCHES if name in others)
+    problems += [
+        f"--{name} is true or false, got {value!r}"
+        for name, value in given
+        if value not in (None, "true", "false")
+    ]
     if not sources:
         missing = "--config is missing, for example --config=configs/digits.py"
         return [*problems, missing], None
@@ -295,11 +342,12 @@ def _check_flags(
 
 
 def _join_values(words: Sequence[str]) -> list[str]:
-    """--name value as --name=value, and -name as --name."""
+    """--name value as --name=value, -name as --name, and --switch as --switch=true."""
     joined: list[str] = []
     for word in words:
         if word.startswith("-") and not _is_number(word):  # -3 is a value
-            joined.append("--" + word.lstrip("-"))
+            name = word.lstrip("-")
+            joined.append(f"--{name}" + "=true" * (name in SWITCHES))
         elif joined and "=" not in joined[-1]:
             joined[-1] += f"={word}"
         else:

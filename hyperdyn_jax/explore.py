@@ -152,7 +152,7 @@ class ExploreThenCommit:
             needed = self._first * self.probe_steps + self._reserved
             raise TooShortError(
                 f"max_overhead={self.max_overhead:g} of {self._budget} steps is room "
-                f"for {self._allowance} steps of probes, and it takes {needed}: more "
+                f"for {self.allowance} steps of probes, and it takes {needed}: more "
                 f"epochs, a larger max_overhead, a smaller probe or another strategy"
             )
 
@@ -181,15 +181,15 @@ class ExploreThenCommit:
     @property
     def probe_limit(self) -> int:
         """Largest number of probes before any that confirm."""
-        return min(self.probes, (self._allowance - self._reserved) // self.probe_steps)
+        return min(self.probes, (self.allowance - self._reserved) // self.probe_steps)
 
     @property
     def _budget(self) -> int:
         return self.epochs * self.steps_per_epoch
 
     @property
-    def _allowance(self) -> int:
-        """Steps of probes within max_overhead, whatever they are for."""
+    def allowance(self) -> int:
+        """Steps that max_overhead allows for probes, whatever they are for."""
         share = self.max_overhead / (1 + self.max_overhead)
         return math.floor(self._budget * share + 1e-9)
 
@@ -377,7 +377,7 @@ class ExploreThenCommit:
         # What the first look left room for, whatever it saw.
         first = self.confirmations
         before = int(state.spent) - 2 * count * self._pair_steps
-        room = (self._allowance - before) // (2 * self._pair_steps)
+        room = (self.allowance - before) // (2 * self._pair_steps)
         verdict = switch.look(
             pairs[:count], first, min(2 * first, max(first, room)), self.level
         )

@@ -9,7 +9,6 @@ figure comes with a table: mean ± standard deviation over seeds, the steps of t
 accepted path and the total with every trial in it, and what the paper says.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from hyperdyn_jax import report
+from hyperdyn_jax.arguments import BAD_INPUT, Parser
 from hyperdyn_jax.report import Run, find_runs, spread
 
 
@@ -402,21 +402,21 @@ def write(name: str, runs: Sequence[Run], folder: Path) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns 0, or 2 if runs are missing or cannot be read."""
-    about = "Make Table 1 and Figures 1-4 of the paper from run directories."
-    parser = argparse.ArgumentParser("python -m hyperdyn_jax.paper", description=about)
+    parser = Parser("paper", __doc__)
     names = ["table1", *FIGURES]
-    parser.add_argument("what", choices=[*names, "all"])
-    parser.add_argument("runs", nargs="+", metavar="DIR", help="where runs are")
-    parser.add_argument("--output", default="paper", metavar="DIR", help="to write to")
+    listed = f"{', '.join(names)} or all"
+    parser.add_argument("what", choices=[*names, "all"], metavar="WHAT", help=listed)
+    parser.option("runs", "also a folder of them")
+    parser.option("output", "paper by default", default=Path("paper"))
     arguments = parser.parse_args(argv)
-    folder = Path(arguments.output)
+    folder = arguments.output
     problems = []
     try:
         runs = find_runs(arguments.runs)
         folder.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return BAD_INPUT
     for name in names if arguments.what == "all" else [arguments.what]:
         try:
             print(f"{name}\n\n{write(name, runs, folder)}\n")
@@ -425,7 +425,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"written to {folder}/")
     for problem in problems:
         print(problem, file=sys.stderr)
-    return 2 if problems else 0
+    return BAD_INPUT if problems else 0
 
 
 if __name__ == "__main__":

@@ -11,16 +11,16 @@ prepared as TFRecord before is converted in its folder, beside what is there; th
 without TensorFlow, and after a stop the same command goes on with it.
 """
 
-import argparse
 import importlib
 import itertools
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from hyperdyn_jax import records
+from hyperdyn_jax.arguments import BAD_INPUT, Parser
 from hyperdyn_jax.records import DataError
 
 # Of each data set: the number of classes, and the splits that training uses.
@@ -31,19 +31,17 @@ SPLITS = {
 
 ARCHIVES = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
 
-_BAD_INPUT = 2
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prepares what the command line names; returns the exit code."""
     args = _parser().parse_args(argv)
-    data_dir = str(Path(args.data_dir).expanduser())
+    data_dir = str(args.data_dir.expanduser())
     try:
         prepare(args.dataset, data_dir, args.manual_dir, args.from_tfrecord)
         sizes = _check(args.dataset, data_dir)
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return _BAD_INPUT
+        return BAD_INPUT
     print(f"{args.dataset} is ready in {data_dir}: {sizes}")
     return 0
 
@@ -186,25 +184,21 @@ def _import(module: str) -> Any:
         ) from error
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line, as every program here reports bad input."""
-        print(f"error: {message}", file=sys.stderr)
-        raise SystemExit(_BAD_INPUT)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m hyperdyn_jax.prepare",
-        description="Prepares a data set as ArrayRecord, once.",
+def _parser() -> Parser:
+    parser = Parser("prepare", __doc__)
+    names = sorted(SPLITS)
+    listed = " or ".join(names)
+    parser.add_argument("dataset", choices=names, metavar="DATASET", help=listed)
+    parser.option("data_dir", "they are written there", required=True)
+    parser.add_argument(
+        "--manual_dir",
+        metavar="DIR",
+        help="folder of ImageNet's archives; DATA_DIR/downloads/manual by default",
     )
-    parser.add_argument("dataset", choices=sorted(SPLITS))
-    parser.add_argument("--data_dir", required=True, help="the TFDS folder to write to")
-    parser.add_argument("--manual_dir", help="the folder of ImageNet's archives")
     parser.add_argument(
         "--from_tfrecord",
         action="store_true",
-        help="convert the TFRecord copy in data_dir",
+        help="convert the TFRecord copy in --data_dir",
     )
     return parser
 

@@ -10,7 +10,6 @@ found on, or that owes its result to choosing between branches, shows it here.
 The same command again goes on: finished runs are skipped, a stopped one is resumed.
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ import numpy as np
 from scipy import stats
 
 from hyperdyn_jax import cli, config, report, study
+from hyperdyn_jax.arguments import Parser
 
 LEVEL = 0.95  # of the interval
 
@@ -120,12 +120,10 @@ def in_words(gap: Gap, seeds: int) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m hyperdyn_jax.replay", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("run", type=Path, metavar="RUN", help="a finished run")
-    parser.add_argument("--seeds", default="1,2,3,4,5", help="of the replays")
-    parser.add_argument("--output", type=Path, help="RUN/replays unless given")
+    parser = Parser("replay", __doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="finished run directory")
+    parser.option("seeds", "1,2,3,4,5 by default", default="1,2,3,4,5")
+    parser.option("output", "RUN/replays by default")
     arguments = parser.parse_args(argv)
     words = arguments.seeds.split(",")
     if wrong := [seed for seed in words if not seed.isdecimal()]:

@@ -1,4 +1,4 @@
-"""Many runs: every strategy with every seed, one directory each.
+r"""Many runs: every strategy with every seed, one directory each.
 
     python -m hyperdyn_jax.study --config=configs/cifar10_twin.py \
         --config.data_dir=DIR --strategies=cosine,hyperdyn,adam:hyperdyn --seeds=0,1,2
@@ -25,12 +25,16 @@ CONFIG = cli.define_config()
 STRATEGIES = flags.DEFINE_list(
     "strategies",
     ["hyperdyn"],
-    "What to compare: names of config.strategy, or ARGUMENT:NAME with an argument of "
-    "the config file, its parts joined by +.",
+    "What to compare, hyperdyn by default: names of config.strategy, or ARGUMENT:NAME "
+    "with an argument of the config file, its parts joined by +.",
 )
-SEEDS = flags.DEFINE_list("seeds", ["0"], "Values of config.seed.")
+SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of the runs; 0 by default.")
 OTHERS = ("strategies", "seeds", "output")
-OUTPUT = flags.DEFINE_string("output", "studies", "OUTPUT/<strategy>/seed<n> is a run.")
+OUTPUT = flags.DEFINE_string(
+    "output",
+    "studies",
+    "Folder to write to, studies by default: DIR/<strategy>/seed<n> is a run.",
+)
 
 
 def run_all(

@@ -119,6 +119,24 @@ class Trainer:
         )
         self._is_finite = jax.jit(step_lib.all_finite)
 
+    def shapes(self) -> TrainState:
+        """The shapes and dtypes of a network's state; nothing is computed."""
+        make = functools.partial(step_lib.init_state, self._model, self._optimizer)
+        make = functools.partial(make, self.dataset.image_shape)
+        # The key is made inside, where nothing is compiled for it.
+        return jax.eval_shape(lambda: make(jax.random.key(0)))
+
+    def compile(self) -> jax.stages.Compiled:
+        """The step that trains a branch on all devices, for what XLA tells of it.
+
+        A batch is read; nothing is run.
+        """
+        place = self._layout(1)
+        batch = self._send(place, self.dataset.train_batch(0))
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        resident = self.dataset.resident("train")
+        return place.step.lower(self.shapes(), resident, batch, key).compile()
+
     def init(self, key: jax.Array) -> TrainState:
         """A network with fresh weights, replicated over the devices."""
         return self.replicate(hosts.share_tree(self._init(key)))

@@ -95,10 +95,9 @@ def test_hyperdyn_had_said_the_same(tmp_path, strategy, section):
     assert any(None in row["scores"] for row in run.decisions)
     for step in beliefs.steps:
         row = run.decisions[step.row]
-        np.testing.assert_allclose(step.trials[:, 0], row["posterior_mean"], rtol=1e-4)
-        np.testing.assert_allclose(
-            step.trials[:, 1], row["posterior_stddev"], rtol=1e-4
-        )
+        told = np.array([row["posterior_mean"], row["posterior_stddev"]]).T
+        # To a thousandth of a deviation: the row's parameters are rounded to float32.
+        assert np.abs(step.trials - told).max() < 1e-3 * told[:, 1].min()
         assert step.noise[0, 0] == pytest.approx(row["gp"]["noise_stddev"], rel=1e-4)
 
 

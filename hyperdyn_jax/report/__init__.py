@@ -7,12 +7,12 @@ Accuracies, scores and gains are in percentage points, 0..100. Steps are always
 given in both counts: on the accepted path, and in total with every trial in them.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import hyperdyn_jax
+from hyperdyn_jax.arguments import BAD_INPUT, Parser
 from hyperdyn_jax.report import numbers as numbers
 from hyperdyn_jax.report import parts as parts
 from hyperdyn_jax.report.figures import FIGURES as FIGURES
@@ -63,14 +63,13 @@ def write_report(paths: Sequence[str | Path], output: str | Path | None = None) 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns 0, or 2 if a run directory cannot be read."""
-    about = "Write report.html and figures/*.png from run directories."
-    parser = argparse.ArgumentParser("python -m hyperdyn_jax.report", description=about)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directory")
-    parser.add_argument("--output", metavar="DIR", help="where to write")
+    parser = Parser("report", __doc__)
+    parser.option("runs")
+    parser.option("output", "the run directory of a single run, else report")
     arguments = parser.parse_args(argv)
     try:
         print(write_report(arguments.runs, arguments.output))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return BAD_INPUT
     return 0

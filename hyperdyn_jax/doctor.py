@@ -1,0 +1,214 @@
+"""Looks at what a run needs: devices, packages, data, disk.
+
+    python -m hyperdyn_jax.doctor
+    python -m hyperdyn_jax.doctor --data_dir=DIR --workdir=runs
+
+A line for each thing that was looked at. What is broken is told once more at the end,
+a line each, and the exit code is 2; what is only missing (an extra, a data set that was
+never prepared) is no fault.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import hyperdyn_jax
+from hyperdyn_jax import cli, prepare, records
+from hyperdyn_jax.arguments import BAD_INPUT, Parser
+from hyperdyn_jax.records import DataError
+
+PACKAGE = "hyperdyn_jax"
+WRITTEN = 32_000_000  # bytes, to time the disk
+ROOM = 1_000_000_000  # bytes that a disk should have left
+
+
+class Finding(NamedTuple):
+    """What was looked at, what was found, and whether it is in order."""
+
+    what: str
+    text: str
+    good: bool = True
+
+
+def examine(data_dir: Path | None, workdir: Path) -> Iterator[Finding]:
+    """Everything, one after the other; each part whatever came of those before."""
+    parts: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
+        ("packages", packages),
+        ("devices", devices),
+        ("programs", programs),
+        ("data", lambda: data_sets(data_dir)),
+        ("disk", lambda: disk(workdir)),
+    ]
+    for name, look in parts:
+        try:
+            yield from look()
+        except Exception as error:  # it is there to tell of whatever is wrong
+            yield Finding(
+                name, f"{type(error).__name__}: {records.reason(error)}", False
+            )
+
+
+def packages() -> Iterator[Finding]:
+    """Versions against what pyproject.toml asks for, and the extras."""
+    python = ".".join(map(str, sys.version_info[:3]))
+    yield Finding("python", f"{python}, {PACKAGE} {hyperdyn_jax.__version__}")
+    try:
+        needed = list(map(Requirement, metadata.requires(PACKAGE) or ()))
+        extras = metadata.metadata(PACKAGE).get_all("Provides-Extra") or []
+    except metadata.PackageNotFoundError:
+        text = "is not installed, so nothing is known of the versions that it needs"
+        yield Finding("packages", f"{PACKAGE} {text}; pip install -e .")
+        return
+    always = [each for each in needed if _applies(each, "")]
+    wrong = [line for each in always if (line := lacking(each))]
+    yield from (Finding("packages", line, False) for line in wrong)
+    if not wrong:
+        shown = ("jax", "flax", "optax", "tinygp", "orbax-checkpoint", "numpy")
+        versions = ", ".join(f"{name} {metadata.version(name)}" for name in shown)
+        yield Finding("packages", f"{len(always)} as they should be: {versions}")
+    for extra in extras:
+        yield Finding("extra", _extra(extra, needed))
+
+
+def _extra(extra: str, needed: Sequence[Requirement]) -> str:
+    missing = [
+        line
+        for each in needed
+        if _applies(each, extra) and not _applies(each, "")
+        for line in [lacking(each)]
+        if line
+    ]
+    if not missing:
+        return f"{extra}: there"
+    return f"{extra}: {missing[0]}; pip install '{PACKAGE}[{extra}]' where it is needed"
+
+
+def _applies(requirement: Requirement, extra: str) -> bool:
+    marker = requirement.marker
+    return marker is None or marker.evaluate({"extra": extra})
+
+
+def lacking(requirement: Requirement) -> str:
+    """What is wrong with an installed package; "" if it is as required."""
+    if canonicalize_name(requirement.name) == canonicalize_name(PACKAGE):
+        return ""  # another of its extras, with a line of its own
+    try:
+        version = metadata.version(requirement.name)
+    except metadata.PackageNotFoundError:
+        return f"{requirement.name} is not installed"
+    if requirement.specifier.contains(version, prereleases=True):
+        return ""
+    return f"{requirement.name} must be {requirement.specifier}, it is {version}"
+
+
+def devices() -> Iterator[Finding]:
+    """What JAX computes on, and whether it does."""
+    found = jax.devices()
+    kind = f"{found[0].platform} ({found[0].device_kind})"
+    yield Finding("devices", f"{len(found)} x {kind}, {os.cpu_count()} cores here")
+    ones = np.tri(64, dtype=np.float32)
+    for device in found:
+        product = jax.jit(jnp.matmul)(*jax.device_put((ones, ones), device))
+        if not np.allclose(product, ones @ ones, rtol=1e-2):
+            yield Finding("devices", f"{device} multiplies matrices wrongly", False)
+            return
+    yield Finding("devices", "a compiled product is right on each of them")
+
+
+def programs() -> Iterator[Finding]:
+    """Where compiled programs are kept."""
+    cli.keep_programs()
+    folder = jax.config.jax_compilation_cache_dir
+    if folder is None or not jax.config.jax_enable_compilation_cache:
+        yield Finding("programs", "compiled programs are not kept on disk")
+        return
+    files = [file for file in Path(folder).rglob("*") if file.is_file()]
+    size = sum(file.stat().st_size for file in files)
+    yield Finding("programs", f"{len(files):,} files, {_bytes(size)}, in {folder}")
+
+
+def data_sets(data_dir: Path | None) -> Iterator[Finding]:
+    """Which are there, and whether their first records can be read."""
+    yield Finding("data", "digits and characters come with the packages")
+    if data_dir is None:
+        yield Finding("data", "others were not looked for: --data_dir=DIR")
+        return
+    folder = data_dir.expanduser()
+    if not folder.is_dir():
+        yield Finding("data", f"--data_dir={data_dir} is no folder", False)
+        return
+    for name, (classes, splits) in prepare.SPLITS.items():
+        if not (folder / records.NAMES[name]).exists():
+            line = f"no {name} in {folder}; {records.command(name, data_dir)}"
+            yield Finding("data", line)
+            continue
+        try:
+            opened = records.open_splits(name, folder, classes, splits)
+            shapes = [records.decode(split[0]).shape for split in opened]
+        except DataError as error:
+            yield Finding("data", str(error), False)
+            continue
+        sizes = ", ".join(
+            f"{len(split):,} {split_name}"
+            for split_name, split in zip(splits, opened, strict=True)
+        )
+        height, width = shapes[0][:2]
+        text = f"{name}: {sizes}; the first of each can be read, {height}x{width}"
+        yield Finding("data", text)
+
+
+def disk(workdir: Path) -> Iterator[Finding]:
+    """Whether runs can be written, and how fast."""
+    path = workdir.expanduser().absolute()
+    place = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+        yield Finding("disk", f"--workdir={workdir}: {place} cannot be written", False)
+        return
+    free = shutil.disk_usage(place).free
+    with tempfile.TemporaryFile(dir=place) as file:
+        data = os.urandom(WRITTEN)
+        began = time.perf_counter()
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+        speed = WRITTEN / (time.perf_counter() - began)
+    text = f"{_bytes(free)} free, {_bytes(speed)} a second written, in {place}"
+    yield Finding("disk", text, free >= ROOM)
+
+
+def _bytes(count: float) -> str:
+    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count:.0f} bytes"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns 0, or 2 if something is broken."""
+    parser = Parser("doctor", __doc__)
+    parser.option("data_dir")
+    parser.option("workdir", "runs by default", default=Path("runs"))
+    arguments = parser.parse_args(argv)
+    broken = []
+    for finding in examine(arguments.data_dir, arguments.workdir):
+        state = "ok" if finding.good else "wrong"
+        print(f"{state:<6} {finding.what:<9} {finding.text}", flush=True)
+        broken += [] if finding.good else [f"{finding.what}: {finding.text}"]
+    cli.print_problems(broken)
+    return BAD_INPUT if broken else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
