@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 import hyperdyn_jax
 from hyperdyn_jax import cli, prepare, records
@@ -83,16 +82,15 @@ def packages() -> Iterator[Finding]:
 
 
 def _extra(extra: str, needed: Sequence[Requirement]) -> str:
-    missing = [
-        line
-        for each in needed
-        if _applies(each, extra) and not _applies(each, "")
-        for line in [lacking(each)]
-        if line
-    ]
+    missing = [line for each in _of(extra, needed) if (line := lacking(each))]
     if not missing:
         return f"{extra}: there"
     return f"{extra}: {missing[0]}; pip install '{PACKAGE}[{extra}]' where it is needed"
+
+
+def _of(extra: str, needed: Sequence[Requirement]) -> list[Requirement]:
+    """What an extra needs beyond the rest."""
+    return [e for e in needed if _applies(e, extra) and not _applies(e, "")]
 
 
 def _applies(requirement: Requirement, extra: str) -> bool:
@@ -101,16 +99,17 @@ def _applies(requirement: Requirement, extra: str) -> bool:
 
 
 def lacking(requirement: Requirement) -> str:
-    """What is wrong with an installed package; "" if it is as required."""
-    if canonicalize_name(requirement.name) == canonicalize_name(PACKAGE):
-        return ""  # another of its extras, with a line of its own
+    """What is wrong with an installed package or its extras; "" if nothing is."""
+    name = requirement.name
     try:
-        version = metadata.version(requirement.name)
+        version = metadata.version(name)
     except metadata.PackageNotFoundError:
-        return f"{requirement.name} is not installed"
-    if requirement.specifier.contains(version, prereleases=True):
-        return ""
-    return f"{requirement.name} must be {requirement.specifier}, it is {version}"
+        return f"{name} is not installed"
+    if not requirement.specifier.contains(version, prereleases=True):
+        return f"{name} must be {requirement.specifier}, it is {version}"
+    needed = list(map(Requirement, metadata.requires(name) or ()))
+    parts = (part for extra in requirement.extras for part in _of(extra, needed))
+    return next(filter(None, map(lacking, parts)), "")
 
 
 def devices() -> Iterator[Finding]:

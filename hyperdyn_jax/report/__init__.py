@@ -19,10 +19,11 @@ from hyperdyn_jax.report.figures import FIGURES as FIGURES
 from hyperdyn_jax.report.figures import LINES as LINES
 from hyperdyn_jax.report.figures import accuracy as accuracy
 from hyperdyn_jax.report.figures import cost as cost
-from hyperdyn_jax.report.figures import draw_beliefs, render
+from hyperdyn_jax.report.figures import draw_beliefs
 from hyperdyn_jax.report.figures import gains as gains
 from hyperdyn_jax.report.figures import hyperparameters as hyperparameters
 from hyperdyn_jax.report.figures import log_axis as log_axis
+from hyperdyn_jax.report.figures import render as render
 from hyperdyn_jax.report.figures import with_legend as with_legend
 from hyperdyn_jax.report.numbers import Run as Run
 from hyperdyn_jax.report.numbers import find_runs as find_runs

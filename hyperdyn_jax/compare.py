@@ -1,0 +1,323 @@
+"""Compares many runs: groups of seeds with their confidence bands, in one page.
+
+    python -m hyperdyn_jax.compare runs/study
+    python -m hyperdyn_jax.compare runs/cosine runs/explore --output=cosine_or_explore
+
+Finished runs are looked for in and below the given folders. Those whose configs differ
+in nothing but the seed are a group, named by its strategy and by what else is not the
+same in all groups. Accuracies are in percentage points; steps are given in both counts,
+accepted and total with every trial.
+"""
+
+import itertools
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+import hyperdyn_jax
+from hyperdyn_jax import report, rundir
+from hyperdyn_jax.arguments import BAD_INPUT, Parser
+from hyperdyn_jax.paper import table
+from hyperdyn_jax.report import Run, numbers, parts
+from hyperdyn_jax.report.svg import Panel, extent
+
+COUNTS = {"step": "accepted steps", "total_steps": "total steps, trials included"}
+POINTS = 60  # of a band
+MOST_PAIRED = 5  # groups that are compared each with each; of more, with the first
+# What does not make a run another one.
+OWN = ("seed", "name", "data_dir", *rundir.MAY_CHANGE)
+
+
+class Group(NamedTuple):
+    """Runs of one config.
+
+    label: its name. runs: by their seeds, in order.
+    """
+
+    label: str
+    runs: dict[int, Run]
+
+    def last(self, key: str) -> list[float]:
+        """A field of the last row of every run's metrics."""
+        return [run.metrics[-1][key] for run in self.runs.values()]
+
+
+class Band(NamedTuple):
+    """Validation accuracy over steps: f64[points] each.
+
+    half: half the width of the 95% confidence interval of the mean over seeds, by
+      Student's t; NaN of a single run.
+    """
+
+    steps: np.ndarray
+    mean: np.ndarray
+    half: np.ndarray
+
+
+def group(runs: Iterable[Run]) -> list[Group]:
+    """Runs by what they have in common, in the order in which they are met.
+
+    Raises:
+      ValueError: two runs of one config have the same seed.
+    """
+    found: dict[tuple, dict[int, Run]] = {}
+    for run in runs:
+        mine = found.setdefault(tuple(_settings(run).items()), {})
+        seed = run.config.get("seed", 0)
+        if seed in mine:
+            both = f"{mine[seed].path} and {run.path}"
+            raise ValueError(f"two runs of one config have seed {seed}: {both}")
+        mine[seed] = run
+    labels = _labels([dict(settings) for settings in found])
+    by_seed = (dict(sorted(mine.items())) for mine in found.values())
+    return [Group(*each) for each in zip(labels, by_seed, strict=True)]
+
+
+def _settings(run: Run) -> dict[str, str]:
+    """The config, flat and as text, without what makes no difference."""
+    config = {name: x for name, x in run.config.items() if name not in OWN}
+    return dict(sorted(_flat(config, "")))
+
+
+def _flat(config: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, str]]:
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", str(value)
+
+
+def _labels(configs: Sequence[Mapping[str, str]]) -> list[str]:
+    """Names of groups: the strategy, and all that is not the same everywhere."""
+    names = dict.fromkeys(name for config in configs for name in config)
+    varied = [
+        name
+        for name in names
+        if name != "strategy" and len({config.get(name) for config in configs}) > 1
+    ]
+    return [
+        ", ".join(
+            [
+                config.get("strategy", "run"),
+                *(f"{name}={config[name]}" for name in varied if name in config),
+            ]
+        )
+        for config in configs
+    ]
+
+
+def band(runs: Sequence[Run], count: str) -> Band:
+    """Mean accuracy and its interval, where all runs have begun and none has ended.
+
+    Args:
+      runs: of one group; between epochs a run is on the straight line.
+      count: "step" or "total_steps".
+    """
+    columns = [run.column(count) for run in runs]
+    first, last = max(x[0] for x in columns), min(x[-1] for x in columns)
+    steps = np.linspace(first, max(first, last), POINTS)
+    scores = [
+        np.interp(steps, x, run.column("validation_accuracy"))
+        for x, run in zip(columns, runs, strict=True)
+    ]
+    both = [numbers.interval(values) for values in np.array(scores).T]
+    mean, half = np.array(both).T
+    return Band(steps, mean, half)
+
+
+def differences(one: Group, other: Group) -> list[float]:
+    """Test accuracy of the one less that of the other, for every seed of both."""
+    return [
+        run.metrics[-1]["test_accuracy"] - other.runs[seed].metrics[-1]["test_accuracy"]
+        for seed, run in one.runs.items()
+        if seed in other.runs
+    ]
+
+
+# What is written ---------------------------------------------------------------------
+
+RESULTS = ["Group", "Seeds", "Test (%)", "Validation (%)", "Accepted steps"]
+RESULTS += ["Total steps", "Overhead"]
+PAIRS = ["Difference in test accuracy", "Pairs", "Points"]
+
+
+def results(groups: Sequence[Group]) -> list[list[str]]:
+    """A row a group: means ± standard deviations over seeds."""
+    rows = []
+    for each in groups:
+        accepted, total = np.mean(each.last("step")), np.mean(each.last("total_steps"))
+        rows.append(
+            [
+                each.label,
+                str(len(each.runs)),
+                numbers.spread(each.last("test_accuracy"), ".2f"),
+                numbers.spread(each.last("validation_accuracy"), ".2f"),
+                f"{accepted:,.0f}",
+                f"{total:,.0f}",
+                f"{total / accepted - 1:+.1%}",
+            ]
+        )
+    return rows
+
+
+def paired(groups: Sequence[Group]) -> list[list[str]]:
+    """A row for two groups: their mean difference by seed, with its 95% interval."""
+    if len(groups) > MOST_PAIRED:
+        chosen = [(groups[0], other) for other in groups[1:]]
+    else:
+        chosen = list(itertools.combinations(groups, 2))
+    rows = []
+    for other, one in chosen:
+        found = differences(one, other)
+        text = parts.with_interval(*numbers.interval(found)) if found else "–"
+        rows.append([f"{one.label} less {other.label}", str(len(found)), text])
+    return rows
+
+
+def draw(groups: Sequence[Group]) -> Figure:
+    """Validation accuracy over accepted and over total steps, with 95% bands."""
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    for axes, (count, what) in zip(
+        figure.subplots(1, 2, sharey=True), COUNTS.items(), strict=True
+    ):
+        for i, each in enumerate(groups):
+            steps, mean, half = band(list(each.runs.values()), count)
+            style = {"color": f"C{i % 6}", "linestyle": report.LINES[i % 4]}
+            label = f"{each.label}, {len(each.runs)} seeds"
+            axes.plot(steps, mean, label=label, **style)
+            color = style["color"]
+            edges = mean - half, mean + half
+            axes.fill_between(steps, *edges, color=color, alpha=0.2, linewidth=0)
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.set_xlabel(what)
+    figure.axes[0].set_ylabel("validation accuracy (%)")
+    return report.with_legend(figure)
+
+
+def page(groups: Sequence[Group]) -> str:
+    """The page."""
+    best = max(groups, key=lambda each: np.mean(each.last("test_accuracy")))
+    accuracy = numbers.spread(best.last("test_accuracy"), ".2f")
+    runs = [run for each in groups for run in each.runs.values()]
+    lead = (
+        f'<p class="lead">{len(runs)} runs in {len(groups)} groups. The highest mean '
+        f"test accuracy, <b>{accuracy}%</b>, is that of "
+        f"<b>{parts.escape(best.label)}</b>.</p>"
+    )
+    grid = parts.table("", RESULTS, results(groups), "cards", name="results")
+    note = (
+        "Mean ± standard deviation over seeds; overhead is total over accepted steps."
+    )
+    sections = [
+        parts.section("results", "Results", parts.boxed(grid, "wide"), note=note),
+        _accuracy(groups),
+    ]
+    if len(groups) > 1:
+        grid = parts.table("", PAIRS, paired(groups), "cards", name="pairs")
+        note = (
+            "Between runs of the same seed, so of the same data and, as a rule, the "
+            "same first weights: mean and its 95% interval by Student's t. Where nothing "
+            "differs, one interval in twenty leaves 0 out by chance."
+        )
+        body = parts.boxed(grid, "wide")
+        sections.append(parts.section("pairs", "Pairs", body, note=note))
+    sections.append(_sources(groups))
+    footer = f"Made by hyperdyn_jax {hyperdyn_jax.__version__} from {len(runs)} runs."
+    return parts.assemble("Comparison", "Runs compared", lead, sections, footer)
+
+
+def _accuracy(groups: Sequence[Group]) -> str:
+    bands = {c: [band(list(g.runs.values()), c) for g in groups] for c in COUNTS}
+    every = [x for drawn in bands.values() for b in drawn for x in _edges(b)]
+    charts = []
+    for count, what in COUNTS.items():
+        most = max(b.steps[-1] for b in bands[count]) or 1
+        ends = "; ".join(
+            f"{each.label} {b.mean[-1]:.2f} at {b.steps[-1]:,.0f}"
+            for each, b in zip(groups, bands[count], strict=True)
+        )
+        title = f"Validation accuracy in % over {what}, at the end: {ends}"
+        name = "validation accuracy (%)"
+        chart = Panel(title, what, name, (0, most * 1.02), extent(every))
+        for i, drawn in enumerate(bands[count]):
+            if np.isfinite(drawn.half).all():
+                low, high = drawn.mean - drawn.half, drawn.mean + drawn.half
+                chart.band(drawn.steps, low, high, f"c{i % 6}")
+            chart.line(drawn.steps.tolist(), drawn.mean.tolist(), parts.look_of(i))
+        charts.append(chart)
+    keys = [parts.line_key(i, each.label) for i, each in enumerate(groups)]
+    caption = (
+        "Means over seeds and their 95% confidence intervals by Student's t, from the "
+        "step at which every run of a group has ended an epoch to that at which the "
+        "first of them is over."
+    )
+    return parts.section("accuracy", "Accuracy", parts.panels(charts, caption, keys))
+
+
+def _edges(drawn: Band) -> list[float]:
+    half = np.nan_to_num(drawn.half)
+    return [*(drawn.mean - half), *(drawn.mean + half)]
+
+
+def _sources(groups: Sequence[Group]) -> str:
+    head = ["Group", "Seed", "Test (%)", "Accepted steps", "Total steps", "Run"]
+    rows = [
+        [
+            each.label,
+            str(seed),
+            numbers.number(run.metrics[-1]["test_accuracy"], ".2f"),
+            f"{run.metrics[-1]['step']:,}",
+            f"{run.metrics[-1]['total_steps']:,}",
+            str(run.path),
+        ]
+        for each in groups
+        for seed, run in each.runs.items()
+    ]
+    grid = parts.scroll("Every run", parts.table("", head, rows, name="runs"))
+    return parts.section("runs", "Runs", parts.details("Every run", grid))
+
+
+def write(paths: Sequence[Path], folder: Path) -> tuple[Path, str]:
+    """Writes `compare.html` and `compare.png`.
+
+    Returns:
+      The path of the page, and its results as Markdown.
+
+    Raises:
+      ValueError: there is no finished run, or one cannot be read; nothing has been
+        written then.
+    """
+    groups = group(report.find_runs(paths))
+    text = table("|".join(RESULTS), results(groups))
+    if len(groups) > 1:
+        text += "\n\n" + table("|".join(PAIRS), paired(groups))
+    content, image = page(groups), report.render(draw, groups)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "compare.png").write_bytes(image)
+    (folder / "compare.html").write_text(content, encoding="utf-8")
+    return folder / "compare.html", text.replace("\u00a0", " ")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns 0, or 2 if runs are missing or cannot be read."""
+    parser = Parser("compare", __doc__)
+    parser.option("runs", "also a folder of them, such as a study's")
+    parser.option("output", "comparison by default", default=Path("comparison"))
+    arguments = parser.parse_args(argv)
+    try:
+        file, text = write(arguments.runs, arguments.output)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    print(f"{text}\n\n{file}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
