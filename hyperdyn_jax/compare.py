@@ -29,6 +29,10 @@ from hyperdyn_jax.report.svg import Panel, extent
 COUNTS = {"step": "accepted steps", "total_steps": "total steps, trials included"}
 POINTS = 60  # of a band
 MOST_PAIRED = 5  # groups that are compared each with each; of more, with the first
+MOST = 12  # groups that differ in colour or dashes
+# Strategies with the settings of hyperdyn.
+HYPERDYN = ("hyperdyn", "epoch_bo", "greedy", "control")
+TELLING = ("dataset", "optimizer.name", "batch_size", "epochs")  # in names of groups
 # What does not make a run another one.
 OWN = ("seed", "name", "data_dir", *rundir.MAY_CHANGE)
 
@@ -36,10 +40,12 @@ OWN = ("seed", "name", "data_dir", *rundir.MAY_CHANGE)
 class Group(NamedTuple):
     """Runs of one config.
 
-    label: its name. runs: by their seeds, in order.
+    label: its name. config: its settings, flat and as text. runs: by their seeds, in
+    order.
     """
 
     label: str
+    config: Mapping[str, str]
     runs: dict[int, Run]
 
     def last(self, key: str) -> list[float]:
@@ -63,7 +69,8 @@ def group(runs: Iterable[Run]) -> list[Group]:
     """Runs by what they have in common, in the order in which they are met.
 
     Raises:
-      ValueError: two runs of one config have the same seed.
+      ValueError: two runs of one config have the same seed, or there are more groups
+        than a figure can tell apart.
     """
     found: dict[tuple, dict[int, Run]] = {}
     for run in runs:
@@ -73,14 +80,25 @@ def group(runs: Iterable[Run]) -> list[Group]:
             both = f"{mine[seed].path} and {run.path}"
             raise ValueError(f"two runs of one config have seed {seed}: {both}")
         mine[seed] = run
-    labels = _labels([dict(settings) for settings in found])
-    by_seed = (dict(sorted(mine.items())) for mine in found.values())
-    return [Group(*each) for each in zip(labels, by_seed, strict=True)]
+    if len(found) > MOST:
+        advice = "give fewer folders"
+        raise ValueError(f"{len(found)} groups, of which at most {MOST} fit; {advice}")
+    configs = [dict(settings) for settings in found]
+    groups = zip(_labels(configs), configs, found.values(), strict=True)
+    return [Group(name, config, dict(sorted(x.items()))) for name, config, x in groups]
 
 
 def _settings(run: Run) -> dict[str, str]:
-    """The config, flat and as text, without what makes no difference."""
-    config = {name: x for name, x in run.config.items() if name not in OWN}
+    """The config, flat and as text, without what makes no difference to the run."""
+    strategy = run.config.get("strategy")
+    own = {"model", "optimizer", "search_space", strategy}
+    if strategy in HYPERDYN:
+        own.add("hyperdyn")
+    config = {
+        name: value
+        for name, value in run.config.items()
+        if name not in OWN and (name in own or not isinstance(value, Mapping))
+    }
     return dict(sorted(_flat(config, "")))
 
 
@@ -88,27 +106,30 @@ def _flat(config: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, str]]:
     for name, value in config.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
-        else:
+        elif value is not None:  # None is what is usual, as is a setting left out
             yield f"{prefix}{name}", str(value)
 
 
 def _labels(configs: Sequence[Mapping[str, str]]) -> list[str]:
-    """Names of groups: the strategy, and all that is not the same everywhere."""
-    names = dict.fromkeys(name for config in configs for name in config)
-    varied = [
-        name
-        for name in names
-        if name != "strategy" and len({config.get(name) for config in configs}) > 1
-    ]
-    return [
-        ", ".join(
-            [
-                config.get("strategy", "run"),
-                *(f"{name}={config[name]}" for name in varied if name in config),
-            ]
-        )
-        for config in configs
-    ]
+    """Names of groups: the strategy, and as much more as tells them apart."""
+    labels = [config.get("strategy", "run") for config in configs]
+    for name in varied(configs):
+        texts: dict[str, set[str | None]] = {}
+        for label, config in zip(labels, configs, strict=True):
+            texts.setdefault(label, set()).add(config.get(name))
+        labels = [
+            f"{label}, {name}={config.get(name, 'none')}"
+            if len(texts[label]) > 1
+            else label
+            for label, config in zip(labels, configs, strict=True)
+        ]
+    return labels
+
+
+def varied(configs: Sequence[Mapping[str, str]]) -> list[str]:
+    """Settings that are not the same in all configs, what tells the most first."""
+    names = dict.fromkeys([*TELLING, *(name for c in configs for name in c)])
+    return [name for name in names if len({c.get(name) for c in configs}) > 1]
 
 
 def band(runs: Sequence[Run], count: str) -> Band:
@@ -222,8 +243,8 @@ def page(groups: Sequence[Group]) -> str:
         grid = parts.table("", PAIRS, paired(groups), "cards", name="pairs")
         note = (
             "Between runs of the same seed, so of the same data and, as a rule, the "
-            "same first weights: mean and its 95% interval by Student's t. Where nothing "
-            "differs, one interval in twenty leaves 0 out by chance."
+            "same first weights: mean and its 95% interval by Student's t. Where "
+            "nothing differs, one interval in twenty leaves 0 out by chance."
         )
         body = parts.boxed(grid, "wide")
         sections.append(parts.section("pairs", "Pairs", body, note=note))
@@ -266,6 +287,12 @@ def _edges(drawn: Band) -> list[float]:
 
 
 def _sources(groups: Sequence[Group]) -> str:
+    names = varied([each.config for each in groups])
+    settings = [
+        [each.label, *(each.config.get(name, "–") for name in names)] for each in groups
+    ]
+    differ = parts.table("", ["Group", *names], settings, name="settings")
+    differ = parts.scroll("What differs", differ)
     head = ["Group", "Seed", "Test (%)", "Accepted steps", "Total steps", "Run"]
     rows = [
         [
@@ -280,7 +307,8 @@ def _sources(groups: Sequence[Group]) -> str:
         for seed, run in each.runs.items()
     ]
     grid = parts.scroll("Every run", parts.table("", head, rows, name="runs"))
-    return parts.section("runs", "Runs", parts.details("Every run", grid))
+    body = (parts.details("Every run", grid), parts.details("What differs", differ))
+    return parts.section("runs", "Runs and settings", *body)
 
 
 def write(paths: Sequence[Path], folder: Path) -> tuple[Path, str]:

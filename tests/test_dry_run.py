@@ -7,14 +7,13 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import jax
 import pytest
 
-from hyperdyn_jax import dry_run, strategies
+from hyperdyn_jax import cli, compare, doctor, dry_run, paper, prepare, replay, report
 from hyperdyn_jax.config import make_tuner
 
 ROOT = Path(__file__).resolve().parents[1]
-EACH = 20  # steps an epoch
+RESULTS = ROOT / "benchmarks" / "results" / "twin"
 
 
 def command(*words, cwd=ROOT):
@@ -53,89 +52,75 @@ def test_it_tells_size_cost_and_memory_and_writes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_tells_what_a_run_would_tell(tmp_path):
-    done = dry(tmp_path, "--config.epochs=-1", "--dry_run=perhaps")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines() == [
+def test_it_tells_what_a_run_would_tell(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config = f"--config={ROOT / 'configs' / 'digits.py'}"
+    words = ["train.py", config, "--config.epochs=-1", "--dry_run=perhaps"]
+    with pytest.raises(SystemExit) as left:
+        cli.parse_flags(words)
+    assert left.value.code == 2
+    assert capsys.readouterr().err.splitlines() == [
         "error: --dry_run is true or false, got 'perhaps'",
         "error: config.epochs must be >= 1, got -1",
     ]
     assert list(tmp_path.iterdir()) == []
 
 
-def setup(strategy, epochs=40, **sections):
-    config = {
-        "strategy": strategy,
-        "epochs": epochs,
-        "batch_size": 32,
-        "optimizer": {"name": "sgd", "learning_rate": 0.1, "momentum": 0.9},
-        "search_space": {
-            "learning_rate": {"kind": "log_uniform", "low": 1e-3, "high": 1.0}
-        },
-        "hyperdyn": {"candidates": 8, "ascent_steps": 1},
-        **sections,
-    }
-    tuner = make_tuner(config, EACH)
-
-    def accepted_steps(state):
-        shortened = getattr(tuner, "accepted_steps", None)
-        return shortened(state) if shortened else epochs * EACH
-
-    dataset = SimpleNamespace(steps_per_epoch=EACH)
-    return SimpleNamespace(
-        tuner=tuner, epochs=epochs, dataset=dataset, accepted_steps=accepted_steps
-    )
+def recorded(strategy):
+    """A setup of a run that was made, as far as its steps go; and its last row."""
+    run = report.load_run(RESULTS / strategy / "seed0")
+    each = run.metrics[0]["step"]
+    config = dict(run.config)
+    tuner = make_tuner(config, each)
+    dataset = SimpleNamespace(steps_per_epoch=each)
+    setup = SimpleNamespace(tuner=tuner, epochs=config["epochs"], dataset=dataset)
+    return setup, run.metrics[-1]
 
 
-def test_hyperdyn_costs_what_a_rehearsal_says():
-    made = setup("hyperdyn", epochs=4)
-    accepted, total, bound = dry_run.count_steps(made)
-    assert (accepted, total, bound) == (4 * EACH, (5 + 2 * 3) * EACH, "")
-    assert dry_run._rehearse(made, accepted, EACH) == (accepted, total)
+MADE = "hyperdyn greedy control epoch_bo random_search hyperband batch1000_hyperdyn"
 
 
-def test_schedules_cost_their_steps():
-    for name in strategies.SCHEDULES:
-        made = setup(name)
-        assert dry_run.count_steps(made) == (40 * EACH, 40 * EACH, "")
-    assert "nothing is tried" in dry_run.steps_in_words(setup("cosine"))
+@pytest.mark.parametrize("strategy", [*MADE.split(), "cosine", "manual_sgd"])
+def test_steps_are_those_of_runs_that_were_made(strategy):
+    setup, last = recorded(strategy)
+    counted = (last["step"], last["total_steps"], "")
+    assert dry_run.count_steps(setup) == counted
+    assert f"{last['step']:,} accepted" in dry_run.steps_in_words(setup)
+    assert f"{last['total_steps']:,} total" in dry_run.steps_in_words(setup)
 
 
 def test_explore_stays_within_what_is_told():
-    made = setup("explore")
-    fewest, total, _ = dry_run.count_steps(made)
-    assert total == 40 * EACH
-    assert (total - fewest) / fewest <= 0.2
-    state = made.tuner.init(jax.random.key(0), -2.3)
-    while state.phase != 2:
-        trials = made.tuner.ask(state)
-        scores = [-1.0 - 0.1 * i for i in range(len(trials.parents))]
-        state, _ = made.tuner.tell(state, trials, scores)
-    assert made.accepted_steps(state) >= fewest
+    setup, last = recorded("explore")
+    fewest, total, bound = dry_run.count_steps(setup)
+    assert total == last["total_steps"]
+    assert fewest <= last["step"] <= total
+    assert (
+        bound == f"{total - fewest:,} steps, {total / fewest - 1:+.1%} of the accepted"
+    )
+    assert total / fewest - 1 <= 0.2
 
 
-@pytest.mark.parametrize(
-    ("strategy", "times"), [("random_search", 5), ("hyperband", 5), ("pb2", 4)]
-)
-def test_others_are_rehearsed(strategy, times):
-    made = setup(strategy, epochs=3)
-    assert dry_run.count_steps(made) == (3 * EACH, times * 3 * EACH, "")
+PROGRAMS = {"paper": paper, "replay": replay, "report": report, "prepare": prepare}
+PROGRAMS |= {"compare": compare, "doctor": doctor}
 
 
-def test_every_help_fits_a_screen():
-    programs = ["train.py", "study", "paper", "replay", "report", "prepare"]
-    programs += ["compare", "doctor"]
+def test_every_help_fits_a_screen_in_the_same_words(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    helps = {}
+    for name, program in PROGRAMS.items():
+        with pytest.raises(SystemExit) as left:
+            program.main(["--help"])
+        assert left.value.code == 0
+        helps[name] = capsys.readouterr().out
+    for words in (["train.py"], ["-m", "hyperdyn_jax.study"]):
+        done = command(*words, "--help")
+        assert (done.returncode, done.stderr) == (0, "")
+        helps[words[-1]] = done.stdout
     options = {}
-    for name in programs:
-        module = ["train.py"] if name == "train.py" else ["-m", f"hyperdyn_jax.{name}"]
-        done = command(*module, "--help")
-        assert (done.returncode, done.stderr) == (0, ""), name
-        lines = done.stdout.splitlines()
-        assert 10 <= len(lines) <= 36, name
-        assert max(map(len, lines)) <= 90, name
-        options[name] = dict(
-            re.findall(r"^  --(\w+)[= ]([A-Z0-9,]+)", done.stdout, re.M)
-        )
+    for name, text in helps.items():
+        assert 10 <= len(text.splitlines()) <= 36, name
+        assert max(map(len, text.splitlines())) <= 90, name
+        for option, value in re.findall(r"^  --(\w+)[= ]([A-Z0-9,]+)", text, re.M):
+            options.setdefault(option, set()).add(value)
     for name in ("output", "workdir", "data_dir", "seeds"):
-        values = {options[p][name] for p in programs if name in options[p]}
-        assert len(values) == 1, (name, values)
+        assert len(options[name]) == 1, name
