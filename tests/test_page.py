@@ -2,36 +2,29 @@
 
 import itertools
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from playwright import sync_api
 
-from hyperdyn_jax import loop, report
-from hyperdyn_jax.display import Display
+from hyperdyn_jax import report
 
+ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
 PHONE, DESKTOP = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
-CONFIG = {
-    "name": "pages",
-    "seed": 0,
+NAMES = ("learning_rate", "momentum")
+FLAGS = {
+    "strategy": "hyperdyn",
     "epochs": 4,
     "batch_size": 256,
-    "eval_batch_size": 256,
-    "dataset": "digits",
-    "data_dir": "",
-    "pad": 0,
-    "strategy": "hyperdyn",
-    "model": {"name": "cifar_resnet", "depth": 8, "width": 2},
-    "optimizer": {"name": "sgd", "learning_rate": 0.1, "momentum": 0.9}
-    | {"weight_decay": 1e-4},
-    "search_space": {
-        "learning_rate": {"kind": "log_uniform", "low": 3e-3, "high": 0.5},
-        "momentum": {"kind": "log_complement", "low": 0.0, "high": 0.9},
-    },
-    "hyperdyn": {"initial_points": 2, "candidates": 64},
+    "model.width": 2,
+    "hyperdyn.initial_points": 2,
 }
 
 
@@ -39,7 +32,11 @@ CONFIG = {
 def run(tmp_path_factory):
     """The directory of a run, its page in it."""
     folder = tmp_path_factory.mktemp("pages") / "run"
-    loop.train_and_evaluate(CONFIG, folder, Display(4, quiet=True))
+    words = [f"--config.{name}={value}" for name, value in FLAGS.items()]
+    words = ["--config=configs/digits.py", *words, f"--workdir={folder}"]
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    command = [sys.executable, "train.py", *words]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
     return folder
 
 
@@ -133,7 +130,7 @@ def test_the_path_is_drawn_where_the_rows_have_it(run, browser):
     metrics = rows_of(run, "metrics")
     with Opened(browser, run / "report.html") as opened:
         charts = opened.page.locator("#hyperparameters-title ~ figure .panels svg")
-        for chart, name in zip(charts.all(), CONFIG["search_space"], strict=True):
+        for chart, name in zip(charts.all(), NAMES, strict=True):
             marks = chart.locator("circle.dot")
             drawn = marks.evaluate_all(
                 "all => all.map((c) => [c.dataset.x, c.dataset.y, c.cx.baseVal.value])"

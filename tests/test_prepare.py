@@ -33,7 +33,7 @@ def refused(capsys, *words):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "the following arguments are required: dataset, --data_dir"),
+        ([], "the following arguments are required: DATASET, --data_dir"),
         (["cifar10"], "the following arguments are required: --data_dir"),
         (["mnist", "--data_dir=x"], "invalid choice: 'mnist'"),
         (["cifar10", "--data_dir=x", "--fast"], "unrecognized arguments: --fast"),
