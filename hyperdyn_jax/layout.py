@@ -112,8 +112,7 @@ class SideBySide:
         self._mesh = Mesh(shares.swapaxes(0, 1).reshape(groups, -1), (BRANCH, AXIS))
         self.step = self._program(step, P(AXIS))
         self.block = self._program(block, P(None, AXIS))
-        everywhere = NamedSharding(Mesh(np.array(devices), (AXIS,)), P())
-        self._spread = functools.partial(jax.device_put, device=everywhere)
+        self._everywhere = NamedSharding(Mesh(np.array(devices), (AXIS,)), P())
         self._stack = jax.jit(_stack, out_shardings=self._sharding(P(BRANCH)))
         self._unstack = jax.jit(_unstack, out_shardings=self._sharding(P()))
 
@@ -144,10 +143,10 @@ class SideBySide:
 
     def unpack(self, waves: Sequence[Any]) -> list[TrainState]:
         states = itertools.chain.from_iterable(map(self._unstack, waves))
-        return [self._spread(state) for state in states]
+        return [_copies_as(self._everywhere, state) for state in states]
 
     def hold(self, tree: Any) -> Any:
-        return jax.device_put(tree, self._sharding(P()))
+        return _copies_as(self._sharding(P()), tree)
 
     def put(self, batch: Any, steps: int = 0) -> Any:
         return _put(batch, self._sharding(P(None, AXIS) if steps else P(AXIS)))
@@ -185,6 +184,21 @@ def _put(batch: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, x), batch
     )
+
+
+def _copies_as(sharding: NamedSharding, tree: Any) -> Any:
+    """What is replicated over all devices, for programs that number them otherwise.
+
+    Nothing moves: every device keeps its copy.
+    """
+
+    def relabel(x: jax.Array) -> jax.Array:
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(relabel(jax.random.key_data(x)))
+        copies = [shard.data for shard in x.addressable_shards]
+        return jax.make_array_from_single_device_arrays(x.shape, sharding, copies)
+
+    return jax.tree.map(relabel, tree)
 
 
 def _stack(states: Sequence[Any]) -> Any:
