@@ -169,7 +169,7 @@ class ExploreThenCommit:
 
     @property
     def anchor(self) -> dict[str, np.float32]:
-        """The base schedule's setting: the largest value of each hyperparameter."""
+        """The base schedule's setting, the largest value of each hyperparameter."""
         peaks = peak_values(self.base, self.epochs)
         return {name: peaks[name] for name in self.space}
 

@@ -116,7 +116,7 @@ class AutoLRS:
 
     @property
     def shortest_trial(self) -> float:
-        """Epochs of the shortest trial: it must be at least a step."""
+        """Epochs of the shortest trial, which must be at least a step."""
         return self.stage * self.probe_fraction / self.segments
 
     def init(self, key: jax.Array, score: float) -> AutoLRSState:
