@@ -86,7 +86,7 @@ class PB2:
     .. math:: \mu(\eta, t) + \sqrt{\beta_t} \sigma(\eta, t).
 
     The Gaussian process models the gain of an epoch, by a squared exponential kernel
-    times ``(1 - epsilon)^(|t - t'| / 2)``; sigma also counts the settings that the other
+    times ``(1 - epsilon)^(|t-t'|/2)``; sigma also counts the settings that the other
     members are about to try. A diverged member is dropped wherever it ranks. It has no
     gain that the model could learn from, but it was tried: sigma counts it too, and
     its neighbourhood is avoided (`gp.feasibility`).
