@@ -1,7 +1,7 @@
 """A run on more devices and for more epochs than are at hand, from measured constants.
 
 Every decision has branches to train. They share the devices: each in a group of its
-own where there are enough, in turn on all devices otherwise; inside a group a batch is
+own where that leaves none idle, in turn on all otherwise; inside a group a batch is
 split and gradients are summed over it at every step, so the group waits for its slowest
 device. All groups wait for the slowest of them. A device that fails stops all, and the
 run goes on from its last save.
@@ -21,9 +21,10 @@ class Machine(NamedTuple):
     work: seconds in which one device alone computes a step of the whole batch.
     overhead: seconds of a step that do not shrink with the devices.
     latency: alpha, seconds of a message. seconds_per_byte: beta, of a link.
-    gradient: bytes that are summed over a group at every step.
-    state: bytes of a branch: what a group gets from another that won.
-    batch: examples of a step; a group's size divides it.
+    gradient: bytes that are summed over a group at every step. sums: in how many
+      all-reduces.
+    state: bytes of a branch, which a group gets from each of the others.
+    host: devices of a process.
     jitter: mean time by which a device is late for a step, as a share of its work; it
       is drawn anew at every step, from an exponential distribution.
     failures: of one device in an hour.
@@ -37,8 +38,9 @@ class Machine(NamedTuple):
     latency: float
     seconds_per_byte: float
     gradient: float
+    sums: int = 1
     state: float = 0.0
-    batch: int = 1
+    host: int = 8
     jitter: float = 0.0
     failures: float = 0.0
     restart: float = 0.0
@@ -46,13 +48,13 @@ class Machine(NamedTuple):
     cores: int | None = None
 
 
-def all_reduce(machine: Machine, devices: int, size: float) -> float:
-    """Seconds in which `size` bytes are summed over a group.
+def all_reduce(machine: Machine, devices: int, size: float, sums: int = 1) -> float:
+    """Seconds in which `size` bytes are summed over a group, in so many all-reduces.
 
     By recursive halving and doubling (Thakur, Rabenseifner and Gropp 2005):
-    2 log2(p) alpha + 2 (p - 1) / p n beta, the time of the additions left out.
+    2 log2(p) alpha + 2 (p - 1) / p n beta each, additions left out.
     """
-    messages = 2 * math.ceil(math.log2(devices)) if devices > 1 else 0
+    messages = 2 * sums * math.ceil(math.log2(devices))
     share = 2 * (devices - 1) / devices
     return messages * machine.latency + share * size * machine.seconds_per_byte
 
@@ -62,10 +64,10 @@ def traffic(devices: int, size: float) -> float:
     return 2 * (devices - 1) / devices * size
 
 
-def group_size(devices: int, branches: int, batch: int) -> int:
-    """Devices of each group: all of them where the branches have to take turns."""
-    most = devices // branches or devices
-    return next(size for size in range(most, 0, -1) if batch % size == 0)
+def groups(machine: Machine, devices: int, branches: int) -> int:
+    """Groups of devices that train side by side, as `hyperdyn_jax.layout` makes them:
+    the greatest number that divides the branches and the devices of a process."""
+    return math.gcd(branches, min(devices, machine.host))
 
 
 def step_time(machine: Machine, devices: int) -> float:
@@ -89,7 +91,8 @@ def _compute(machine: Machine, devices: int) -> float:
 
 
 def _rest(machine: Machine, devices: int) -> float:
-    return machine.overhead + all_reduce(machine, devices, machine.gradient)
+    summed = all_reduce(machine, devices, machine.gradient, machine.sums)
+    return machine.overhead + summed
 
 
 def train(
@@ -123,17 +126,22 @@ def decide(
       steps: of each.
       trials: draws.
       rng: of the delays.
-      parallel: in groups where there are enough devices; else in turn on all of them.
+      parallel: in groups, where that leaves no device idle; else in turn on all.
     """
-    size = group_size(devices, branches if parallel else 1, machine.batch)
-    groups = min(branches, devices // size) if parallel else 1
-    seconds = np.zeros((groups, trials))
-    for branch in range(branches):
-        seconds[branch % groups] += train(machine, size, steps, trials, rng)
-    longest = seconds.max(0)
-    if groups > 1:  # the branch that won goes to the others
-        longest = longest + machine.latency + machine.state * machine.seconds_per_byte
-    return longest
+    width = groups(machine, devices, branches) if parallel else 1
+    waves = branches // width
+    if machine.cores:  # each group has its share of them
+        machine = machine._replace(cores=max(1, machine.cores // width))
+    seconds = np.zeros((width, trials))
+    for group in seconds:
+        group += train(machine, devices // width, waves * steps, trials, rng)
+    return seconds.max(0) + _exchange(machine, branches, waves)
+
+
+def _exchange(machine: Machine, branches: int, waves: int) -> float:
+    """Seconds until every group has the branches of the others too."""
+    received = machine.state * (branches - waves) if waves < branches else 0.0
+    return machine.latency * (received > 0) + received * machine.seconds_per_byte
 
 
 def with_failures(

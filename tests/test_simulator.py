@@ -1,10 +1,13 @@
 """The simulator of large runs against closed forms."""
 
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from hyperdyn_jax import layout
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import simulator
@@ -16,7 +19,6 @@ QUIET = simulator.Machine(
     seconds_per_byte=1e-9,
     gradient=1e6,
     state=3e6,
-    batch=64,
 )
 
 
@@ -26,10 +28,14 @@ def test_without_chance_time_is_exact():
     assert simulator.step_time(QUIET, 8) == pytest.approx(1 + 0.25 + summed)
     in_turn = simulator.decide(QUIET, 8, 2, 10, 3, rng, parallel=False)
     np.testing.assert_allclose(in_turn, 20 * (1.25 + summed))
-    # Two groups of four, side by side, and the winner's state to the other.
+    # Two groups of four, side by side, and each other's branch.
     summed = 4 * 1e-3 + 2 * 3 / 4 * 1e6 * 1e-9
     groups = simulator.decide(QUIET, 8, 2, 10, 3, rng)
     np.testing.assert_allclose(groups, 10 * (2.25 + summed) + 1e-3 + 3e-3)
+    # Four branches on processes of two: two waves of two.
+    small = QUIET._replace(host=2)
+    waves = simulator.decide(small, 8, 4, 10, 3, rng)
+    np.testing.assert_allclose(waves, 20 * (2.25 + summed) + 1e-3 + 6e-3)
 
 
 def test_one_device_sums_nothing():
@@ -45,19 +51,21 @@ def test_virtual_devices_share_their_cores():
 
 
 @pytest.mark.parametrize(
-    ("devices", "branches", "batch", "size"),
+    ("devices", "branches", "host", "groups"),
     [
-        (8, 2, 64, 4),
-        (8, 4, 64, 2),
-        (8, 3, 64, 2),  # two devices have nothing to do
-        (6, 2, 64, 2),  # three would not divide the batch
-        (2, 4, 64, 2),  # in turn
-        (1, 2, 64, 1),
-        (4096, 2, 64, 64),
+        (8, 2, 8, 2),
+        (8, 5, 8, 1),  # in turn: three would be idle
+        (8, 6, 8, 2),
+        (2, 4, 8, 2),
+        (1, 2, 8, 1),
+        (4096, 2, 1, 1),  # a process of one device
+        (4096, 4, 8, 4),
     ],
 )
-def test_sizes_of_groups(devices, branches, batch, size):
-    assert simulator.group_size(devices, branches, batch) == size
+def test_groups_are_those_of_the_program(devices, branches, host, groups):
+    assert simulator.groups(QUIET._replace(host=host), devices, branches) == groups
+    here = [types.SimpleNamespace(process_index=0)] * min(devices, host)
+    assert layout.groups(branches, here) == groups
 
 
 @pytest.mark.parametrize("devices", [1, 2, 7, 4096])
