@@ -527,7 +527,8 @@ def scaling_devices() -> str:
     text = (
         f"Predicted. A device is a core: {_short(known['work'])} s of work a step, "
         f"late by {known['jitter']:.0%} of its share on average, {known['sums']} "
-        f"all-reduces of together {known['gradient'] / 1e6:.2f} MB over links of {known['latency'] * 1e6:.0f} µs and "
+        f"all-reduces of together {known['gradient'] / 1e6:.2f} MB over "
+        f"links of {known['latency'] * 1e6:.0f} µs and "
         f"{1e-6 / max(known['seconds_per_byte'], 1e-15):,.0f} MB/s, {known['host']} "
         f"devices a process. Bytes are those that a device sends. {_machine(record)}."
     )
