@@ -488,8 +488,8 @@ def scaling_checks() -> str:
     ]
     times = record["results"]["checks"][0]["times"]
     text = (
-        f"Seconds of two branches, the least of {len(times)} repeats; load of the "
-        f"machine when the constants were measured: "
+        f"Seconds of two branches of {record['results']['steps']} steps, the least of "
+        f"{len(times)} repeats; load of the machine when the constants were measured: "
         f"{record['results']['constants']['load']:.1f}; {_machine(record)}; made by "
         f"`python benchmarks/scaling.py`."
     )

@@ -418,7 +418,7 @@ def main() -> None:
         measured = json.loads(FILE.read_text())
         results = measured["results"]
     else:
-        results = {"constants": constants()}
+        results = {"steps": STEPS, "constants": constants()}
         results["checks"] = checks(results["constants"])
         record.write(FILE, ("jax", "numpy"), results)
         measured = json.loads(FILE.read_text())
