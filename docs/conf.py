@@ -5,7 +5,6 @@
 Nothing is fetched, neither by the build nor by a reader's browser.
 """
 
-import dataclasses
 import re
 import sys
 from pathlib import Path
@@ -63,11 +62,9 @@ def _name(label: str, file: str) -> str:
     return label if "`" in label else f"`{file}`"
 
 
-def _fields(_app: Any, _kind: str, _name: str, thing: Any, _options: Any, lines: Any):
-    """The fields of a tuple or a frozen state, told as "name: what", as a list."""
-    names = set(getattr(thing, "_fields", ()))
-    if isinstance(thing, type) and dataclasses.is_dataclass(thing):
-        names |= {field.name for field in dataclasses.fields(thing)}
+def _fields(_app: Any, kind: str, _name: str, thing: Any, _options: Any, lines: Any):
+    """The fields of a class, told as "name: what", as a list."""
+    names = set(getattr(thing, "__annotations__", ())) if kind == "class" else set()
     if not names or any(line.startswith("Args:") for line in lines):
         return
     starts = [i for i, line in enumerate(lines) if _named(line) & names]
