@@ -45,6 +45,7 @@ autodoc_inherit_docstrings = False
 OTHERS = "jax|jaxlib|numpy|np|nn|flax|optax|tinygp|rich|matplotlib"
 nitpick_ignore_regex = [
     ("py:obj", ".*"),
+    ("py:class", r"hyperdyn_jax\.tuning\.State"),  # stands for any type
     ("py:.*", rf"({OTHERS}|collections|pathlib|typing)\..*"),
     ("py:.*", r"Array(Like)?|Path|Any|Mapping|Sequence|Callable|Iterator|optional"),
 ]
@@ -63,7 +64,12 @@ def _name(label: str, file: str) -> str:
 
 
 def _fields(_app: Any, kind: str, _name: str, thing: Any, _options: Any, lines: Any):
-    """The fields of a class, told as "name: what", as a list."""
+    """The fields of a class, told as "name: what", as a list.
+
+    In front of a colon in what a property is Napoleon would see a type.
+    """
+    if kind == "property":
+        lines[:1] = [lines[0].replace(": ", " – ")]
     names = set(getattr(thing, "__annotations__", ())) if kind == "class" else set()
     if not names or any(line.startswith("Args:") for line in lines):
         return
