@@ -470,6 +470,88 @@ def epoch() -> str:
     return paper.table(head, rows) + "\n\n" + text
 
 
+def _scaling() -> dict[str, Any]:
+    return json.loads((RESULTS / "scaling.json").read_text())
+
+
+def scaling_checks() -> str:
+    """The simulator against what was measured."""
+    record = _scaling()
+    rows = [
+        [
+            row["case"],
+            f"{row['measured']:.2f}",
+            f"{row['predicted']:.2f}",
+            f"{row['error']:+.0%}",
+        ]
+        for row in record["results"]["checks"]
+    ]
+    times = record["results"]["checks"][0]["times"]
+    text = (
+        f"Seconds of two branches of {record['results']['steps']} steps, the least of "
+        f"{len(times)} repeats; load of the machine when the constants were measured: "
+        f"{record['results']['constants']['load']:.1f}; {_machine(record)}; made by "
+        f"`python benchmarks/scaling.py`."
+    )
+    return paper.table("case|measured|predicted|error", rows) + "\n\n" + text
+
+
+def _short(number: float) -> str:
+    """Three digits, and a thousand as 1,000."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def scaling_devices() -> str:
+    """The plan over devices."""
+    record = _scaling()
+    rows = [
+        [
+            f"{row['devices']:,}",
+            _short(row["step_seconds"]),
+            f"{row['efficiency']:.0%}",
+            _short(row["in_turn_seconds"]),
+            _short(row["in_groups_seconds"]),
+            _short(row["four_in_turn_seconds"]),
+            _short(row["four_in_groups_seconds"]),
+            f"{row['step_bytes'] / 1e6:.2f}",
+            f"{row['decision_bytes'] / 1e6:.2f}",
+            f"{row['failures_add']:.2%}",
+        ]
+        for row in record["results"]["by_devices"]
+    ]
+    head = (
+        "devices|step (s)|of ideal|two branches in turn (s)|in groups (s)|"
+        "four in turn (s)|in groups (s)|MB a step|MB a decision|failures add"
+    )
+    known = record["results"]["machine"]
+    text = (
+        f"Predicted. A device is a core: {_short(known['work'])} s of work a step, "
+        f"late by {known['jitter']:.0%} of its share on average, {known['sums']} "
+        f"all-reduces of together {known['gradient'] / 1e6:.2f} MB over "
+        f"links of {known['latency'] * 1e6:.0f} µs and "
+        f"{1e-6 / max(known['seconds_per_byte'], 1e-15):,.0f} MB/s, {known['host']} "
+        f"devices a process. Bytes are those that a device sends. {_machine(record)}."
+    )
+    return paper.table(head, rows) + "\n\n" + text
+
+
+def scaling_epochs() -> str:
+    """The plan over epochs."""
+    record = _scaling()
+    rows = [
+        [
+            f"{row['epochs']:,}",
+            str(row["observations"]),
+            _short(row["decisions_seconds"]),
+            f"{row['share_on_8']:.3%}",
+            f"{row['file_bytes'] / 1e6:.2f}",
+        ]
+        for row in record["results"]["by_epochs"]
+    ]
+    head = "epochs|observations|all decisions (s)|of a run on 8 devices|rows (MB)"
+    return paper.table(head, rows)
+
+
 def table1() -> str:
     """Table 1 of the paper, on the CPU twin."""
     return paper.table1(paper.find_runs([RESULTS / "twin"]))
@@ -491,6 +573,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "table1": table1,
     "epoch": epoch,
     "decision": decision,
+    "scaling_checks": scaling_checks,
+    "scaling_devices": scaling_devices,
+    "scaling_epochs": scaling_epochs,
     "faults": lambda: fault_table.table(RESULTS / "faults"),
 }
 
@@ -521,6 +606,7 @@ DOCUMENTS = {
         "options",
         "calibration",
     ],
+    "docs/scaling.md": ["scaling_checks", "scaling_devices", "scaling_epochs"],
 }
 END = "<!-- end -->"
 

@@ -288,7 +288,7 @@ def _digest(array: Any) -> int:
     """CRC-32 of dtype, shape and bytes; one changed bit always changes it."""
     array = np.asarray(array)
     content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return zlib.crc32(content, zlib.crc32(_kind(array).encode()))
+    return zlib.crc32(content.data, zlib.crc32(_kind(array).encode()))
 
 
 def _digest_json(value: Any) -> int:

@@ -70,6 +70,8 @@ class _ConfigParser(flags.ArgumentParser):
 
     def parse(self, path: str) -> ConfigDict:
         file, colon, argument = path.partition(":")
+        if found := _shipped(file):
+            file, path = str(found), f"{found}{colon}{argument}"
         try:
             Path(file).open().close()
         except OSError as error:
@@ -100,6 +102,14 @@ class _ConfigParser(flags.ArgumentParser):
             found = str(config)[:40]
             raise ValueError(f"get_config() must return a ConfigDict, got {found}")
         return config
+
+
+def _shipped(name: str) -> Path | None:
+    """The config file of a name such as digits, if no file is called so."""
+    package = Path(__file__).parent  # in a wheel configs/ is in it, else beside it
+    files = [folder / "configs" / f"{name}.py" for folder in (package, package.parent)]
+    plain = name.isidentifier() and not Path(name).exists()
+    return next((file for file in files if plain and file.is_file()), None)
 
 
 def parse_flags(

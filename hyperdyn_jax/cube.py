@@ -1,6 +1,7 @@
 """Climbing a smooth function on the unit cube, inside jit."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,12 +51,12 @@ def climb(
     )
     value_and_grad = optax.value_and_grad_from_state(objective)
 
-    def unfinished(carry: tuple) -> jax.Array:
+    def unfinished(carry: tuple[Any, ...]) -> jax.Array:
         step, _, state, _ = carry
         slope = jnp.max(jnp.abs(optax.tree.get(state, "grad")))
         return (step == 0) | ((step < max_steps) & (slope > tolerance))
 
-    def advance(carry: tuple) -> tuple:
+    def advance(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         step, angle, state, first = carry
         value, grad = value_and_grad(angle, state=state)
         # Optax indexes its memory with mixed integers, which strict callers forbid.

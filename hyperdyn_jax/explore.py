@@ -18,6 +18,7 @@ long anneal has.
 
 import dataclasses
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -27,7 +28,7 @@ from scipy import stats
 from hyperdyn_jax import gp, host, probing, switch
 from hyperdyn_jax.baselines import Schedule, common
 from hyperdyn_jax.space import SearchSpace
-from hyperdyn_jax.types import Decision, TooShortError, Trials, check_scores
+from hyperdyn_jax.types import Decision, Leaf, TooShortError, Trials, check_scores
 
 EXPLORE, CONFIRM, COMMIT = range(3)  # phases
 
@@ -53,13 +54,13 @@ class ExploreState(NamedTuple):
       probe, at least 0. Those of an earlier run have an epoch of -AGE.
     """
 
-    key: np.ndarray
-    phase: np.ndarray
-    epoch: np.ndarray
-    spent: np.ndarray
-    start: np.ndarray
-    chosen: dict[str, np.ndarray]
-    pairs: np.ndarray
+    key: Leaf
+    phase: Leaf
+    epoch: Leaf
+    spent: Leaf
+    start: Leaf
+    chosen: dict[str, Leaf]
+    pairs: Leaf
     data: gp.Observations
 
 
@@ -145,7 +146,7 @@ class ExploreThenCommit:
         if self.averaging is not None:
             common.check_number("averaging", self.averaging, 0, math.inf, "[)")
         if self.base is not None:
-            self._check_base()
+            self._check_base(self.base)
         if any(len(setting) != len(self.space) for setting, _ in self.earlier):
             raise ValueError("earlier probes must have the space's hyperparameters")
         if self.probe_limit < self._first:
@@ -156,8 +157,8 @@ class ExploreThenCommit:
                 f"epochs, a larger max_overhead, a smaller probe or another strategy"
             )
 
-    def _check_base(self) -> None:
-        if missing := sorted(set(self.space) - set(self.base.hparams)):
+    def _check_base(self, base: Schedule) -> None:
+        if missing := sorted(set(self.space) - set(base.hparams)):
             raise ValueError(f"base must be a schedule of {missing} too")
         for name, value in self.anchor.items():
             axis = self.space[name]
@@ -169,7 +170,8 @@ class ExploreThenCommit:
 
     @property
     def anchor(self) -> dict[str, np.float32]:
-        """The base schedule's setting: the largest value of each hyperparameter."""
+        """The base schedule's setting, the largest value of each hyperparameter."""
+        assert self.base is not None
         peaks = peak_values(self.base, self.epochs)
         return {name: peaks[name] for name in self.space}
 
@@ -215,17 +217,17 @@ class ExploreThenCommit:
 
     def init(self, key: jax.Array, score: float) -> ExploreState:
         """State of a run that starts at a network with this score."""
-        score = common.check_start(score)
-        if score >= 0:
+        start = common.check_start(score)
+        if start >= 0:
             raise ValueError(
-                f"the untrained network's score must be minus a loss > 0, got {score}"
+                f"the untrained network's score must be minus a loss > 0, got {start}"
             )
         return ExploreState(
             key=host.key_data(key),
             phase=np.int32(EXPLORE),
             epoch=np.int32(0),
             spent=np.int32(0),
-            start=score,
+            start=start,
             chosen=dict.fromkeys(self.space, np.float32(np.nan)),
             pairs=np.full(2 * self.confirmations, np.nan, np.float32),
             data=self._no_probes(),
@@ -237,15 +239,15 @@ class ExploreThenCommit:
         if not count:
             return data
         settings, gains = zip(*self.earlier, strict=True)
-        columns = np.float32(settings).T
+        columns = np.array(settings, np.float32).T
         points = host.to_unit(self, dict(zip(self.space, columns, strict=True)))
-        return data.append(points, -AGE, np.float32(gains))
+        return data.append(points, -AGE, np.array(gains, np.float32))
 
     def ask(self, state: ExploreState) -> Trials:
         """The first probes, the next one, a pair that confirms, or an epoch."""
         if state.phase == COMMIT:
             setting = self._setting(state)
-            return Trials.of({k: np.float32([x]) for k, x in setting.items()})
+            return Trials.of(_stack(setting, [setting]))
         if state.phase == CONFIRM:
             settings = _stack(self.space, [self.anchor, state.chosen])
             epochs = self._pair_steps / self.steps_per_epoch
@@ -296,6 +298,7 @@ class ExploreThenCommit:
         length = self.accepted_steps(state) / self.steps_per_epoch
         epoch = int(state.epoch)
         middle = epoch + 0.5 * min(1.0, length - epoch)
+        assert self.base is not None
         return self.base.at(middle / length * self.epochs)
 
     def tell(
@@ -403,7 +406,7 @@ class ExploreThenCommit:
         return state, decision
 
     def _without(
-        self, state: ExploreState, setting: dict[str, np.ndarray]
+        self, state: ExploreState, setting: Mapping[str, Leaf]
     ) -> ExploreState:
         """The state once a setting has diverged, whatever its probe was like."""
         same = self._probes_of(state, setting)
@@ -413,13 +416,11 @@ class ExploreThenCommit:
         )
         return state._replace(data=data)
 
-    def _diverged(
-        self, state: ExploreState, setting: dict[str, np.ndarray]
-    ) -> np.bool_:
+    def _diverged(self, state: ExploreState, setting: Mapping[str, Leaf]) -> np.bool_:
         return np.any(self._probes_of(state, setting) & state.data.infeasible)
 
     def _probes_of(
-        self, state: ExploreState, setting: dict[str, np.ndarray]
+        self, state: ExploreState, setting: Mapping[str, Leaf]
     ) -> np.ndarray:
         """The rows in which this run tried a setting, up to rounding."""
         point = host.to_unit(self, _stack(self.space, [setting]))
@@ -467,7 +468,7 @@ def earlier_probes(
     return tuple(probes)
 
 
-def progress(start: np.float32, scores: np.ndarray) -> np.ndarray:
+def progress(start: Leaf, scores: np.ndarray) -> np.ndarray:
     """Logarithm of how many times smaller the loss has become, at least 0: f32[c].
 
     So that good settings can be told apart however small their losses are, and that a
@@ -495,5 +496,8 @@ def _known(pairs: np.ndarray) -> int:
     return int(np.isfinite(pairs).sum())
 
 
-def _stack(space: SearchSpace, settings: list[Any]) -> dict[str, np.ndarray]:
-    return {name: np.float32([setting[name] for setting in settings]) for name in space}
+def _stack(names: Iterable[str], settings: list[Any]) -> dict[str, np.ndarray]:
+    return {
+        name: np.array([setting[name] for setting in settings], np.float32)
+        for name in names
+    }

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -284,7 +284,7 @@ class _Load:
     """
 
     records: Records
-    crop: Callable[..., Split]
+    crop: "TrainingCrop | CentreCrop"
     skip: int
     substitute: bool = False
 
@@ -330,7 +330,7 @@ def random_box(height: int, width: int, rng: np.random.Generator) -> Box:
     """
     for _ in range(ATTEMPTS):
         area = rng.uniform(*AREA) * height * width
-        ratio = math.exp(rng.uniform(*map(math.log, RATIO)))
+        ratio = math.exp(rng.uniform(math.log(RATIO[0]), math.log(RATIO[1])))
         h, w = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
         if 0 < h <= height and 0 < w <= width:
             top, left = rng.integers((height - h + 1, width - w + 1))
@@ -498,7 +498,8 @@ def _start_worker(number: int, count: int) -> None:  # noqa: ARG001 (Grain's sig
 
 def _leave_with_parent() -> None:
     """Ends this process when its parent was killed: nobody else would."""
-    multiprocessing.parent_process().join()
+    if parent := multiprocessing.parent_process():
+        parent.join()
     # By then its queue is full, and no shared memory is between made and registered.
     time.sleep(1)
     os._exit(1)

@@ -1,4 +1,4 @@
-"""Residual networks: the CIFAR and the ImageNet family of He et al. 2015.
+"""Residual networks: the CIFAR and the ImageNet family of He et al. 2015::
 
     logits = model.apply(variables, images, train=False)
     logits, updates = model.apply(

@@ -96,7 +96,7 @@ class AveragedState(NamedTuple):
 
     inner: Any
     average: Any
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # a tuple counts too
 
 
 def averaged(

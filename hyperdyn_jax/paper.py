@@ -245,8 +245,8 @@ def table1(runs: Sequence[Run]) -> str:
                 for ratio in ratios.values()
             ]
             rows.append([*head, *cells, f"{reached.sum()} of {len(seeds)}"])
-    head = "system|of the best|paper|here, accepted steps|here, total steps|reached"
-    return table(head, rows)
+    titles = "system|of the best|paper|here, accepted steps|here, total steps|reached"
+    return table(titles, rows)
 
 
 # Pictures ----------------------------------------------------------------------------

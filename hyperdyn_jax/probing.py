@@ -44,7 +44,9 @@ def cover(wanted: tuple[SearchSpace, int], key: jax.Array) -> dict[str, jax.Arra
 
 
 @host.compiled
-def propose(space: SearchSpace, key: jax.Array, data: gp.Observations) -> tuple:
+def propose(
+    space: SearchSpace, key: jax.Array, data: gp.Observations
+) -> tuple[Any, ...]:
     """The probe with the largest expected improvement.
 
     Args:
@@ -92,7 +94,7 @@ def propose(space: SearchSpace, key: jax.Array, data: gp.Observations) -> tuple:
 @host.compiled
 def choose(
     space: SearchSpace, data: gp.Observations, shares: tuple[jax.Array, jax.Array]
-) -> tuple:
+) -> tuple[Any, ...]:
     """The probe nearest to the middle of the plateau: of all settings that keep a share
     of the best expected progress.
 

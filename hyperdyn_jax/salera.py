@@ -22,7 +22,7 @@ class PageHinkley(NamedTuple):
     lowest: the least deviation so far, at most 0, nats.
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # a tuple counts too
     relaxed: jax.Array
     mean: jax.Array
     deviation: jax.Array
@@ -40,7 +40,7 @@ class SaleraState(NamedTuple):
     test: the change detection.
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # a tuple counts too
     threshold: jax.Array
     log_rates: Any
     paths: Any

@@ -19,8 +19,11 @@ from jax.typing import ArrayLike
 class Axis(Protocol):
     """A monotone map of [low, high] onto [0, 1]."""
 
-    low: float
-    high: float
+    @property
+    def low(self) -> float: ...
+
+    @property
+    def high(self) -> float: ...
 
     def to_unit(self, value: ArrayLike) -> jax.Array: ...
 

@@ -91,7 +91,9 @@ def check_runs(
     return runs
 
 
-def load_configs(strategies: list[str], argv: list[str]) -> dict[str, dict[str, Any]]:
+def load_configs(
+    strategies: list[str], argv: Sequence[str]
+) -> dict[str, dict[str, Any]]:
     """The config of every strategy.
 
     Args:

@@ -82,5 +82,6 @@ def check_settings(window: int, temperature: float, offset: float) -> None:
 
 def _is_number(value: object) -> bool:
     """A real number or an infinity: neither NaN nor True."""
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return real and not math.isnan(value)
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    return not math.isnan(value)

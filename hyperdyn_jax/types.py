@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import numpy as np
+
+# Of a state: a NumPy array or scalar, of the shape that its docstring gives.
+Leaf: TypeAlias = Any
 
 
 class Trials(NamedTuple):
@@ -99,7 +102,8 @@ class Strategy(Protocol):
     metric: what scores are. "accuracy": percentage points; "loss": minus nats.
     """
 
-    metric: str
+    @property
+    def metric(self) -> str: ...
 
     def init(self, key: jax.Array, score: float) -> Any:
         """State of a run that starts at a network with this score."""
@@ -118,10 +122,10 @@ class Strategy(Protocol):
 
 def check_scores(scores: Any, trials: Trials) -> np.ndarray:
     """Scores as f32[c], or ValueError if there is not one for each trial."""
-    scores = np.asarray(scores, np.float32)
-    if scores.shape != (len(trials.parents),):
+    each: np.ndarray = np.asarray(scores, np.float32)
+    if each.shape != (len(trials.parents),):
         raise ValueError(
             f"expected one score for each of {len(trials.parents)} trials, "
-            f"got shape {scores.shape}"
+            f"got shape {each.shape}"
         )
-    return scores
+    return each

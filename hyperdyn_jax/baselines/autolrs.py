@@ -6,7 +6,7 @@ the Fly" (2105.10762); open points settled as their published program does.
 
 import dataclasses
 import math
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from scipy import optimize
 from hyperdyn_jax import acquisition, gp, host
 from hyperdyn_jax.baselines import common
 from hyperdyn_jax.space import SearchSpace
-from hyperdyn_jax.types import Decision, Trials, check_scores
+from hyperdyn_jax.types import Decision, Leaf, Trials, check_scores
 
 # Of the search for a probe's setting: as for Hyperdyn's challenger, but every fit
 # starts afresh, because every stage has a model of its own.
@@ -49,16 +49,16 @@ class AutoLRSState(NamedTuple):
     first_loss: f32[], loss that the run started with, nats.
     """
 
-    key: np.ndarray
-    epoch: np.ndarray
-    stage: np.ndarray
-    probe: np.ndarray
-    segment: np.ndarray
-    trained: np.ndarray
-    settings: dict[str, np.ndarray]
-    losses: np.ndarray
-    forecasts: np.ndarray
-    first_loss: np.ndarray
+    key: Leaf
+    epoch: Leaf
+    stage: Leaf
+    probe: Leaf
+    segment: Leaf
+    trained: Leaf
+    settings: dict[str, Leaf]
+    losses: Leaf
+    forecasts: Leaf
+    first_loss: Leaf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +116,7 @@ class AutoLRS:
 
     @property
     def shortest_trial(self) -> float:
-        """Epochs of the shortest trial: it must be at least a step."""
+        """Epochs of the shortest trial, which must be at least a step."""
         return self.stage * self.probe_fraction / self.segments
 
     def init(self, key: jax.Array, score: float) -> AutoLRSState:
@@ -132,7 +132,7 @@ class AutoLRS:
         """The next segment of a probe, or the next epoch of the stage's training."""
         tau = self._tau(state)
         if state.probe == self.probes:
-            best = np.nanargmin(state.forecasts)
+            best = int(np.nanargmin(state.forecasts))
             epochs = min(1.0, tau - float(state.trained))
             return _one_trial(_at(state.settings, best), parent=0, epochs=epochs)
         epochs = tau * self.probe_fraction / self.segments
@@ -219,9 +219,9 @@ class AutoLRS:
     def _new_stage(
         self,
         key: np.ndarray,
-        epoch: np.ndarray,
-        stage: np.ndarray,
-        first_loss: np.ndarray,
+        epoch: Leaf,
+        stage: Leaf,
+        first_loss: Leaf,
     ) -> AutoLRSState:
         unknown = np.full(self.probes, np.nan, np.float32)
         return AutoLRSState(
@@ -271,7 +271,7 @@ def forecast_loss(losses: np.ndarray, horizon: float) -> float:
         return residuals @ residuals, losses.mean() + slope * (ahead - powers.mean())
 
     grid = np.log(_RATES)
-    nearest = np.argmin([fit(log_rate)[0] for log_rate in grid])
+    nearest = int(np.argmin([fit(log_rate)[0] for log_rate in grid]))
     refined = optimize.minimize_scalar(
         lambda log_rate: fit(log_rate)[0],
         bounds=(grid[max(nearest - 1, 0)], grid[min(nearest + 1, len(grid) - 1)]),
@@ -298,7 +298,7 @@ def _at(settings: dict[str, np.ndarray], index: int) -> dict[str, np.ndarray]:
     return {name: values[index] for name, values in settings.items()}
 
 
-def _with(values: np.ndarray, index: int, value: float) -> np.ndarray:
+def _with(values: np.ndarray, index: int, value: Leaf) -> np.ndarray:
     """A copy of f32[n] with one element replaced."""
     values = values.copy()
     values[index] = value
@@ -313,7 +313,7 @@ def _random(space: SearchSpace, key: jax.Array) -> dict[str, jax.Array]:
 
 @host.compiled
 def _propose(
-    space: SearchSpace, key: jax.Array, kappa: jax.Array, tried: tuple
+    space: SearchSpace, key: jax.Array, kappa: jax.Array, tried: tuple[Any, ...]
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """The setting with the least lower confidence bound, and the model behind it."""
     kernel, time = gp.SPATIAL_KERNELS["matern52"], gp.TimeKernel()

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperdyn_jax.types import Decision
+from hyperdyn_jax.types import Decision, Leaf
 
 
 def best_branch(scores: np.ndarray) -> int:
@@ -15,18 +15,18 @@ def best_branch(scores: np.ndarray) -> int:
 
 
 def accept(
-    epoch: np.ndarray, branch: int, *, hold: Any = None, kept: bool = False
+    epoch: Leaf, branch: int, *, hold: Any = None, kept: Leaf = False
 ) -> Decision:
     """The run goes on as this branch; `hold` is that branch alone unless given."""
     return _decision(epoch, branch, [branch] if hold is None else hold, kept)
 
 
-def stay(epoch: np.ndarray, hold: Any) -> Decision:
+def stay(epoch: Leaf, hold: Any) -> Decision:
     """The run stays where it was; `hold` begins with the state that it was in."""
     return _decision(epoch, -1, hold, False)
 
 
-def _decision(epoch: np.ndarray, branch: int, hold: Any, kept: bool) -> Decision:
+def _decision(epoch: Leaf, branch: int, hold: Any, kept: Leaf) -> Decision:
     return Decision(
         epoch=int(epoch),
         branch=int(branch),
@@ -39,10 +39,10 @@ def _decision(epoch: np.ndarray, branch: int, hold: Any, kept: bool) -> Decision
 
 def check_start(score: float) -> np.float32:
     """The untrained network's score as f32, or ValueError if it is not finite."""
-    score = np.float32(score)
-    if not np.isfinite(score):
-        raise ValueError(f"the untrained network's score must be finite: {score}")
-    return score
+    start = np.float32(score)
+    if not np.isfinite(start):
+        raise ValueError(f"the untrained network's score must be finite: {start}")
+    return start
 
 
 def check_whole(name: str, value: int, least: int) -> None:

@@ -16,7 +16,7 @@ from tinygp import kernels
 from hyperdyn_jax import acquisition, gp, host
 from hyperdyn_jax.baselines import common
 from hyperdyn_jax.space import SearchSpace
-from hyperdyn_jax.types import Decision, Trials, check_scores
+from hyperdyn_jax.types import Decision, Leaf, Trials, check_scores
 
 # beta_t = c1 + log(c2 n) of the upper confidence bound, with the constants of Ray Tune
 # for theory's unknown ones; n is the number of observations.
@@ -65,14 +65,14 @@ class PB2State(NamedTuple):
     epsilon: f32[], the forgetting fitted to them.
     """
 
-    key: np.ndarray
-    epoch: np.ndarray
-    settings: dict[str, np.ndarray]
-    parents: np.ndarray
-    start: np.ndarray
+    key: Leaf
+    epoch: Leaf
+    settings: dict[str, Leaf]
+    parents: Leaf
+    start: Leaf
     data: gp.Observations
     model: gp.KernelParams
-    epsilon: np.ndarray
+    epsilon: Leaf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,7 @@ class PB2:
     .. math:: \mu(\eta, t) + \sqrt{\beta_t} \sigma(\eta, t).
 
     The Gaussian process models the gain of an epoch, by a squared exponential kernel
-    times (1 - epsilon)^(|t - t'| / 2); sigma also counts the settings that the other
+    times ``(1 - epsilon)^(|t-t'|/2)``; sigma also counts the settings that the other
     members are about to try. A diverged member is dropped wherever it ranks. It has no
     gain that the model could learn from, but it was tried: sigma counts it too, and
     its neighbourhood is avoided (`gp.feasibility`).

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from hyperdyn_jax.baselines import common
-from hyperdyn_jax.types import Decision, Trials, check_scores
+from hyperdyn_jax.types import Decision, Leaf, Trials, check_scores
 
 # A value, or a function of the time since the start of the run in epochs.
 Value = float | Callable[[float], float]
@@ -23,7 +23,7 @@ Value = float | Callable[[float], float]
 class ScheduleState(NamedTuple):
     """epoch: i32[], accepted epochs so far."""
 
-    epoch: np.ndarray
+    epoch: Leaf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,10 +272,10 @@ class PlateauState(NamedTuple):
     reductions: i32[], how often the learning rate was reduced.
     """
 
-    epoch: np.ndarray
-    best: np.ndarray
-    bad_epochs: np.ndarray
-    reductions: np.ndarray
+    epoch: Leaf
+    best: Leaf
+    bad_epochs: Leaf
+    reductions: Leaf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -368,7 +368,9 @@ class ReduceOnPlateau:
 
 
 def _one_trial(setting: Mapping[str, float]) -> Trials:
-    return Trials.of({name: np.float32([value]) for name, value in setting.items()})
+    return Trials.of(
+        {name: np.array([value], np.float32) for name, value in setting.items()}
+    )
 
 
 def _divided_by_ten(drops: Sequence[float], epochs: int) -> Callable[[float], float]:

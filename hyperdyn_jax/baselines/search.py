@@ -15,7 +15,7 @@ from hyperdyn_jax import host
 from hyperdyn_jax.baselines import common
 from hyperdyn_jax.hyperdyn import Hyperdyn, HyperdynState
 from hyperdyn_jax.space import SearchSpace
-from hyperdyn_jax.types import Decision, Trials, check_scores
+from hyperdyn_jax.types import Decision, Leaf, Trials, check_scores
 
 _SETTINGS = 1  # the stream of the state's key that settings are drawn from
 
@@ -23,8 +23,8 @@ _SETTINGS = 1  # the stream of the state's key that settings are drawn from
 class RandomState(NamedTuple):
     """key: u32[...], raw data of a PRNG key. epoch: i32[], the decision to come."""
 
-    key: np.ndarray
-    epoch: np.ndarray
+    key: Leaf
+    epoch: Leaf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,10 +80,10 @@ class HyperbandState(NamedTuple):
     low: f32[], lower end of the learning rate's range on its unit axis.
     """
 
-    key: np.ndarray
-    epoch: np.ndarray
-    round: np.ndarray
-    low: np.ndarray
+    key: Leaf
+    epoch: Leaf
+    round: Leaf
+    low: Leaf
 
 
 @dataclasses.dataclass(frozen=True)

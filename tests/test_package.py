@@ -1,0 +1,89 @@
+"""What is installed: a wheel is whole and runs the quick start from an empty folder."""
+
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+import hyperdyn_jax
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A folder with the sdist and the wheel that is made from it."""
+    folder = tmp_path_factory.mktemp("built")
+    # Nothing is installed for it, so that no network is needed.
+    command = [sys.executable, "-m", "build", "--no-isolation", f"--outdir={folder}"]
+    ended = subprocess.run([*command, str(ROOT)], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return folder
+
+
+def test_the_wheel_runs_the_quick_start_from_an_empty_folder(built, tmp_path):
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        archive.extractall(tmp_path / "installed")
+    module = "hyperdyn_jax"
+    for source in (ROOT / module).rglob("*"):
+        if source.is_file() and "__pycache__" not in source.parts:
+            assert str(source.relative_to(ROOT)) in names
+    for config in (ROOT / "configs").glob("*.py"):
+        assert f"{module}/configs/{config.name}" in names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {module}
+
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    short = ["--config.strategy=cosine", "--config.epochs=1", "--config.model.width=4"]
+    ended = subprocess.run(
+        [sys.executable, "-m", f"{module}.train", "--config=digits", *short],
+        cwd=empty,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "installed"), "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert (empty / "runs" / "digits" / "report.html").is_file()
+
+
+def test_the_sdist_has_what_the_tests_and_the_docs_need(built):
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    for name in ("train.py", "README.md", "LICENSE", "docs/conf.py", "launch/run.sh"):
+        assert name in names
+    assert "tests/test_package.py" in names
+
+
+def test_one_version_everywhere():
+    version = hyperdyn_jax.__version__
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == version
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert citation["license"] == project["license"]
+    # Every version has its section, the newest first, and what comes next before it.
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    titles = re.findall(r"^## (.*)$", changes, re.M)
+    assert titles[0] == "Unreleased"
+    for title in titles[1:]:
+        assert re.fullmatch(r"\d+\.\d+\.\d+ - \d{4}-\d\d-\d\d", title)
+    for kind in re.findall(r"^### (.*)$", changes, re.M):
+        assert kind in (
+            "Added",
+            "Changed",
+            "Deprecated",
+            "Removed",
+            "Fixed",
+            "Security",
+        )
