@@ -29,7 +29,7 @@ def compiled(function: Any) -> Any:
     hangs for ever when every thread of it does so (jaxlib 0.10.2), and the other cores
     are busy training.
     """
-    program = jax.jit(function, static_argnums=0, compiler_options=_options())
+    program = jax.jit(function, static_argnums=0, compiler_options=compiler_options())
 
     @functools.wraps(function)
     def call(tuner: Any, *args: Any) -> Any:
@@ -40,7 +40,7 @@ def compiled(function: Any) -> Any:
     return call
 
 
-def _options() -> dict[str, bool]:
+def compiler_options() -> dict[str, bool]:
     """Of the compiler for programs on the host.
 
     jaxlib 0.10.2's fusion emitters make wrong code of some programs that evaluate a

@@ -12,15 +12,13 @@ import tinygp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperdyn_jax import TimeKernel, gp
+from hyperdyn_jax import TimeKernel, gp, host
 
 KINDS = ["rbf", "matern32", "matern52"]
 TIME = TimeKernel(1.0, 0.5)
 CAPACITY = 48
-# One thread, as in the tuner.
-compiled = functools.partial(
-    jax.jit, compiler_options={"xla_cpu_multi_thread_eigen": False}
-)
+# As in the tuner.
+compiled = functools.partial(jax.jit, compiler_options=host.compiler_options())
 
 
 @pytest.fixture(autouse=True)
