@@ -19,12 +19,31 @@ from tinygp import GaussianProcess, kernels, solvers, transforms
 
 from hyperdyn_jax import cube
 
-# tinygp measures Matérn distances in L1 unless told otherwise, and that is not
-# positive definite in more than one dimension.
+
+class EuclideanDistance(kernels.Distance):
+    """The L2 distance, axis by axis: XLA makes vector code of that, and none of a sum
+    over so short an axis, which takes five times as long.
+
+    tinygp measures Matérn distances in L1 unless told otherwise, and that is not
+    positive definite in more than one dimension.
+    """
+
+    def distance(self, X1: jax.Array, X2: jax.Array) -> jax.Array:
+        # Away from zero, where the root has no slope; a select would do as well, but
+        # jaxlib 0.10.2 makes wrong vector code of what is around one: gradients of the
+        # marginal likelihood were off by half and more.
+        squared = self.squared_distance(X1, X2)
+        return jnp.sqrt(squared + jnp.finfo(squared.dtype).tiny)
+
+    def squared_distance(self, X1: jax.Array, X2: jax.Array) -> jax.Array:
+        first, *others = (jnp.square(X1[i] - X2[i]) for i in range(len(X1)))
+        return sum(others, first)
+
+
 SPATIAL_KERNELS = {
-    "rbf": kernels.ExpSquared(1.0, kernels.L2Distance()),
-    "matern32": kernels.Matern32(1.0, kernels.L2Distance()),
-    "matern52": kernels.Matern52(1.0, kernels.L2Distance()),
+    "rbf": kernels.ExpSquared(1.0, EuclideanDistance()),
+    "matern32": kernels.Matern32(1.0, EuclideanDistance()),
+    "matern52": kernels.Matern52(1.0, EuclideanDistance()),
 }
 
 
@@ -118,6 +137,12 @@ class Observations(NamedTuple):
             lambda old, new: np.concatenate([old, new])[-len(old) :], self, rows
         )
 
+    def with_room(self, rows: int) -> "Observations":
+        """The same with so many empty rows more at the end."""
+        return jax.tree.map(
+            lambda x: jnp.pad(x, [(0, rows)] + [(0, 0)] * (x.ndim - 1)), self
+        )
+
 
 class KernelParams(NamedTuple):
     """What the fit decides, as logarithms and in units of the standardised gains.
@@ -172,17 +197,18 @@ class _Masked(kernels.Kernel):
 class WhiteningSolver(solvers.DirectSolver):
     """A direct solver that applies the inverse Cholesky factor by multiplication.
 
-    The factor is inverted once, by the only triangular solve in the program, and a
-    prediction is a product. That is faster for thousands of predictions, and it keeps
-    XLA's two threads on a two-core machine from waiting for each other: a LAPACK solve
-    blocks a thread of the pool that it needs (jaxlib 0.10.2), so two at once hang.
+    A prediction is then a product, which is faster for thousands of predictions, and
+    it keeps XLA's two threads on a two-core machine from waiting for each other: a
+    LAPACK solve blocks a thread of the pool that it needs (jaxlib 0.10.2), so two at
+    once hang.
     """
 
     whiten: jax.Array
 
     def __init__(self, kernel: kernels.Kernel, X: Any, noise: Any, **options: Any):
         super().__init__(kernel, X, noise, **options)
-        self.whiten = _invert_factor(self.scale_tril)
+        # Nobody asks for the factor itself, so that the compiler leaves it out.
+        self.whiten = _inverse_factor(self.covariance_value)
 
     def solve_triangular(self, y: jax.Array, *, transpose: bool = False) -> jax.Array:
         return (self.whiten.T if transpose else self.whiten) @ y
@@ -191,13 +217,19 @@ class WhiteningSolver(solvers.DirectSolver):
 class Posterior(NamedTuple):
     """A Gaussian process conditioned on D, ready to predict gains.
 
-    process: the tinygp process of the standardised gains.
+    kernel: of the standardised gains, over rows.
+    noise: f[], variance of an observation of one.
+    rows: where they were observed, and which rows are not empty.
+    whiten: f[n, n], the inverse Cholesky factor of K + s0^2 I.
     weights: f[n], (K + s0^2 I)^-1 y of the standardised gains.
     location, scale: f[], percentage points: gain = location + scale * standardised.
     best: f[], percentage points, the best gain observed (tau of eq. 1).
     """
 
-    process: GaussianProcess
+    kernel: kernels.Kernel
+    noise: jax.Array
+    rows: tuple[Query, jax.Array]
+    whiten: jax.Array
     weights: jax.Array
     location: jax.Array
     scale: jax.Array
@@ -215,14 +247,39 @@ class Posterior(NamedTuple):
         Returns:
           f[], f[], percentage points.
         """
-        kernel, solver = self.process.kernel, self.process.solver
-        here = jax.tree.map(lambda x: x[None], (query, jnp.bool_(True)))
-        cross = kernel(self.process.X, here)[:, 0]
-        prior = kernel(here)[0]
-        variance = prior - jnp.sum(solver.solve_triangular(cross) ** 2)
+        cross, prior = self._covariances(query)
+        variance = prior - jnp.sum((self.whiten @ cross) ** 2)
         variance = jnp.maximum(variance, jnp.finfo(variance.dtype).eps * prior)
         mean = self.location + self.scale * (cross @ self.weights)
         return mean, self.scale * jnp.sqrt(variance)
+
+    def believe(self, query: Query, row: jax.Array) -> "Posterior":
+        """The posterior as if the mean at a query had been observed there.
+
+        The mean stays as it is everywhere and the deviation becomes what it will be,
+        whatever comes of the trial (kriging believer: Ginsbourger et al. 2010). The
+        inverse factor has one more row, which takes n^2 operations.
+
+        Args:
+          query: point f[d], epoch f[].
+          row: i32[], an empty row behind all that are not.
+        """
+        cross, prior = self._covariances(query)
+        whitened = self.whiten @ cross
+        deviation = jnp.sqrt(prior + self.noise - whitened @ whitened)
+        border = (-whitened @ self.whiten).at[row].add(1.0) / deviation
+        mean = self.location + self.scale * (cross @ self.weights)
+        entry = (query, jnp.bool_(True))
+        return self._replace(
+            rows=jax.tree.map(lambda x, new: x.at[row].set(new), self.rows, entry),
+            whiten=self.whiten.at[row].set(border),
+            best=jnp.maximum(self.best, mean),
+        )
+
+    def _covariances(self, query: Query) -> tuple[jax.Array, jax.Array]:
+        """Of a query with all rows, f[n], and with itself, f[]."""
+        here = jax.tree.map(lambda x: x[None], (query, jnp.bool_(True)))
+        return self.kernel(self.rows, here)[:, 0], self.kernel(here)[0]
 
 
 def condition(
@@ -244,7 +301,16 @@ def condition(
     process = GaussianProcess(covariance, rows, diag=noise, solver=WhiteningSolver)
     whitened = process.solver.solve_triangular(gains)
     weights = process.solver.solve_triangular(whitened, transpose=True)
-    return Posterior(process, weights, location, scale, best)
+    return Posterior(
+        kernel=covariance,
+        noise=jnp.exp(params.log_noise),
+        rows=rows,
+        whiten=process.solver.whiten,
+        weights=weights,
+        location=location,
+        scale=scale,
+        best=best,
+    )
 
 
 def fit(
@@ -316,10 +382,16 @@ def feasibility(
     diverging setting again and again, because it stays as uncertain there as before.
     """
     correlation = _product(params.log_length_scale, kernel, time)
-    queries = jax.tree.map(lambda x: x[None], query)
-    similar = correlation(Query(data.points, data.epochs), queries)[:, 0]
-    feasible = jnp.sum(similar, where=data.feasible)
-    return (1.0 + feasible) / (1.0 + feasible + jnp.sum(similar, where=data.infeasible))
+
+    def weight() -> jax.Array:
+        queries = jax.tree.map(lambda x: x[None], query)
+        similar = correlation(Query(data.points, data.epochs), queries)[:, 0]
+        feasible = 1.0 + jnp.sum(similar, where=data.feasible)
+        return feasible / (feasible + jnp.sum(similar, where=data.infeasible))
+
+    # Most runs have no such trial, and need not look for what is similar to one.
+    diverged = jnp.any(data.infeasible)
+    return jax.lax.cond(diverged, weight, lambda: jnp.ones((), data.gains.dtype))
 
 
 def _product(
@@ -350,28 +422,61 @@ def _log_likelihood(covariance: jax.Array, gains: jax.Array) -> jax.Array:
 
 
 def _log_likelihood_fwd(covariance: jax.Array, gains: jax.Array) -> tuple:
-    factor = jnp.linalg.cholesky(covariance)
-    whiten = _invert_factor(factor)
+    whiten = _inverse_factor(covariance)
     whitened = whiten @ gains
-    value = -0.5 * whitened @ whitened - jnp.sum(jnp.log(jnp.diag(factor)))
+    value = -0.5 * whitened @ whitened + jnp.sum(jnp.log(jnp.diag(whiten)))
     return value, (whiten, whitened)
 
 
 def _log_likelihood_bwd(residuals: tuple, cotangent: jax.Array) -> tuple:
-    # (w w^T - K^-1) / 2 with w = K^-1 y (Rasmussen and Williams 2006, eq. 5.9): one
-    # product, where differentiating the factorisation takes two more solves.
+    # (w w^T - K^-1) / 2 with w = K^-1 y (Rasmussen and Williams 2006, eq. 5.9).
     whiten, whitened = residuals
-    weights = whiten.T @ whitened
-    gradient = 0.5 * (jnp.outer(weights, weights) - whiten.T @ whiten)
+    weights = whitened @ whiten
+    gradient = 0.5 * (jnp.outer(weights, weights) - _gram(whiten))
     return cotangent * gradient, -cotangent * weights
 
 
 _log_likelihood.defvjp(_log_likelihood_fwd, _log_likelihood_bwd)
 
 
-def _invert_factor(factor: jax.Array) -> jax.Array:
-    identity = jnp.eye(len(factor), dtype=factor.dtype)
-    return jax.scipy.linalg.solve_triangular(factor, identity, lower=True)
+def _inverse_factor(matrix: jax.Array) -> jax.Array:
+    """L^-1 of a positive definite matrix L L^T, by halves.
+
+    Nearly all of it is matrix products, for which XLA needs one thread; LAPACK takes
+    every core for a large matrix and waits for those that are busy training.
+    """
+    size = len(matrix)
+    if size <= _LEAF:
+        identity = jnp.eye(size, dtype=matrix.dtype)
+        factor = jnp.linalg.cholesky(matrix)
+        return jax.scipy.linalg.solve_triangular(factor, identity, lower=True)
+    half = size // 2
+    first = _inverse_factor(matrix[:half, :half])
+    below = matrix[half:, :half] @ first.T  # of L
+    last = _inverse_factor(matrix[half:, half:] - below @ below.T)
+    return _lower(first, -last @ below @ first, last)
+
+
+def _gram(lower: jax.Array) -> jax.Array:
+    """L^T L of a lower triangular matrix, a third of the work of a full product."""
+    size = len(lower)
+    if size <= _LEAF:
+        return lower.T @ lower
+    half = size // 2
+    below, last = lower[half:, :half], lower[half:, half:]
+    corner = last.T @ below
+    top = jnp.concatenate([_gram(lower[:half, :half]) + below.T @ below, corner.T], 1)
+    return jnp.concatenate([top, jnp.concatenate([corner, _gram(last)], 1)])
+
+
+def _lower(first: jax.Array, below: jax.Array, last: jax.Array) -> jax.Array:
+    """The lower triangular matrix of three blocks."""
+    zeros = jnp.zeros((len(first), len(last)), first.dtype)
+    top = jnp.concatenate([first, zeros], 1)
+    return jnp.concatenate([top, jnp.concatenate([below, last], 1)])
+
+
+_LEAF = 64  # rows, up to which LAPACK stays on one thread
 
 
 def _standardize(data: Observations) -> tuple[jax.Array, ...]:

@@ -33,8 +33,12 @@ def compiled(function: Any, options: Mapping[str, Any] | None = None) -> Any:
       function: of a tuner, or what else is fixed, and pytrees of arrays.
       options: more of the compiler's.
     """
+<<<<<<< HEAD
     options = {**_options(), **(options or {})}
     program = jax.jit(function, static_argnums=0, compiler_options=options)
+=======
+    program = jax.jit(function, static_argnums=0, compiler_options=compiler_options())
+>>>>>>> decision
 
     @functools.wraps(function)
     def call(tuner: Any, *args: Any) -> Any:
@@ -45,7 +49,7 @@ def compiled(function: Any, options: Mapping[str, Any] | None = None) -> Any:
     return call
 
 
-def _options() -> dict[str, bool]:
+def compiler_options() -> dict[str, bool]:
     """Of the compiler for programs on the host.
 
     jaxlib 0.10.2's fusion emitters make wrong code of some programs that evaluate a

@@ -63,6 +63,9 @@ class Hyperdyn:
       offset: b of the test; infinity always switches (the paper's epoch-based BO).
       kernel: K1, one of 'matern52', 'matern32', 'rbf'.
       alpha, beta: of the time kernel K2; beta in epochs.
+      suggestions: challengers an epoch; the paper has one, and more is its future work
+        (section 5). They are chosen one after the other, each as if what the model
+        expects of those before it had been observed, and of several the best is taken.
       capacity: observations kept for the Gaussian process; when full, the oldest go.
         A decision costs capacity^3, from the first on.
       fit_steps: largest number of L-BFGS steps of a fit.
@@ -94,9 +97,10 @@ class Hyperdyn:
     kernel: str = "matern52"
     alpha: float = 1.0
     beta: float = 0.5
+    suggestions: int = 1
     capacity: int = 256
-    fit_steps: int = 4
-    candidates: int = 2048
+    fit_steps: int = 5
+    candidates: int = 1024
     starts: int = 4
     ascent_steps: int = 20
     metric: ClassVar[str] = "accuracy"
@@ -113,7 +117,8 @@ class Hyperdyn:
                 f"got {self.kernel!r}"
             )
         self._check_whole("initial_points", 1)
-        self._check_whole("capacity", self.initial_points + 2)
+        self._check_whole("suggestions", 1)
+        self._check_whole("capacity", self.initial_points + 1 + self.suggestions)
         self._check_whole("fit_steps", 1)
         self._check_whole("starts", 1)
         self._check_whole("candidates", self.starts)
@@ -171,14 +176,14 @@ class Hyperdyn:
           state: as `init` or `tell` returned it.
 
         Returns:
-          The k settings of the random start, or (incumbent, challenger) with the gains
-          that the Gaussian process predicts for them.
+          The k settings of the random start, or the incumbent and its challengers with
+          the gains that the Gaussian process predicts for them.
         """
         if state.epoch == 0:
             return Trials.of(_sample(self, state.key))
-        challenger, prediction, model = _propose(self, state)
+        challengers, prediction, model = _propose(self, state)
         hparams = {
-            name: np.stack([state.incumbent[name], challenger[name]])
+            name: np.append(state.incumbent[name], challengers[name])
             for name in self.space
         }
         return Trials.of(hparams, prediction, model)
@@ -231,9 +236,10 @@ class Hyperdyn:
             # Half the temperature is twice the rise.
             unit = trend.relative_temperature(int(state.epoch), self.cooling)
             probability, draw = _trend_test(self, state.key, state.history / unit)
-            branch = 0 if draw < probability else 1
-            if not finite[branch]:  # never a diverged branch while the other is sound
-                branch = 1 - branch
+            challenger = 1 + np.argmax(np.where(finite, scores, -np.inf)[1:])
+            branch = 0 if draw < probability else challenger
+            if not finite[branch]:  # never a diverged branch while another is sound
+                branch = challenger if branch == 0 else 0
         if not finite.any():
             branch = -1
         return Decision(
@@ -259,39 +265,64 @@ def _sample(tuner: Hyperdyn, key: jax.Array) -> dict[str, jax.Array]:
 @host.compiled
 def _propose(tuner: Hyperdyn, state: HyperdynState) -> tuple:
     """Update-Statistical-Model, then One-Step-BO over S x [t, t], and what the model
-    expects of both trials.
+    expects of all trials.
 
-    Returns the challenger's hyperparameters; mean, standard deviation and expected
-    improvement of the gains of (incumbent, challenger), f32[2] each; the model.
+    Returns the challengers' hyperparameters, f32[q] each; mean, standard deviation and
+    expected improvement of the gains of (incumbent, challengers), f32[1 + q] each; the
+    model.
     """
+<<<<<<< HEAD
     kernel, time = kernels(tuner)
+=======
+    kernel, time = (
+        gp.SPATIAL_KERNELS[tuner.kernel],
+        gp.TimeKernel(tuner.alpha, tuner.beta),
+    )
+>>>>>>> decision
     data, last = host.double(state.data), host.double(state.model)
     model = gp.fit(data, last, kernel, time, max_steps=tuner.fit_steps)
-    posterior = gp.condition(model, data, kernel, time)
+    count = tuner.suggestions
+    posterior = gp.condition(model, data.with_room(count - 1), kernel, time)
     epoch = state.epoch.astype(jnp.float64)
-
-    def log_weighted_improvement(point: jax.Array) -> jax.Array:
-        query = gp.Query(point, epoch)
-        mean, stddev = posterior.predict(query)
-        weight = gp.feasibility(query, model, data, kernel, time)
-        return acquisition.log_expected_improvement(
-            mean, stddev, posterior.best
-        ) + jnp.log(weight)
-
     incumbent = host.double(tuner.space.to_unit(state.incumbent))
     best_seen = data.points[jnp.argmax(jnp.where(data.feasible, data.gains, -jnp.inf))]
-    point, _ = acquisition.maximize(
-        log_weighted_improvement,
-        host.stream(state.key, _SEARCH),
-        jnp.stack([incumbent, best_seen]),
-        candidates=tuner.candidates,
-        starts=tuner.starts,
-        max_steps=tuner.ascent_steps,
-    )
-    challenger = tuner.space.from_unit(point)
-    # Predicted where the trial will be, not where float32 rounded it from.
-    both = jnp.stack([incumbent, host.double(tuner.space.to_unit(challenger))])
-    mean, stddev = jax.vmap(lambda u: posterior.predict(gp.Query(u, epoch)))(both)
+
+    def search(believed: gp.Posterior, key: jax.Array) -> dict[str, jax.Array]:
+        """The setting of the greatest expected improvement."""
+
+        def log_weighted_improvement(point: jax.Array) -> jax.Array:
+            query = gp.Query(point, epoch)
+            mean, stddev = believed.predict(query)
+            weight = gp.feasibility(query, model, data, kernel, time)
+            return acquisition.log_expected_improvement(
+                mean, stddev, believed.best
+            ) + jnp.log(weight)
+
+        point, _ = acquisition.maximize(
+            log_weighted_improvement,
+            key,
+            jnp.stack([incumbent, best_seen]),
+            candidates=tuner.candidates,
+            starts=tuner.starts,
+            max_steps=tuner.ascent_steps,
+        )
+        return tuner.space.from_unit(point)
+
+    def next_challenger(changes: dict, draw: tuple) -> tuple:
+        row, key = draw
+        believed = posterior._replace(**changes)
+        challenger = search(believed, key)
+        # Believed where the trial will be, not where float32 rounded it from.
+        query = gp.Query(host.double(tuner.space.to_unit(challenger)), epoch)
+        believed = believed.believe(query, row)
+        return {name: getattr(believed, name) for name in changes}, challenger
+
+    changes = {name: getattr(posterior, name) for name in ("rows", "whiten", "best")}
+    draws = tuner.capacity + jnp.arange(count), _keys(state.key, count)
+    _, challengers = jax.lax.scan(next_challenger, changes, draws)
+    units = host.double(tuner.space.to_unit(challengers))
+    points = jnp.concatenate([incumbent[None], units])
+    mean, stddev = jax.vmap(lambda u: posterior.predict(gp.Query(u, epoch)))(points)
     improvement = acquisition.expected_improvement(mean, stddev, posterior.best)
     parameters = {
         "length_scale": jnp.exp(model.log_length_scale),  # fractions of the axes
@@ -299,7 +330,18 @@ def _propose(tuner: Hyperdyn, state: HyperdynState) -> tuple:
         "noise": jnp.exp(model.log_noise),  # variance of standardised gains
         "noise_stddev": posterior.scale * jnp.exp(0.5 * model.log_noise),  # points
     }
-    return challenger, host.single((mean, stddev, improvement)), host.single(parameters)
+    return (
+        challengers,
+        host.single((mean, stddev, improvement)),
+        host.single(parameters),
+    )
+
+
+def _keys(key: jax.Array, count: int) -> jax.Array:
+    """A key for the search of each challenger."""
+    first = host.stream(key, _SEARCH)
+    others = [jax.random.fold_in(first, i) for i in range(1, count)]
+    return jnp.stack([first, *others])
 
 
 def _fitted(trials: Trials, last: gp.KernelParams) -> gp.KernelParams:
@@ -320,8 +362,11 @@ def _trend_test(tuner: Hyperdyn, key: jax.Array, history: jax.Array) -> tuple:
         offset=tuner.offset,
     )
     return probability, jax.random.uniform(host.stream(key, _TREND), (), jnp.float32)
+<<<<<<< HEAD
 
 
 def kernels(tuner: Hyperdyn) -> tuple:
     """K1 and K2 of a tuner's model."""
     return gp.SPATIAL_KERNELS[tuner.kernel], gp.TimeKernel(tuner.alpha, tuner.beta)
+=======
+>>>>>>> decision

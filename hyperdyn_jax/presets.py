@@ -37,9 +37,10 @@ HYPERDYN: dict[str, Any] = {  # the paper's values, section 4
     "kernel": "matern52",
     "alpha": 1.0,
     "beta": 0.5,
+    "suggestions": 1,
     "capacity": 256,
-    "fit_steps": 4,
-    "candidates": 2048,
+    "fit_steps": 5,
+    "candidates": 1024,
     "starts": 4,
     "ascent_steps": 20,
 }

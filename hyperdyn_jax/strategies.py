@@ -43,7 +43,8 @@ class Context:
         Empty rows change no prediction, and a decision costs the cube of all rows.
         """
         tuner = kind(self.space, **{**self.section("hyperdyn"), **changes})
-        needed = 3 * tuner.initial_points + 2 * self.epochs  # with repeated starts
+        repeats = 3  # of the random start, where all of it diverges
+        needed = repeats * tuner.initial_points + (1 + tuner.suggestions) * self.epochs
         rounded = -(-needed // 16) * 16
         return dataclasses.replace(tuner, capacity=min(tuner.capacity, rounded))
 

@@ -474,12 +474,11 @@ def choose_best(scores):
 
 
 def choose_branch(kept, scores):
-    """0 if kept else 1; the other one if that is infeasible; -1 if both are."""
-    wanted = 0 if kept else 1
-    for branch in (wanted, 1 - wanted):
-        if np.isfinite(scores[branch]):
-            return branch
-    return -1
+    """0 if kept, else the best feasible of the others; the other way round if there is
+    none; -1 if all are infeasible."""
+    challenger = 1 + choose_best(scores[1:])  # 0 where all of them are infeasible
+    branch = 0 if kept and np.isfinite(scores[0]) else challenger
+    return branch if np.isfinite(scores[branch]) else -1
 
 
 def replay(

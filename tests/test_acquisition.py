@@ -17,15 +17,14 @@ from hyperdyn_jax import (
     acquisition,
     cube,
     expected_improvement,
+    host,
     log_expected_improvement,
 )
 
 many = settings(max_examples=300, deadline=None, derandomize=True)
 DOUBLE = pytest.mark.parametrize("x64", [False, True], ids=["float32", "float64"])
-# One thread, as in the tuner.
-compiled = functools.partial(
-    jax.jit, compiler_options={"xla_cpu_multi_thread_eigen": False}
-)
+# As in the tuner.
+compiled = functools.partial(jax.jit, compiler_options=host.compiler_options())
 
 
 # ------------------------------------------------------------- expected improvement

@@ -1,5 +1,6 @@
 """Hyperdyn, decision by decision against the oracle, and on what real runs bring."""
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -770,11 +771,93 @@ def test_incumbent_is_the_first_trial_of_every_decision(tuner):
     assert tuner.incumbent(state) == tuner.ask(state).setting(0)
 
 
+# --------------------------------------------------------------- several challengers
+
+
+SEVERAL = dataclasses.replace(SMALL, capacity=24, suggestions=3)
+
+
+def test_several_challengers_are_apart_and_in_the_box():
+    before = count_compilations()
+    rows, state = play(SEVERAL, begin(SEVERAL), 12, diverging)
+    for trials, decision in rows[1:]:
+        assert trials.parents.tolist() == [0] * 4
+        inside_the_box(SEVERAL, trials)
+        assert np.all(np.isfinite(trials.expected_improvement))
+        points = unit_points(SGD, trials)[1:]
+        for i, j in itertools.combinations(range(3), 2):
+            assert np.max(np.abs(points[i] - points[j])) > 0.02
+        assert -1 <= decision.branch < 4
+    assert {decision.branch for _, decision in rows[1:]} >= {0, 1, 2, 3}
+    counts = count_compilations()
+    once = {f: counts[f] - before[f] for f in (hyperdyn._propose, hyperdyn._sample)}
+    assert set(once.values()) == {1}
+    assert np.all(state.data.epochs[-4:] == state.data.epochs[-1])
+
+
+def test_first_of_several_is_the_challenger_alone():
+    """What the others are believed to bring comes after it."""
+    alone = dataclasses.replace(SEVERAL, suggestions=1)
+    _, state = play(alone, begin(alone), 5)
+    one, several = alone.ask(state), SEVERAL.ask(state)
+    for name in SGD:
+        np.testing.assert_allclose(several.hparams[name][:2], one.hparams[name], 1e-5)
+    for found, expected in zip(several[3:6], one[3:6], strict=True):
+        np.testing.assert_allclose(found[:2], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("fall", "scores", "branch"),
+    [
+        (0, [50, 60, 70, 65], 0),  # a rising run keeps
+        (99, [50, 40, 45, 44], 2),  # the best of the challengers, if worse than 0
+        (99, [50, math.nan, math.inf, 44], 3),
+        (99, [50, math.nan, math.nan, -math.inf], 0),  # no challenger is left
+        (0, [math.nan, 40, 41, math.nan], 2),
+        (0, [math.nan] * 4, -1),
+        (99, [50, 45, 45, 45], 1),  # the first of equals
+    ],
+)
+def test_best_challenger_becomes_the_run(fall, scores, branch):
+    state = middle(SEVERAL)
+    state = state._replace(history=np.float32([60 + fall, 60, 60, 60, 60.1]))
+    trials = SEVERAL.ask(state)
+    after, decision = SEVERAL.tell(state, trials, scores)
+    assert (decision.branch, decision.kept) == (branch, branch == 0)
+    assert branch == oracle.choose_branch(
+        decision.draw < decision.keep_probability, scores
+    )
+    incumbent = trials.setting(branch) if branch >= 0 else state.incumbent
+    assert after.incumbent == incumbent
+    assert np.array_equal(after.data.feasible[-4:], np.isfinite(scores))
+
+
+def test_more_challengers_an_epoch_leave_less_regret():
+    """On a noisy peak, after as many epochs; means over seeds."""
+
+    def regret(tuner, seed):
+        rng, state = np.random.default_rng(seed), begin(tuner, seed)
+        left = []
+        for _ in range(12):
+            trials = tuner.ask(state)
+            away = unit_points(SGD, trials) - np.array([0.8, 0.3])
+            gains = 5 * np.exp(-8 * np.sum(away**2, axis=1))
+            left.append(5 - np.max(gains))
+            noisy = gains + rng.normal(0, 0.3, len(gains))
+            state, _ = tuner.tell(state, trials, state.history[-1] + noisy)
+        return np.mean(left[1:])
+
+    alone = dataclasses.replace(SEVERAL, suggestions=1)
+    one, three = ([regret(t, seed) for seed in range(8)] for t in (alone, SEVERAL))
+    assert np.mean(three) < 0.8 * np.mean(one)
+
+
 # --------------------------------------------------------------------- bad settings
 
 
 WHOLE = (
     "initial_points",
+    "suggestions",
     "capacity",
     "fit_steps",
     "candidates",
