@@ -1,11 +1,7 @@
 """Climbing a smooth function on the unit cube, inside jit."""
 
 from collections.abc import Callable
-<<<<<<< HEAD
-from typing import Any
-=======
 from typing import NamedTuple
->>>>>>> decision
 
 import jax
 import jax.numpy as jnp
@@ -48,36 +44,9 @@ def climb(
         # A point that cannot be evaluated is no candidate, and must not stop the climb.
         return jnp.where(jnp.isfinite(value), value, jnp.inf), grad
 
-<<<<<<< HEAD
-    solver = optax.lbfgs(
-        memory_size=len(start) + 2,
-        scale_init_precond=False,
-        linesearch=optax.scale_by_zoom_linesearch(
-            max_linesearch_steps=LINESEARCH_STEPS, initial_guess_strategy="one"
-        ),
-    )
-    value_and_grad = optax.value_and_grad_from_state(objective)
-
-    def unfinished(carry: tuple[Any, ...]) -> jax.Array:
-        step, _, state, _ = carry
-        slope = jnp.max(jnp.abs(optax.tree.get(state, "grad")))
-        return (step == 0) | ((step < max_steps) & (slope > tolerance))
-
-    def advance(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        step, angle, state, first = carry
-        value, grad = value_and_grad(angle, state=state)
-        # Optax indexes its memory with mixed integers, which strict callers forbid.
-        with jax.numpy_dtype_promotion("standard"):
-            updates, state = solver.update(
-                grad, state, angle, value=value, grad=grad, value_fn=objective
-            )
-        first = jnp.where(step == 0, value, first)
-        return step + 1, optax.apply_updates(angle, updates), state, first
-=======
     def unfinished(descent: _Descent) -> jax.Array:
         slope = jnp.max(jnp.abs(descent.grad))
         return (descent.step <= max_steps) & ~(slope <= tolerance)
->>>>>>> decision
 
     angle = _fold(start)
     end = jax.lax.while_loop(

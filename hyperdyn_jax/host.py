@@ -33,12 +33,8 @@ def compiled(function: Any, options: Mapping[str, Any] | None = None) -> Any:
       function: of a tuner, or what else is fixed, and pytrees of arrays.
       options: more of the compiler's.
     """
-<<<<<<< HEAD
-    options = {**_options(), **(options or {})}
+    options = {**compiler_options(), **(options or {})}
     program = jax.jit(function, static_argnums=0, compiler_options=options)
-=======
-    program = jax.jit(function, static_argnums=0, compiler_options=compiler_options())
->>>>>>> decision
 
     @functools.wraps(function)
     def call(tuner: Any, *args: Any) -> Any:

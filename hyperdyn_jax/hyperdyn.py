@@ -271,14 +271,7 @@ def _propose(tuner: Hyperdyn, state: HyperdynState) -> tuple:
     expected improvement of the gains of (incumbent, challengers), f32[1 + q] each; the
     model.
     """
-<<<<<<< HEAD
     kernel, time = kernels(tuner)
-=======
-    kernel, time = (
-        gp.SPATIAL_KERNELS[tuner.kernel],
-        gp.TimeKernel(tuner.alpha, tuner.beta),
-    )
->>>>>>> decision
     data, last = host.double(state.data), host.double(state.model)
     model = gp.fit(data, last, kernel, time, max_steps=tuner.fit_steps)
     count = tuner.suggestions
@@ -362,11 +355,8 @@ def _trend_test(tuner: Hyperdyn, key: jax.Array, history: jax.Array) -> tuple:
         offset=tuner.offset,
     )
     return probability, jax.random.uniform(host.stream(key, _TREND), (), jnp.float32)
-<<<<<<< HEAD
 
 
 def kernels(tuner: Hyperdyn) -> tuple:
     """K1 and K2 of a tuner's model."""
     return gp.SPATIAL_KERNELS[tuner.kernel], gp.TimeKernel(tuner.alpha, tuner.beta)
-=======
->>>>>>> decision
