@@ -9,15 +9,19 @@ enough to make the Cholesky factor NaN.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from tinygp import GaussianProcess, kernels, solvers, transforms
 
 from hyperdyn_jax import cube
+from hyperdyn_jax.types import Leaf
+
+# A `Query` for each row and which are not empty: (Query, bool[n]). tinygp's kernels
+# take any pytree, and say jax.Array.
+Rows: TypeAlias = Any
 
 
 class EuclideanDistance(kernels.Distance):
@@ -96,11 +100,11 @@ class Observations(NamedTuple):
     infeasible: bool[n] the trial diverged. A row that is neither is empty.
     """
 
-    points: ArrayLike
-    epochs: ArrayLike
-    gains: ArrayLike
-    feasible: ArrayLike
-    infeasible: ArrayLike
+    points: Leaf
+    epochs: Leaf
+    gains: Leaf
+    feasible: Leaf
+    infeasible: Leaf
 
     @classmethod
     def empty(cls, capacity: int, dimensions: int) -> "Observations":
@@ -113,7 +117,7 @@ class Observations(NamedTuple):
         )
 
     def append(
-        self, points: np.ndarray, epoch: int, gains: np.ndarray
+        self, points: np.ndarray, epoch: float, gains: np.ndarray
     ) -> "Observations":
         """Adds rows at the end and drops as many, the oldest, from the front.
 
@@ -152,9 +156,9 @@ class KernelParams(NamedTuple):
     log_noise: f[], variance of an observation of it, sigma_0^2 of the paper.
     """
 
-    log_length_scale: ArrayLike
-    log_amplitude: ArrayLike
-    log_noise: ArrayLike
+    log_length_scale: Leaf
+    log_amplitude: Leaf
+    log_noise: Leaf
 
 
 # Priors of the MAP fit: independent normals on the logarithms, as (mean, deviation).
@@ -188,7 +192,7 @@ class _Masked(kernels.Kernel):
 
     kernel: kernels.Kernel
 
-    def evaluate(self, a: tuple[Query, jax.Array], b: tuple[Query, jax.Array]):
+    def evaluate(self, a: Rows, b: Rows) -> jax.Array:
         (query_a, valid_a), (query_b, valid_b) = a, b
         value = self.kernel.evaluate(query_a, query_b)
         return jnp.where(valid_a & valid_b, value, jnp.zeros_like(value))
@@ -228,7 +232,7 @@ class Posterior(NamedTuple):
 
     kernel: kernels.Kernel
     noise: jax.Array
-    rows: tuple[Query, jax.Array]
+    rows: Rows
     whiten: jax.Array
     weights: jax.Array
     location: jax.Array
@@ -283,7 +287,10 @@ class Posterior(NamedTuple):
 
 
 def condition(
-    params: KernelParams, data: Observations, kernel: kernels.Kernel, time: TimeKernel
+    params: KernelParams,
+    data: Observations,
+    kernel: kernels.Kernel,
+    time: kernels.Kernel,
 ) -> Posterior:
     """Update-Statistical-Model (Algorithm 2) on the feasible rows of D.
 
@@ -317,7 +324,7 @@ def fit(
     data: Observations,
     warm_start: KernelParams,
     kernel: kernels.Kernel,
-    time: TimeKernel,
+    time: kernels.Kernel,
     *,
     max_steps: int,
 ) -> KernelParams:
@@ -355,7 +362,10 @@ def fit(
 
 
 def log_density(
-    params: KernelParams, data: Observations, kernel: kernels.Kernel, time: TimeKernel
+    params: KernelParams,
+    data: Observations,
+    kernel: kernels.Kernel,
+    time: kernels.Kernel,
 ) -> jax.Array:
     """Log marginal likelihood of the standardised gains plus log priors, up to a
     constant: f[]."""
@@ -372,7 +382,7 @@ def feasibility(
     params: KernelParams,
     data: Observations,
     kernel: kernels.Kernel,
-    time: TimeKernel,
+    time: kernels.Kernel,
 ) -> jax.Array:
     """Weight in (0, 1] of a query's chance not to diverge: f[].
 
@@ -395,7 +405,7 @@ def feasibility(
 
 
 def _product(
-    log_length_scale: jax.Array, kernel: kernels.Kernel, time: TimeKernel
+    log_length_scale: jax.Array, kernel: kernels.Kernel, time: kernels.Kernel
 ) -> kernels.Kernel:
     """K1 x K2 (eq. 2) over `Query`s, one at zero distance."""
     inverse = jnp.exp(-log_length_scale)
@@ -405,8 +415,11 @@ def _product(
 
 
 def _model(
-    params: KernelParams, data: Observations, kernel: kernels.Kernel, time: TimeKernel
-) -> tuple[kernels.Kernel, tuple[Query, jax.Array], jax.Array]:
+    params: KernelParams,
+    data: Observations,
+    kernel: kernels.Kernel,
+    time: kernels.Kernel,
+) -> tuple[kernels.Kernel, Rows, jax.Array]:
     """Kernel, rows and noise of the process: empty rows have unit variance, no
     covariance and, standardised, no gain, so they change nothing."""
     product = _product(params.log_length_scale, kernel, time)
