@@ -13,7 +13,9 @@ from scipy.stats import qmc
 from hyperdyn_jax import cube
 
 
-def expected_improvement(mean: ArrayLike, stddev: ArrayLike, best: ArrayLike):
+def expected_improvement(
+    mean: ArrayLike, stddev: ArrayLike, best: ArrayLike
+) -> jax.Array:
     r"""Expected improvement over the best gain observed (eq. 1 of the paper).
 
     .. math:: a_{EI} = (\mu - \tau) \Phi(z) + \sigma \phi(z), \quad
@@ -41,7 +43,9 @@ def expected_improvement(mean: ArrayLike, stddev: ArrayLike, best: ArrayLike):
     return jnp.where(certain, jnp.maximum(mean - best, 0.0), value)
 
 
-def log_expected_improvement(mean: ArrayLike, stddev: ArrayLike, best: ArrayLike):
+def log_expected_improvement(
+    mean: ArrayLike, stddev: ArrayLike, best: ArrayLike
+) -> jax.Array:
     """Logarithm of `expected_improvement`, finite and smooth where that underflows.
 
     In float32 expected improvement is exactly zero below z = -14 and its argmax is
@@ -132,7 +136,9 @@ def _log_h(z: jax.Array) -> jax.Array:
 
 
 @_log_h.defjvp
-def _log_h_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+def _log_h_jvp(
+    primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     (z,), (z_dot,) = primals, tangents
     near, far, tail = _split(z)
     # h' = Phi, and Phi / h = (phi R) / (phi c1 R) in the tail.

@@ -16,6 +16,7 @@ from hyperdyn_jax import config as config_lib
 from hyperdyn_jax import dry_run, hosts, loop, signals
 from hyperdyn_jax.checkpoints import FULL, SaveError
 from hyperdyn_jax.records import DataError, reason
+from hyperdyn_jax.types import DivergedError
 
 flags.disclaim_key_flags()  # --help shows them as those of the program
 LONGEST = 1000  # characters of a line that is told; beyond it is what was given
@@ -40,7 +41,7 @@ SWITCHES = ("dry_run",)
 
 def define_config(
     values: flags.FlagValues = flags.FLAGS, argv: Sequence[str] | None = None
-) -> flags.FlagHolder:
+) -> flags.FlagHolder[Any]:
     """Defines --config=FILE and with it every --config.x=y.
 
     Args:
@@ -58,14 +59,14 @@ def define_config(
     return holder
 
 
-class _ConfigParser(flags.ArgumentParser):
+class _ConfigParser(flags.ArgumentParser[Any]):
     """Config files: those in JSON are read and nothing in them is run.
 
     Args:
       python: parser of the others.
     """
 
-    def __init__(self, python: flags.ArgumentParser):
+    def __init__(self, python: flags.ArgumentParser[Any]):
         self._python = python
 
     def parse(self, path: str) -> ConfigDict:
@@ -199,7 +200,8 @@ def keep_programs() -> None:
     In the folder of the environment variable JAX_COMPILATION_CACHE_DIR, by default in
     the user's cache; JAX_ENABLE_COMPILATION_CACHE=false keeps none.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    settings: Any = jax.config  # its attributes have no types
+    if settings.jax_compilation_cache_dir is None:
         cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         folder = Path(cache, "hyperdyn_jax")
         try:
@@ -225,7 +227,7 @@ def exit_code(command: Callable[[], Any]) -> int:
         except DataError as error:  # a record that cannot be read, found on the way
             print_problems([str(error)])
             return BAD_INPUT
-        except loop.DivergedError as error:
+        except DivergedError as error:
             print_problems(str(error).splitlines())
             return DIVERGED
         except SaveError as error:
@@ -266,7 +268,7 @@ def load_config(argv: Sequence[str], argument: str = "") -> ConfigDict:
         raise ValueError(_reason(error)) from None
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """What a config file said, without what the parser says of it."""
     if isinstance(error, flags.IllegalFlagValueError):
         error = error.__context__ or error

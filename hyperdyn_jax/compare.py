@@ -72,7 +72,7 @@ def group(runs: Iterable[Run]) -> list[Group]:
       ValueError: two runs of one config have the same seed, or there are more groups
         than a figure can tell apart.
     """
-    found: dict[tuple, dict[int, Run]] = {}
+    found: dict[tuple[tuple[str, str], ...], dict[int, Run]] = {}
     for run in runs:
         mine = found.setdefault(tuple(_settings(run).items()), {})
         seed = run.config.get("seed", 0)

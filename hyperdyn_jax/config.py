@@ -28,7 +28,7 @@ AXES: dict[str, Callable[..., space.Axis]] = {
 }
 
 # What every config has: its type and, of numbers, the least that makes sense.
-FIELDS: dict[str, tuple[type, int]] = {
+FIELDS: dict[str, tuple[type[Any], int]] = {
     "name": (str, 0),
     "seed": (int, 0),
     "epochs": (int, 1),
@@ -47,7 +47,7 @@ FIELDS: dict[str, tuple[type, int]] = {
 SAVE_MINUTES = 10.0
 
 # Not every config has them. None is what the strategy needs, or what is usual.
-OPTIONAL: dict[str, tuple[type, int]] = {
+OPTIONAL: dict[str, tuple[type[Any], int]] = {
     "image_size": (int, 1),
     "averaging": (float, 0),
     "backtracking": (bool, 0),
@@ -164,7 +164,8 @@ def build(config: Config) -> Setup:
     load = functools.partial(_dataset, sizes=sizes, devices=devices)
     dataset = make("dataset", load, "dataset", "data_dir")
     # ... and long enough a run for every strategy.
-    lengths = {name: 1_000 for name in ("epochs", "batch_size") if name in problems}
+    short = [name for name in ("epochs", "batch_size") if name in problems]
+    lengths: dict[str, int] = dict.fromkeys(short, 1_000)
     lengths["steps_per_epoch"] = dataset.steps_per_epoch if dataset else 1_000_000
     tuning = functools.partial(_strategy, axes=axes, lengths=lengths)
     strategy = make("strategy", tuning, "strategy", "search_space")
@@ -346,7 +347,7 @@ def _check_sections(
 
 
 def _make_section(
-    config: Config,
+    config: dict[str, Any],
     name: str,
     axes: Mapping[str, space.Axis],
     settings: Mapping[str, Any],
@@ -429,7 +430,7 @@ def _make_strategy(
         )
     )
     # A schedule takes any name; the optimizer does not.
-    known = optimizers.HYPERPARAMETERS.get(optimizer.get("name"), optimizers.LIMITS)
+    known = optimizers.HYPERPARAMETERS.get(optimizer.get("name", ""), optimizers.LIMITS)
     if unknown := sorted(set(getattr(strategy, "hparams", ())) - set(known)):
         raise ValueError(
             f"config.{name} sets {', '.join(unknown)}, which the optimizer lacks; it "

@@ -86,7 +86,9 @@ def _begin(angle: jax.Array) -> _Descent:
     )
 
 
-def _advance(objective: Callable, old: _Descent) -> _Descent:
+def _advance(
+    objective: Callable[[jax.Array], tuple[jax.Array, jax.Array]], old: _Descent
+) -> _Descent:
     """Evaluates the step to try; takes it, or cuts it back."""
     angle = old.angle + old.move
     value, grad = objective(angle)

@@ -128,7 +128,7 @@ class ArrayDataset:
         self._host, self._hosts = host, hosts
         self._seed, self._augment = seed, augment
         # Of the training split alone, as everything that the network learns from.
-        self._mean, deviation = np.float32([[0], [1]])
+        self._mean, deviation = np.array([[0], [1]], np.float32)
         if standardize:
             self._mean, deviation = moments(train.images)
         self._stddev = np.maximum(deviation, np.float32(1e-3))

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -129,8 +129,9 @@ def devices() -> Iterator[Finding]:
 def programs() -> Iterator[Finding]:
     """Where compiled programs are kept."""
     cli.keep_programs()
-    folder = jax.config.jax_compilation_cache_dir
-    if folder is None or not jax.config.jax_enable_compilation_cache:
+    settings: Any = jax.config  # its attributes have no types
+    folder = settings.jax_compilation_cache_dir
+    if folder is None or not settings.jax_enable_compilation_cache:
         yield Finding("programs", "compiled programs are not kept on disk")
         return
     files = [file for file in Path(folder).rglob("*") if file.is_file()]

@@ -19,7 +19,7 @@ from hyperdyn_jax import hosts, runs
 from hyperdyn_jax.config import Config, Setup
 from hyperdyn_jax.explore import ExploreThenCommit
 from hyperdyn_jax.hyperdyn import Hyperdyn
-from hyperdyn_jax.rundir import dump
+from hyperdyn_jax.jsonl import dump
 from hyperdyn_jax.training import Trainer
 
 MB = 1e6

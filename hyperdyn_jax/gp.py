@@ -306,13 +306,14 @@ def condition(
     gains, location, scale, best = _standardize(data)
     covariance, rows, noise = _model(params, data, kernel, time)
     process = GaussianProcess(covariance, rows, diag=noise, solver=WhiteningSolver)
-    whitened = process.solver.solve_triangular(gains)
-    weights = process.solver.solve_triangular(whitened, transpose=True)
+    solver: Any = process.solver  # a WhiteningSolver
+    whitened = solver.solve_triangular(gains)
+    weights = solver.solve_triangular(whitened, transpose=True)
     return Posterior(
         kernel=covariance,
         noise=jnp.exp(params.log_noise),
         rows=rows,
-        whiten=process.solver.whiten,
+        whiten=solver.whiten,
         weights=weights,
         location=location,
         scale=scale,
@@ -394,8 +395,9 @@ def feasibility(
     correlation = _product(params.log_length_scale, kernel, time)
 
     def weight() -> jax.Array:
+        tried: Any = Query(data.points, data.epochs)
         queries = jax.tree.map(lambda x: x[None], query)
-        similar = correlation(Query(data.points, data.epochs), queries)[:, 0]
+        similar = correlation(tried, queries)[:, 0]
         feasible = 1.0 + jnp.sum(similar, where=data.feasible)
         return feasible / (feasible + jnp.sum(similar, where=data.infeasible))
 
@@ -434,14 +436,18 @@ def _log_likelihood(covariance: jax.Array, gains: jax.Array) -> jax.Array:
     return _log_likelihood_fwd(covariance, gains)[0]
 
 
-def _log_likelihood_fwd(covariance: jax.Array, gains: jax.Array) -> tuple:
+def _log_likelihood_fwd(
+    covariance: jax.Array, gains: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     whiten = _inverse_factor(covariance)
     whitened = whiten @ gains
     value = -0.5 * whitened @ whitened + jnp.sum(jnp.log(jnp.diag(whiten)))
     return value, (whiten, whitened)
 
 
-def _log_likelihood_bwd(residuals: tuple, cotangent: jax.Array) -> tuple:
+def _log_likelihood_bwd(
+    residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     # (w w^T - K^-1) / 2 with w = K^-1 y (Rasmussen and Williams 2006, eq. 5.9).
     whiten, whitened = residuals
     weights = whitened @ whiten

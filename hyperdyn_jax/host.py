@@ -34,15 +34,15 @@ def compiled(function: Any, options: Mapping[str, Any] | None = None) -> Any:
       options: more of the compiler's.
     """
     options = {**compiler_options(), **(options or {})}
-    program = jax.jit(function, static_argnums=0, compiler_options=options)
+    program: Any = jax.jit(function, static_argnums=0, compiler_options=options)
 
-    @functools.wraps(function)
     def call(tuner: Any, *args: Any) -> Any:
         with on_host():
             return jax.device_get(program(tuner, *args))
 
-    call.compilations = program._cache_size
-    return call
+    wrapper: Any = functools.update_wrapper(call, function)
+    wrapper.compilations = program._cache_size
+    return wrapper
 
 
 def compiler_options() -> dict[str, bool]:
@@ -82,7 +82,7 @@ def _next_key(key: jax.Array) -> jax.Array:
     return jax.random.key_data(jax.random.split(jax.random.wrap_key_data(key))[0])
 
 
-def stream(key: jax.Array, index: int) -> jax.Array:
+def stream(key: jax.Array, index: int | jax.Array) -> jax.Array:
     """One of the independent keys that raw key data stand for; to be traced."""
     return jax.random.fold_in(jax.random.wrap_key_data(key), index)
 

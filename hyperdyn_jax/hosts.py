@@ -75,8 +75,8 @@ def place(
     Raises:
       JoinError: with every problem.
     """
-    given = {"processes": processes, "process": process, "heartbeat": heartbeat}
-    given = {name: value for name, value in given.items() if value is not None}
+    flags = {"processes": processes, "process": process, "heartbeat": heartbeat}
+    given = {name: value for name, value in flags.items() if value is not None}
     if not coordinator:
         need = "needs --coordinator, which is HOST:PORT or auto"
         problems = [f"--{name}={value} {need}" for name, value in given.items()]
@@ -138,7 +138,7 @@ def _detected(where: Place) -> Place:
     # to ask before it connects.
     from jax._src import clusters
 
-    detect = clusters.ClusterEnv.auto_detect_unset_distributed_params
+    detect: Any = clusters.ClusterEnv.auto_detect_unset_distributed_params
     try:
         address, count, index, _ = detect(None, None, None, None, None, int(WAIT))
         host, port = _address(address, [])
@@ -510,7 +510,7 @@ def any_of(value: bool) -> bool:
     """Whether it is so in any process; all have to ask, and wait for each other."""
     if jax.process_count() == 1:
         return value
-    return bool(_total(np.uint32([value]))[0])
+    return bool(_total(np.array([value], np.uint32))[0])
 
 
 def together(ask: Callable[[], bool]) -> Callable[[], bool]:
@@ -529,7 +529,7 @@ def together(ask: Callable[[], bool]) -> Callable[[], bool]:
         nonlocal asked_for
         if next(calls) % EVERY:
             return False
-        earlier, asked_for = asked_for, _total(np.uint32([ask()]))
+        earlier, asked_for = asked_for, _total(np.array([ask()], np.uint32))
         if several_cpus:
             jax.block_until_ready(asked_for)
         return earlier is not None and bool(np.asarray(earlier)[0])
@@ -569,7 +569,7 @@ def share_tree(tree: Any) -> Any:
         raise RuntimeError("process 0 has arrays of other shapes than this process")
     content = _share(b"".join(map(np.ndarray.tobytes, hosts)))
     ends = np.cumsum([x.nbytes for x in hosts]).tolist()
-    shared = [
+    shared: list[Any] = [
         np.frombuffer(content[end - x.nbytes : end], x.dtype).reshape(x.shape)
         for x, end in zip(hosts, ends, strict=True)
     ]
@@ -626,7 +626,8 @@ class _SharedTuner:
 
 def _share(content: bytes, source: int = 0) -> bytes:
     """One process's bytes in every process."""
-    high, low = _from(source, np.uint32(divmod(len(content), 2**32))).tolist()
+    sizes = np.array(divmod(len(content), 2**32), np.uint32)
+    high, low = _from(source, sizes).tolist()
     length = high * 2**32 + low
     parts = []
     for start in range(0, length, 4 * WORDS):

@@ -13,7 +13,7 @@ that a loop can train the one while it asks for the other. Epoch 0 is Random-Sta
 """
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ import numpy as np
 
 from hyperdyn_jax import acquisition, gp, host, trend
 from hyperdyn_jax.space import SearchSpace
-from hyperdyn_jax.types import Decision, Trials, check_scores
+from hyperdyn_jax.types import Decision, Leaf, Trials, check_scores
 
 
 class HyperdynState(NamedTuple):
@@ -38,10 +38,10 @@ class HyperdynState(NamedTuple):
       next fit starts.
     """
 
-    key: np.ndarray
-    epoch: np.ndarray
-    incumbent: dict[str, np.ndarray]
-    history: np.ndarray
+    key: Leaf
+    epoch: Leaf
+    incumbent: dict[str, Leaf]
+    history: Leaf
     data: gp.Observations
     model: gp.KernelParams
 
@@ -142,15 +142,15 @@ class Hyperdyn:
         Raises:
           ValueError: the score is not finite.
         """
-        score = np.float32(score)
-        if not np.isfinite(score):
-            raise ValueError(f"the untrained network's score must be finite: {score}")
+        first = np.float32(score)
+        if not np.isfinite(first):
+            raise ValueError(f"the untrained network's score must be finite: {first}")
         dimensions = len(self.space)
         return HyperdynState(
             key=host.key_data(key),
             epoch=np.int32(0),
             incumbent={name: np.float32(np.nan) for name in self.space},
-            history=np.full(self.window + 1, score, np.float32),
+            history=np.full(self.window + 1, first, np.float32),
             data=gp.Observations.empty(self.capacity, dimensions),
             model=gp.prior_mean(dimensions),
         )
@@ -231,12 +231,12 @@ class Hyperdyn:
         finite = np.isfinite(scores)
         probability = draw = np.nan
         if state.epoch == 0:
-            branch = np.argmax(np.where(finite, scores, -np.inf))
+            branch = int(np.argmax(np.where(finite, scores, -np.inf)))
         else:
             # Half the temperature is twice the rise.
             unit = trend.relative_temperature(int(state.epoch), self.cooling)
             probability, draw = _trend_test(self, state.key, state.history / unit)
-            challenger = 1 + np.argmax(np.where(finite, scores, -np.inf)[1:])
+            challenger = 1 + int(np.argmax(np.where(finite, scores, -np.inf)[1:]))
             branch = 0 if draw < probability else challenger
             if not finite[branch]:  # never a diverged branch while another is sound
                 branch = challenger if branch == 0 else 0
@@ -244,7 +244,7 @@ class Hyperdyn:
             branch = -1
         return Decision(
             epoch=int(state.epoch),
-            branch=int(branch),
+            branch=branch,
             kept=bool(state.epoch > 0 and branch == 0),
             keep_probability=float(probability),
             draw=float(draw),
@@ -263,7 +263,7 @@ def _sample(tuner: Hyperdyn, key: jax.Array) -> dict[str, jax.Array]:
 
 
 @host.compiled
-def _propose(tuner: Hyperdyn, state: HyperdynState) -> tuple:
+def _propose(tuner: Hyperdyn, state: HyperdynState) -> tuple[Any, ...]:
     """Update-Statistical-Model, then One-Step-BO over S x [t, t], and what the model
     expects of all trials.
 
@@ -301,7 +301,9 @@ def _propose(tuner: Hyperdyn, state: HyperdynState) -> tuple:
         )
         return tuner.space.from_unit(point)
 
-    def next_challenger(changes: dict, draw: tuple) -> tuple:
+    def next_challenger(
+        changes: dict[str, Any], draw: tuple[jax.Array, jax.Array]
+    ) -> tuple[dict[str, Any], dict[str, jax.Array]]:
         row, key = draw
         believed = posterior._replace(**changes)
         challenger = search(believed, key)
@@ -346,7 +348,9 @@ def _fitted(trials: Trials, last: gp.KernelParams) -> gp.KernelParams:
 
 
 @host.compiled
-def _trend_test(tuner: Hyperdyn, key: jax.Array, history: jax.Array) -> tuple:
+def _trend_test(
+    tuner: Hyperdyn, key: jax.Array, history: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Check-Accuracy-Trend: the keep probability and the number drawn against it."""
     probability = trend.keep_probability(
         history,
@@ -357,6 +361,6 @@ def _trend_test(tuner: Hyperdyn, key: jax.Array, history: jax.Array) -> tuple:
     return probability, jax.random.uniform(host.stream(key, _TREND), (), jnp.float32)
 
 
-def kernels(tuner: Hyperdyn) -> tuple:
+def kernels(tuner: Hyperdyn) -> tuple[Any, gp.TimeKernel]:
     """K1 and K2 of a tuner's model."""
     return gp.SPATIAL_KERNELS[tuner.kernel], gp.TimeKernel(tuner.alpha, tuner.beta)

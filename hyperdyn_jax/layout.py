@@ -9,7 +9,7 @@ over all devices, and both train copies, whose memory every step gives to the ne
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import jax
@@ -32,8 +32,8 @@ class Layout(Protocol):
     """
 
     width: int
-    step: Callable[..., tuple[Any, jax.Array]]
-    block: Callable[..., tuple[Any, jax.Array]]
+    step: jax.stages.Wrapped
+    block: jax.stages.Wrapped
 
     def pack(self, states: Sequence[TrainState]) -> list[Any]:
         """Copies of branches as waves."""

@@ -18,6 +18,7 @@ from hyperdyn_jax import display as display_lib
 from hyperdyn_jax import hosts, jsonl, report, rundir, signals, switch
 from hyperdyn_jax.display import Display
 from hyperdyn_jax.host import key_data
+from hyperdyn_jax.jsonl import Row
 from hyperdyn_jax.rundir import Follower, RunDirectory
 from hyperdyn_jax.runs import (
     Pending,
@@ -48,7 +49,7 @@ class Branch(NamedTuple):
 
 def train_and_evaluate(
     config: Mapping[str, Any], workdir: str | Path, display: Display | None = None
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Trains a network while its hyperparameters are tuned, or goes on doing so.
 
     Args:
@@ -188,6 +189,7 @@ def advance(
     steps = setup.accepted_steps(new.tuner)
     display.epochs = -(-steps // trainer.dataset.steps_per_epoch)
     images = (new.total_steps - run.total_steps) * trainer.dataset.batch_size
+    assert run.pending is not None
     display.decision(rows, directory.rows["metrics"], images / run.pending.seconds)
     return new
 
@@ -284,7 +286,9 @@ def decide(
     Returns:
       The run after the decision, and its rows.
     """
-    began, trials, progress = time.perf_counter(), run.pending.trials, run.pending[1]
+    assert run.pending is not None
+    trials, progress, spent = run.pending
+    began = time.perf_counter()
     losses = progress.losses
     branches = [
         score_branch(setup.tuner, trainer, *branch)
@@ -310,8 +314,7 @@ def decide(
         if ended:
             new, tested = finish(trainer, new, branch)
             rows["metrics"] |= tested
-        seconds = run.pending.seconds + time.perf_counter() - began
-        rows["metrics"]["seconds"] = seconds
+        rows["metrics"]["seconds"] = spent + time.perf_counter() - began
     new = new._replace(skipped=skipped(setup))
     if setup.dataset.skips.limit and "metrics" in rows:
         rows["metrics"]["skipped_records"] = len(new.skipped)
@@ -337,6 +340,7 @@ def follow(run: Run, branches: list[Branch], tuner: Any, decision: Decision) -> 
 
     Where all diverged that is the last good state, with fresh randomness.
     """
+    assert run.pending is not None
     trials, progress, _ = run.pending
     states = [branch.state for branch in branches] + run.held
     run = run._replace(

@@ -15,7 +15,7 @@ from hyperdyn_jax.host import key_data
 from hyperdyn_jax.rundir import Follower, RunDirectory
 from hyperdyn_jax.steps import TrainState
 from hyperdyn_jax.training import Evaluation, Progress, Trainer
-from hyperdyn_jax.types import Strategy, Trials
+from hyperdyn_jax.types import Leaf, Strategy, Trials
 
 SPLITS = ("train", "validation", "test")
 
@@ -58,7 +58,7 @@ class Run(NamedTuple):
     held: list[TrainState]
     best: list[TrainState]
     tuner: Any
-    key: np.ndarray
+    key: Leaf
     score: float
     examples: dict[str, int]
     epoch: int = 0
@@ -137,7 +137,7 @@ def score_of(tuner: Strategy, validation: Evaluation) -> float:
 
 
 def save(
-    run: Run, directory: RunDirectory, rows: Mapping[str, Any] | None = None
+    run: Run, directory: RunDirectory | Follower, rows: Mapping[str, Any] | None = None
 ) -> None:
     """One checkpoint of everything: network, tuner, keys and counts together.
 

@@ -144,7 +144,7 @@ def eval_step(
     """Sums over a whole batch: f32[3], correct, loss in nats, number of examples."""
     images, labels = load(resident, batch.examples, None)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    logits = model.apply(variables, images, train=False)
+    logits: Any = model.apply(variables, images, train=False)
     correct = (jnp.argmax(logits, -1) == labels).astype(jnp.float32)
     each = jnp.stack([correct, cross_entropy(logits, labels), jnp.ones_like(correct)])
     # Not a product: a padded example's loss may be infinite, and 0 x inf is NaN.

@@ -20,6 +20,7 @@ from absl import app, flags, logging
 
 from hyperdyn_jax import cli, loop
 from hyperdyn_jax.config import ConfigError
+from hyperdyn_jax.types import DivergedError
 
 CONFIG = cli.define_config()
 STRATEGIES = flags.DEFINE_list(
@@ -63,7 +64,7 @@ def run_all(
         say(f"run {number} of {len(runs)}: {path}")
         try:
             loop.train_and_evaluate(settings, path)
-        except loop.DivergedError as error:
+        except DivergedError as error:
             diverged.append(f"{path}: {error}")
         # Every run compiles programs of its own. Kept, they use up the process's memory
         # maps, of which Linux allows 65,530: after some 80 runs XLA cannot go on.
@@ -157,7 +158,7 @@ def main(_: list[str]) -> int:
         configs = load_configs(STRATEGIES.value, sys.argv)
         seeds = [int(seed) for seed in SEEDS.value]
         if diverged := run_all(configs, seeds, output):
-            raise loop.DivergedError("\n".join(diverged))
+            raise DivergedError("\n".join(diverged))
 
     return cli.exit_code(command)
 

@@ -15,6 +15,7 @@ from hyperdyn_jax import steps as step_lib
 from hyperdyn_jax.data import Batch, Dataset
 from hyperdyn_jax.layout import Layout
 from hyperdyn_jax.steps import AXIS, TrainState
+from hyperdyn_jax.types import Leaf
 
 MEASURED = 1024  # training images, at least, that BatchNorm is measured anew over
 SPIKE = 1000.0  # times the loss of a guess: from there no branch comes back
@@ -48,7 +49,7 @@ class Evaluation(NamedTuple):
 
     accuracy: float
     loss: float
-    count: int
+    count: int  # type: ignore[assignment]  # a tuple counts too
 
 
 class Trainer:
@@ -106,7 +107,9 @@ class Trainer:
         # Several CPU devices share one pool of threads, where programs in flight can
         # wait for each other until XLA aborts (jaxlib 0.10.2).
         together = host and self._local > 1
-        self._one_by_one = jax.block_until_ready if together else lambda result: result
+        self._one_by_one: Callable[[Any], Any] = (
+            jax.block_until_ready if together else lambda result: result
+        )
         # XLA:CPU convolves far slower inside a loop; elsewhere a loop saves launches.
         # Batches that the host sends are too large to send many of at once.
         self._resident: dict[str, Any] = {}
@@ -158,7 +161,7 @@ class Trainer:
     def begin(
         self,
         states: Sequence[TrainState],
-        settings: Sequence[Mapping[str, np.ndarray]],
+        settings: Sequence[Mapping[str, Leaf]],
     ) -> Progress:
         """Branches that are about to be trained side by side.
 
@@ -216,7 +219,7 @@ class Trainer:
                 break
             program, size, batch = self._next(place, progress.start, done, steps)
             losses: list[Any] = [np.full((place.width, size), np.nan)] * len(waves)
-            for i, trained in enumerate(live.reshape(-1, place.width).any(1)):
+            for i, trained in enumerate(np.any(live.reshape(-1, place.width), 1)):
                 if trained:
                     result = program(waves[i], resident, batch, key)
                     waves[i], losses[i] = self._one_by_one(result)
@@ -291,7 +294,7 @@ class Trainer:
         way. One that was out of bounds is so for good, also where the next are not.
         """
         read = max(0, (done // BLOCK - 1) * BLOCK)
-        return ~self.diverged(losses[:, :read]).any(1)
+        return ~np.any(self.diverged(losses[:, :read]), 1)
 
     def evaluate(self, state: TrainState, split: str) -> Evaluation:
         """Scores a network on a whole split, with running BatchNorm statistics.
@@ -306,7 +309,8 @@ class Trainer:
                 raise KeyboardInterrupt
             step = self._eval_step(state, resident, self._send(place, batch))
             sums.append(self._one_by_one(step))
-        correct, loss, count = np.sum(jax.device_get(sums), axis=0, dtype=np.float64)
+        total: Any = np.sum(jax.device_get(sums), axis=0, dtype=np.float64)
+        correct, loss, count = total
         return Evaluation(100.0 * correct / count, loss / count, int(count))
 
     def without_average(self, state: TrainState) -> TrainState:

@@ -341,7 +341,7 @@ def _check_pure(before: list[Any], after: list[Any], new: Any) -> None:
 
 
 def _has_nan(state: Any) -> bool:
-    numbers = [x for x in jax.tree.leaves(state) if isinstance(x, _ARRAYS)]
+    numbers: list[Any] = [x for x in jax.tree.leaves(state) if isinstance(x, _ARRAYS)]
     floats = (x for x in numbers if jnp.issubdtype(x.dtype, jnp.inexact))
     return any(bool(jnp.isnan(x).any()) for x in floats)
 
@@ -398,7 +398,7 @@ class _Store:
         facts = run._asdict() | {"held": [held.step for held in run.held]}
         del facts["tuner"]
         # Every float to the bit: JSON of a Python float is exact.
-        arrays = {"facts": np.array(jsonl.dump(facts))}
+        arrays: dict[str, Any] = {"facts": np.array(jsonl.dump(facts))}
         for i, held in enumerate(run.held):
             arrays |= _to_arrays(f"held/{i}", held.state)
         arrays |= _to_arrays("tuner", run.tuner)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 # Of a state: a NumPy array or scalar, of the shape that its docstring gives.
 Leaf: TypeAlias = Any
@@ -39,17 +40,17 @@ class Trials(NamedTuple):
     @classmethod
     def of(
         cls,
-        hparams: Mapping[str, np.ndarray],
+        hparams: Mapping[str, ArrayLike],
         prediction: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
         model: Mapping[str, np.ndarray] | None = None,
     ) -> "Trials":
         """One-epoch trials from the run's own state, without a prediction if None."""
-        hparams = {name: np.asarray(x, np.float32) for name, x in hparams.items()}
-        (count,) = {len(x) for x in hparams.values()}
+        settings = {name: np.asarray(x, np.float32) for name, x in hparams.items()}
+        (count,) = {len(x) for x in settings.values()}
         unknown = np.full(count, np.nan, np.float32)
         mean, stddev, improvement = prediction or (unknown, unknown, unknown)
         return cls(
-            hparams=hparams,
+            hparams=settings,
             parents=np.zeros(count, np.int32),
             epochs=1.0,
             posterior_mean=np.asarray(mean, np.float32),

@@ -124,7 +124,7 @@ def _is_probe(row: Row) -> bool:
 def _trials(tuner: Tuner, row: Row) -> Trials:
     return Trials.of(
         {
-            name: np.float32([trial[name] for trial in row["trials"]])
+            name: np.array([trial[name] for trial in row["trials"]], np.float32)
             for name in tuner.space
         }
     )
@@ -158,9 +158,9 @@ def _believe(
         progress = _predict_probe(tuner, parameters, data, points)
         mean, stddev, noise = _in_nats(row, data, *progress)
     split = count * len(units)
-    along = (x[:split].reshape(count, -1) for x in (mean, stddev, noise))
     at_trials = np.stack([mean[split:], stddev[split:]], axis=1)
-    return Belief(*place, *along, at_trials)
+    mean, stddev, noise = (x[:split].reshape(count, -1) for x in (mean, stddev, noise))
+    return Belief(*place, mean, stddev, noise, at_trials)
 
 
 def _in_nats(
@@ -177,7 +177,9 @@ def _parameters(tuner: Tuner, row: Row) -> gp.KernelParams:
     model = row["gp"]
     scales = [math.log(model["length_scales"][name]) for name in tuner.space]
     amplitude, noise = math.log(model["amplitude"]), math.log(model["noise"])
-    return gp.KernelParams(np.float32(scales), np.float32(amplitude), np.float32(noise))
+    return gp.KernelParams(
+        np.array(scales, np.float32), np.float32(amplitude), np.float32(noise)
+    )
 
 
 def _compiled(function: Any) -> Any:
@@ -193,7 +195,7 @@ def _predict(
     data: gp.Observations,
     points: jax.Array,
     epoch: jax.Array,
-) -> tuple:
+) -> tuple[Any, ...]:
     """Mean, stddev and noise of the gains at points f32[n, d]: f32[n] each."""
     parameters, data, epoch = host.double((parameters, data, epoch))
     posterior = gp.condition(parameters, data, *hyperdyn.kernels(tuner))
@@ -206,7 +208,7 @@ def _predict_probe(
     parameters: gp.KernelParams | None,
     data: gp.Observations,
     points: jax.Array,
-) -> tuple:
+) -> tuple[Any, ...]:
     """The same of the progress of probes; None fits the parameters, as explore does
     before it chooses."""
     data = host.double(data)
@@ -223,7 +225,7 @@ def _at(
     parameters: gp.KernelParams,
     points: jax.Array,
     epoch: jax.Array,
-) -> tuple:
+) -> tuple[Any, ...]:
     mean, stddev = jax.vmap(lambda x: posterior.predict(gp.Query(x, epoch)))(
         host.double(points)
     )

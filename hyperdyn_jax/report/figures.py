@@ -4,10 +4,11 @@ import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import matplotlib
 import numpy as np
+from matplotlib import rcsetup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
@@ -20,6 +21,7 @@ from hyperdyn_jax.report.svg import Scale
 INK, GRID = "#1f2328", "#d5d9de"
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 LINES = ("-", "--", "-.", ":")
+Style: TypeAlias = dict[str, Any]  # of what Matplotlib draws
 MARKERS = {"accepted": "^", "rejected": "o", "diverged": "x"}
 
 
@@ -54,12 +56,15 @@ def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
 
 def with_legend(figure: Figure) -> Figure:
     """One legend under all panels, where it hides no data."""
-    entries = {}
+    entries: dict[str, Any] = {}
     for axes in figure.axes:
         handles, labels = axes.get_legend_handles_labels()
         entries = dict(zip(labels, handles, strict=True)) | entries
     room = int(figure.get_figwidth() * 12 / (max(map(len, entries)) + 6))
-    style = {"loc": "outside lower center", "ncols": min(max(room, 1), len(entries))}
+    style: Style = {
+        "loc": "outside lower center",
+        "ncols": min(max(room, 1), len(entries)),
+    }
     figure.legend(entries.values(), entries.keys(), **style)
     return figure
 
@@ -108,7 +113,7 @@ def _draw_paths(axes: Axes, runs: Sequence[Run], name: str) -> None:
 
     for i, run in enumerate(runs):
         path = shown(row["hyperparams"] for row in run.metrics)
-        style = {"color": f"C{i}", "linestyle": LINES[i % 4], "label": run.label}
+        style: Style = {"color": f"C{i}", "linestyle": LINES[i % 4], "label": run.label}
         epochs = run.column("epoch")
         axes.plot(epochs, path, marker=".", ms=4, drawstyle="steps-mid", **style)
         style = {"color": f"C{i}", "markerfacecolor": "none", "alpha": 0.6}
@@ -135,7 +140,11 @@ def gains(runs: Sequence[Run]) -> Figure:
         for i, (name, marker) in enumerate((("incumbent", "o"), ("challenger", "D"))):
             chosen = [p for p in numbers.predictions(run) if p.challenger == bool(i)]
             x, y = [p.gain for p in chosen], [p.mean for p in chosen]
-            style = {"color": f"C{i}", "mfc": "none" if i else f"C{i}", "fmt": marker}
+            style: Style = {
+                "color": f"C{i}",
+                "mfc": "none" if i else f"C{i}",
+                "fmt": marker,
+            }
             style |= {"elinewidth": 0.8, "label": f"{name}, 90% interval"}
             axes.errorbar(x, y, [Z90 * p.stddev for p in chosen], **style)
         ink = matplotlib.rcParams["text.color"]
@@ -155,7 +164,7 @@ def cost(runs: Sequence[Run]) -> Figure:
     for axes, run in zip(panels, runs, strict=True):
         epoch, step, total = map(run.column, ("epoch", "step", "total_steps"))
         edges = np.append(epoch - 0.5, epoch[-1] + 0.5)
-        style = {"color": "C1", "alpha": 0.5, "label": "trials beyond it"}
+        style: Style = {"color": "C1", "alpha": 0.5, "label": "trials beyond it"}
         axes.stairs(step, edges, fill=True, color="C0", label="accepted path")
         axes.stairs(total, edges, baseline=step, fill=True, **style)
         axes.set_title(f"{run.label}\n{numbers.steps(run)}")
@@ -226,8 +235,8 @@ def _moment(run: Run, step: Any) -> str:
 def render(draw: Callable[..., Figure], what: Any) -> bytes:
     """Draws a figure: the bytes of a PNG file, the same for the same run."""
     inked = "text.color axes.labelcolor axes.edgecolor xtick.color ytick.color"
-    style: dict[str, Any] = dict.fromkeys(inked.split(), INK)
-    style |= {"axes.prop_cycle": matplotlib.cycler(color=COLORS), "grid.color": GRID}
+    style: Any = dict.fromkeys(inked.split(), INK)
+    style |= {"axes.prop_cycle": rcsetup.cycler(color=COLORS), "grid.color": GRID}
     style |= {"axes.grid": True, "axes.axisbelow": True, "axes.titlesize": "medium"}
     style |= {"savefig.dpi": 150, "legend.frameon": False, "text.parse_math": False}
     buffer = io.BytesIO()

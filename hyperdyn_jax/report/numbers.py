@@ -120,8 +120,8 @@ def find_runs(folders: Iterable[str | Path]) -> list[Run]:
     Raises:
       ValueError: there is none, or one cannot be read.
     """
-    folders = [Path(folder) for folder in folders]
-    configs = {c.resolve(): c for f in folders for c in sorted(f.rglob("config.json"))}
+    paths = [Path(folder) for folder in folders]
+    configs = {c.resolve(): c for p in paths for c in sorted(p.rglob("config.json"))}
     runs = []
     for config in configs.values():
         rows = config.with_name("metrics.jsonl")

@@ -304,7 +304,7 @@ def _belief_data(run: Run, beliefs: Any) -> dict[str, Any]:
         for name, axis in beliefs.space.items()
     }
 
-    def at(trial: Row) -> list[float]:
+    def at(trial: Row) -> list[float | None]:
         return [_round(scale(trial[name])) for name, scale in scales.items()]
 
     chosen = np.linspace(

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 from matplotlib.image import imsave
@@ -18,6 +18,8 @@ from matplotlib.image import imsave
 WIDTH, HEIGHT = 360.0, 230.0  # units of a panel; about pixels on a phone
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 8.0, 26.0, 34.0
 GAPS = (30.0, 20.0)  # least units between labels, across and up
+
+Point: TypeAlias = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Scale:
         share = (self._linear(value) - low) / (high - low)
         return self.start + share * (self.end - self.start)
 
-    def shows(self, value: float | None) -> bool:
+    def shows(self, value: float | None) -> TypeGuard[float]:
         """Whether a value can be drawn."""
         if value is None or not math.isfinite(value):
             return False
@@ -140,9 +142,9 @@ class Panel:
     def _place(self, x: float, y: float) -> str:
         return f"{self.to_x(x):.1f} {self.to_y(y):.1f}"
 
-    def _seen(self, xs: Sequence[float], ys: Sequence[float | None]) -> list[tuple]:
+    def _seen(self, xs: Sequence[float], ys: Sequence[float | None]) -> list[Point]:
         both = zip(xs, ys, strict=True)
-        return [p for p in both if self.to_x.shows(p[0]) and self.to_y.shows(p[1])]
+        return [(x, y) for x, y in both if self.to_x.shows(x) and self.to_y.shows(y)]
 
     def line(
         self,
@@ -161,9 +163,9 @@ class Panel:
 
     def band(
         self,
-        xs: Sequence[float],
-        lows: Sequence[float],
-        highs: Sequence[float],
+        xs: Iterable[float],
+        lows: Iterable[float],
+        highs: Iterable[float],
         look: str,
     ) -> None:
         """The area between two lines."""
@@ -256,7 +258,7 @@ def _outline(shape: str, r: float) -> str:
     return f"m{-r:g} {-r:g}l{2 * r:g} {2 * r:g}m{-2 * r:g} 0l{2 * r:g} {-2 * r:g}"
 
 
-def _stairs(points: Sequence[tuple]) -> list[tuple]:
+def _stairs(points: Sequence[Point]) -> list[Point]:
     middles = [(a[0] + b[0]) / 2 for a, b in itertools.pairwise(points)]
     ends = [points[0][0] - 0.5, *middles, points[-1][0] + 0.5]
     return [(x, y) for i, (_, y) in enumerate(points) for x in ends[i : i + 2]]
