@@ -45,7 +45,7 @@ class TuneResult(Generic[State]):
 
     state: of the training, after the last accepted epoch or the best one.
     score: of that state.
-    best_epoch: whose state it is; the last one's where the strategy has no backtracking.
+    best_epoch: whose state it is; the last one where there is no backtracking.
     metrics: a row an accepted epoch, as in metrics.jsonl; what a loop of your own does
       not tell, such as the training loss, is None.
     decisions: a row a decision, as in decisions.jsonl.
@@ -89,9 +89,9 @@ def tune(
     as the tuner. An optimizer that averages by itself is not needed.
 
     The result is the average or the end of the path, whichever scores better, of the
-    last accepted epoch or, with the strategy's `backtracking`, of the best one. How much
-    of a difference is chance is not known of scores alone: any better one counts, and
-    the score of the best of many epochs is a little too good.
+    last accepted epoch or, with the strategy's `backtracking`, of the best one. How
+    much of a difference is chance is not known of scores alone: any better one counts,
+    and the score of the best of many epochs is a little too good.
 
     Args:
       train: `train(state, hparams, steps)` returns the state after these steps, under
@@ -107,9 +107,9 @@ def tune(
         finite says that the state has diverged, as a NaN in it does.
       state: to start from, any pytree.
       tuner: a search space, to explore within a fifth of the run and then commit
-        (`ExploreThenCommit`): its probes see the beginning of a run alone, so the
-        space should hold no rates that are known to go wrong later, and a run of fewer
-        than some 2,000 steps leaves them too few. Or any strategy, such as
+        (`ExploreThenCommit`). Where a base is left, its first epoch is tried with up to
+        five settings from the base's to the one that was found, within another fifth:
+        short probes favour rates that are too large later on. Or any strategy, such as
         `Hyperdyn(space)`, whose temperature is in the unit of the scores: for scores
         other than percentage points about by how much they go up and down over its
         window of epochs.
@@ -393,7 +393,9 @@ def _strategy(
                 f"base must have the search space's hyperparameters, "
                 f"{', '.join(tuner)}; got {', '.join(base.hparams)}"
             )
-        return ExploreThenCommit(tuner, epochs, steps_per_epoch, base=base)
+        return ExploreThenCommit(
+            tuner, epochs, steps_per_epoch, base=base, finalists=_finalists(epochs)
+        )
     if not all(hasattr(tuner, name) for name in ("init", "ask", "tell", "metric")):
         raise ValueError(f"tuner must be a SearchSpace or a strategy, got {tuner!r}")
     if base is not None:
@@ -410,6 +412,11 @@ def _strategy(
             f"{shortest:.2g} steps; more of them, or longer trials"
         )
     return tuner
+
+
+def _finalists(epochs: int) -> int:
+    """Five, and so many that they take a fifth of the run at most."""
+    return min(5, 1 + epochs // 5)
 
 
 def _check_pure(before: list[Any], after: list[Any], new: Any) -> None:
