@@ -61,13 +61,13 @@ def update(average: list[Any], state: Any, share: float) -> list[Any]:
     new = start(state)
     if share == 1:
         return new
-    share = np.float32(share)
+    single = np.float32(share)
     pairs = list(zip(average, new, strict=True))
     # One program for all that is on a device; the rest is NumPy's and Python's.
-    mixed = iter(_mix_arrays([x for x in pairs if isinstance(x[1], jax.Array)], share))
+    mixed = iter(_mix_arrays([x for x in pairs if isinstance(x[1], jax.Array)], single))
     with np.errstate(all="ignore"):  # a path that diverges is told of by its score
         return [
-            next(mixed) if isinstance(pair[1], jax.Array) else _mix(*pair, share)
+            next(mixed) if isinstance(pair[1], jax.Array) else _mix(*pair, single)
             for pair in pairs
         ]
 

@@ -261,10 +261,10 @@ class ExploreThenCommit:
     def ask(self, state: ExploreState) -> Trials:
         """The first probes, the next one, a pair that confirms, or an epoch."""
         if state.phase == COMMIT:
-            settings = [self._setting(state)]
+            epoch = [self._setting(state)]
             if self._undecided(state):
-                settings = self._finalists(state)
-            return Trials.of(_stack(settings[0], settings))
+                epoch = self._finalists(state)
+            return Trials.of(_stack(epoch[0], epoch))
         if state.phase == CONFIRM:
             settings = _stack(self.space, [self.anchor, state.chosen])
             epochs = self._pair_steps / self.steps_per_epoch
@@ -441,9 +441,9 @@ class ExploreThenCommit:
             spent=state.spent + np.int32((count - 1) * self.steps_per_epoch),
         )
         state, decision = self._tell_epoch(state, scores[[best]])
-        index = np.int32([best if decision.branch == 0 else count])
-        branch = best if decision.branch == 0 else -1
-        return state, decision._replace(branch=branch, hold=index)
+        if decision.branch < 0:
+            return state, common.stay(state.epoch, hold=[count])
+        return state, decision._replace(branch=best, hold=np.array([best], np.int32))
 
     def _tell_epoch(
         self, state: ExploreState, scores: np.ndarray

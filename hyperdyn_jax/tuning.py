@@ -295,7 +295,7 @@ class _Loop(NamedTuple):
         state = self.train(held.state, setting, steps)
         _check_pure(before, jax.tree.leaves(held.state), state)
         step, average = held.step + len(steps), held.average
-        if average is not None:
+        if average is not None and self.averaging is not None:
             share = averaging.weight(self.averaging, step, len(steps))
             average = averaging.update(average, state, share)
         return _Held(state, average, step)
