@@ -434,7 +434,9 @@ def _check_pure(before: list[Any], after: list[Any], new: Any) -> None:
 
 
 def _has_nan(state: Any) -> bool:
-    numbers: list[Any] = [x for x in jax.tree.leaves(state) if isinstance(x, averaging.ARRAYS)]
+    numbers: list[Any] = [
+        x for x in jax.tree.leaves(state) if isinstance(x, averaging.ARRAYS)
+    ]
     floats = (x for x in numbers if jnp.issubdtype(x.dtype, jnp.inexact))
     return any(bool(jnp.isnan(x).any()) for x in floats)
 
