@@ -40,7 +40,7 @@ class Transformer(nn.Module):
 
 network = Transformer()
 start = {"learning_rate": 1e-4, "b1": 0.9, "b2": 0.999, "weight_decay": 1e-2}
-optimizer = optimizers.create_optimizer("adam", start, averaging=5.0)  # AdamW
+optimizer = optimizers.create_optimizer("adam", start)  # AdamW
 space = SearchSpace(
     learning_rate=LogUniform(1e-5, 1e-1),
     b1=LogComplement(0.5, 0.99),  # log-uniform in 1 - b1: in how long it remembers
@@ -75,8 +75,8 @@ def train(state, hparams, steps):
 
 
 def evaluate(state):
-    params, opt_state = state
-    return -float(loss(optimizers.eval_params(opt_state, params), validation_set))
+    params, _ = state
+    return -float(loss(params, validation_set))
 
 
 params = network.init(jax.random.key(0), train_set[:1, :-1])

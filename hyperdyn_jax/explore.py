@@ -13,7 +13,8 @@ long anneal has.
   confirm  with a base schedule: it stays unless the setting in the middle of the good
            ones beats its own in pairs of fresh probes, by a test of known level
   commit   from the untrained network again, for the rest of the run: the base schedule,
-           or what was found, held constant under the same average
+           or what was found, held constant under the same average; its first epoch may
+           be tried with settings between the two as well, of which the best goes on
 """
 
 import dataclasses
@@ -78,7 +79,8 @@ class ExploreThenCommit:
       base: the schedule to anchor on. It is played, in the steps that are left, unless
         a setting is better by the switch test: that then takes the place of the
         schedule's. None commits to the best setting without a test.
-      max_overhead: steps of probes over those of the accepted path: never exceeded.
+      max_overhead: steps of probes over those of the accepted path: never exceeded,
+        finalists not counted.
       probe: length of a probe as a share of the budget.
       probes: largest number of probes before any that confirm, at least `initial`.
       initial: how many of them cover the space, at least 2.
@@ -94,9 +96,14 @@ class ExploreThenCommit:
       worth: a probe is taken for as long as it is expected to gain this many times its
         share of the run; 0 takes all.
       averaging: power of the polynomial average that scores are of, at least 0; 0 is
-        the plain mean of the path (`optimizers.averaged`), None its end.
+        the plain mean of the path (`optimizers.averaged`), None its end. What is found
+        is held constant without it too, and may be too bold for a path's end.
       backtracking: whether the run should end at its best epoch's network where that is
         better than the last one's by more than chance.
+      finalists: with a base that is left, how many settings the first epoch is tried
+        with: the base's, the chosen one and others at even distances between them. The
+        best goes on. Where a probe has few steps it sees little of what momentum does,
+        and an epoch more; it takes an epoch for each but one. 1 for none of it.
       earlier: probes of an earlier run to start from (`earlier_probes`); they stand in
         for those that would cover the space.
 
@@ -127,6 +134,7 @@ class ExploreThenCommit:
     worth: float = 1.0
     averaging: float | None = 5.0
     backtracking: bool = True
+    finalists: int = 1
     earlier: tuple[Earlier, ...] = ()
     metric: ClassVar[str] = "loss"
 
@@ -143,6 +151,7 @@ class ExploreThenCommit:
         common.check_whole("confirmations", self.confirmations, 2)
         common.check_whole("pair", self.pair, 1)
         common.check_number("worth", self.worth, 0, math.inf, "[)")
+        common.check_whole("finalists", self.finalists, 1)
         if self.averaging is not None:
             common.check_number("averaging", self.averaging, 0, math.inf, "[)")
         if self.base is not None:
@@ -155,6 +164,12 @@ class ExploreThenCommit:
                 f"max_overhead={self.max_overhead:g} of {self._budget} steps is room "
                 f"for {self.allowance} steps of probes, and it takes {needed}: more "
                 f"epochs, a larger max_overhead, a smaller probe or another strategy"
+            )
+        if self.finalists * self.steps_per_epoch > self._budget - self.allowance:
+            raise TooShortError(
+                f"finalists={self.finalists} take an epoch each, and probes leave "
+                f"{self._budget - self.allowance} of {self._budget} steps: more "
+                f"epochs or fewer of them"
             )
 
     def _check_base(self, base: Schedule) -> None:
@@ -246,8 +261,10 @@ class ExploreThenCommit:
     def ask(self, state: ExploreState) -> Trials:
         """The first probes, the next one, a pair that confirms, or an epoch."""
         if state.phase == COMMIT:
-            setting = self._setting(state)
-            return Trials.of(_stack(setting, [setting]))
+            epoch = [self._setting(state)]
+            if self._undecided(state):
+                epoch = self._finalists(state)
+            return Trials.of(_stack(epoch[0], epoch))
         if state.phase == CONFIRM:
             settings = _stack(self.space, [self.anchor, state.chosen])
             epochs = self._pair_steps / self.steps_per_epoch
@@ -293,6 +310,25 @@ class ExploreThenCommit:
         base = self._base_setting(state)
         return base if state.chosen == self.anchor else base | chosen
 
+    def _undecided(self, state: ExploreState) -> bool:
+        """Whether the coming epoch is the one for the finalists."""
+        if self.finalists == 1 or self.base is None or state.epoch > 0:
+            return False
+        return state.chosen != self.anchor and not self._diverged(state, self.anchor)
+
+    def _finalists(self, state: ExploreState) -> list[dict[str, float]]:
+        """The base's, those on the way, and the chosen one."""
+        ends = host.to_unit(self, _stack(self.space, [self.anchor, state.chosen]))
+        shares = np.linspace(0, 1, self.finalists, dtype=np.float32)[1:-1, None]
+        points = ends[:1] + shares * (ends[1:] - ends[:1])
+        columns = host.from_unit(self, points)
+        between = [
+            {name: float(column[i]) for name, column in columns.items()}
+            for i in range(len(points))
+        ]
+        base = self._base_setting(state)
+        return [base, *(base | x for x in between), self._setting(state)]
+
     def _base_setting(self, state: ExploreState) -> dict[str, float]:
         """The base's of the coming epoch, shrunk in time to the steps that are left."""
         length = self.accepted_steps(state) / self.steps_per_epoch
@@ -313,6 +349,8 @@ class ExploreThenCommit:
         """
         scores = check_scores(scores, trials)
         state = state._replace(key=host.split_key(state.key))
+        if state.phase == COMMIT and len(scores) > 1:
+            return self._tell_finalists(state, trials, scores)
         if state.phase == COMMIT:
             return self._tell_epoch(state, scores)
         gains = progress(state.start, scores)
@@ -390,6 +428,22 @@ class ExploreThenCommit:
         if verdict is switch.Verdict.KEEP:
             state = state._replace(chosen=self.anchor)
         return state._replace(phase=np.int32(COMMIT)), p_value
+
+    def _tell_finalists(
+        self, state: ExploreState, trials: Trials, scores: np.ndarray
+    ) -> tuple[ExploreState, Decision]:
+        """The setting of the best is the chosen one from here on."""
+        count = len(scores)
+        best = int(np.argmax(np.where(np.isfinite(scores), scores, -np.inf)))
+        chosen = {name: trials.setting(best)[name] for name in self.space}
+        state = state._replace(
+            chosen=chosen if best else self.anchor,  # a schedule may begin elsewhere
+            spent=state.spent + np.int32((count - 1) * self.steps_per_epoch),
+        )
+        state, decision = self._tell_epoch(state, scores[[best]])
+        if decision.branch < 0:
+            return state, common.stay(state.epoch, hold=[count])
+        return state, decision._replace(branch=best, hold=np.array([best], np.int32))
 
     def _tell_epoch(
         self, state: ExploreState, scores: np.ndarray

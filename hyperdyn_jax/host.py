@@ -93,6 +93,12 @@ def to_unit(tuner: Any, hparams: dict[str, jax.Array]) -> jax.Array:
     return tuner.space.to_unit(hparams)
 
 
+@compiled
+def from_unit(tuner: Any, points: jax.Array) -> dict[str, jax.Array]:
+    """Settings, f32[n] for every hyperparameter, of points of the unit cube."""
+    return tuner.space.from_unit(points)
+
+
 def _cast(tree: Any, source: Any, target: Any) -> Any:
     return jax.tree.map(
         lambda x: x.astype(target) if x.dtype == source else x,

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hyperdyn_jax import jsonl
+from hyperdyn_jax import averaging, jsonl
 from hyperdyn_jax import trackers as tracking
 from hyperdyn_jax.baselines import Schedule, common
 from hyperdyn_jax.explore import ExploreThenCommit
@@ -33,6 +33,7 @@ from hyperdyn_jax.space import SearchSpace
 from hyperdyn_jax.types import Decision, DivergedError, Strategy, Trials
 
 ATTEMPTS = 4  # decisions in a row in which everything diverges, before a run gives up
+PIECES = 16  # points of the path of a trial that are averaged, at most
 
 State = TypeVar("State")
 Setting = dict[str, np.float32]
@@ -42,8 +43,9 @@ Setting = dict[str, np.float32]
 class TuneResult(Generic[State]):
     """What a tuned run ended with.
 
-    state: of the training, after the last accepted epoch.
+    state: of the training, after the last accepted epoch or the best one.
     score: of that state.
+    best_epoch: whose state it is; the last one where there is no backtracking.
     metrics: a row an accepted epoch, as in metrics.jsonl; what a loop of your own does
       not tell, such as the training loss, is None.
     decisions: a row a decision, as in decisions.jsonl.
@@ -51,6 +53,7 @@ class TuneResult(Generic[State]):
 
     state: State
     score: float
+    best_epoch: int
     metrics: list[dict[str, Any]]
     decisions: list[dict[str, Any]]
 
@@ -76,22 +79,37 @@ def tune(
 ) -> TuneResult[State]:
     """Trains any state while its hyperparameters are tuned.
 
+    Explore-then-commit scores the average of the path that training takes
+    (`optimizers.averaged`), so `tune` keeps one: `train` is called for a trial in up to
+    16 pieces, each going on where the one before ended, and all floats of the states at
+    their ends are averaged, from the first step of the run on. Everything else in the
+    state is that of the end, which is also what training goes on from. BatchNorm's
+    running statistics are averaged too, and are not those of the averaged weights:
+    measure them anew in `evaluate`, or give `ExploreThenCommit(..., averaging=None)`
+    as the tuner. An optimizer that averages by itself is not needed.
+
+    The result is the average or the end of the path, whichever scores better, of the
+    last accepted epoch or, with the strategy's `backtracking`, of the best one. How
+    much of a difference is chance is not known of scores alone: any better one counts,
+    and the score of the best of many epochs is a little too good.
+
     Args:
       train: `train(state, hparams, steps)` returns the state after these steps, under
         hyperparameters f32[] by name. `steps` is a range of step numbers, counted over
         the whole run; take batches and random keys from the numbers, so that branches
         which are compared see the same. Numbers can go past the end of the run: wrap
-        around. It must leave the state that it is given as it was, as other branches
-        start from it: no donation, no change in place.
+        around. An epoch may come in several ranges. It must leave the state that it is
+        given as it was, as other branches start from it: no donation, no change in
+        place.
       evaluate: `evaluate(state)` returns the score on data held out of training; more
         is better. For a search space, and for strategies whose `metric` is 'loss', it
         is minus a loss, less than 0; for 'accuracy' it is in percentage points. Not
         finite says that the state has diverged, as a NaN in it does.
       state: to start from, any pytree.
       tuner: a search space, to explore within a fifth of the run and then commit
-        (`ExploreThenCommit`): its probes see the beginning of a run alone, so the
-        space should hold no rates that are known to go wrong later, and a run of fewer
-        than some 2,000 steps leaves them too few. Or any strategy, such as
+        (`ExploreThenCommit`). Where a base is left, its first epoch is tried with up to
+        five settings from the base's to the one that was found, within another fifth:
+        short probes favour rates that are too large later on. Or any strategy, such as
         `Hyperdyn(space)`, whose temperature is in the unit of the scores: for scores
         other than percentage points about by how much they go up and down over its
         window of epochs.
@@ -107,11 +125,11 @@ def tune(
         would have ended; `python -m hyperdyn_jax.report` makes a page of it.
       trackers: of 'tensorboard', 'wandb' and 'mlflow', those that every accepted epoch
         is sent to, separated by commas; they need a workdir.
-      callback: `callback(state, row)` is told of every accepted epoch, the row being
-        that of metrics.jsonl.
+      callback: `callback(state, row)` is told of every accepted epoch: the state that
+        was scored, and its row of metrics.jsonl.
 
     Returns:
-      The last state, its score, the rows, and the schedule that led to it.
+      The last state or the best, its score, the rows, and the schedule that led to it.
 
     Raises:
       ValueError: an argument is out of range, or workdir holds another run.
@@ -136,10 +154,10 @@ def tune(
         raise ValueError(f"trackers={trackers!r} need a workdir")
     with contextlib.ExitStack() as stack:
         store = workdir and stack.enter_context(_Store(Path(workdir), about, names))
-        run = store.load(strategy, key, state) if store else None
+        run = store.load(strategy, key, loop.begin(state)) if store else None
         if run is None:
             score = float(evaluate(state))
-            run = _Run([_Held(state, 0)], strategy.init(key, score), score)
+            run = _Run([loop.begin(state)], strategy.init(key, score), score)
         while run.step < loop.accepted_steps(run):
             if run.attempts >= ATTEMPTS:
                 raise DivergedError(_diverged(run))
@@ -147,15 +165,38 @@ def tune(
             if store:
                 store.save(run)
             if callback and run.epoch > accepted:
-                callback(run.held[0].state, run.metrics[-1])
-    return TuneResult(run.held[0].state, run.score, run.metrics, run.decisions)
+                callback(run.held[0].read_out(), run.metrics[-1])
+    return _result(run)
 
 
 class _Held(NamedTuple):
-    """A state that trials start from, and the number of the step that comes next."""
+    """A state that trials start from.
+
+    average: of the path to it, None where the strategy scores its end.
+    step: number of the step that comes next.
+    """
 
     state: Any
+    average: list[Any] | None
     step: int
+
+    def read_out(self) -> Any:
+        """The state that is scored."""
+        if self.average is None:
+            return self.state
+        return averaging.read_out(self.average, self.state)
+
+    def end(self) -> "_Held":
+        """The same, scored at the end of its path."""
+        return self._replace(average=averaging.start(self.state))
+
+
+class _Best(NamedTuple):
+    """The best accepted epoch so far: its state as it was scored."""
+
+    state: Any
+    score: float
+    epoch: int
 
 
 class _Run(NamedTuple):
@@ -164,11 +205,13 @@ class _Run(NamedTuple):
     held: states to start trials from, the first being the run itself.
     tuner: the strategy's state.
     score: of the run.
+    best: with backtracking, the best epoch; of equals the last.
     """
 
     held: list[_Held]
     tuner: Any
     score: float
+    best: _Best | None = None
     epoch: int = 0
     step: int = 0
     total_steps: int = 0
@@ -192,6 +235,15 @@ class _Loop(NamedTuple):
             return int(shortened(run.tuner))
         return self.epochs * self.steps_per_epoch
 
+    def begin(self, state: Any) -> _Held:
+        """An untrained state."""
+        held = _Held(state, None, 0)
+        return held if self.averaging is None else held.end()
+
+    @property
+    def averaging(self) -> float | None:
+        return getattr(self.strategy, "averaging", None)
+
     def decide(self, run: _Run) -> _Run:
         """Trains and scores the branches of a decision; goes on as one, or stays."""
         began = time.perf_counter()
@@ -208,21 +260,48 @@ class _Loop(NamedTuple):
         tuner, decision = self.strategy.tell(run.tuner, trials, told)
         new = _follow(run, branches, scores, trials, decision)._replace(tuner=tuner)
         if decision.branch >= 0:
-            new = new._replace(step=run.step + count)
+            new = self._accepted(new._replace(step=run.step + count))
         total = run.total_steps + count * len(scores)
         new = new._replace(total_steps=total)
         return self._recorded(run, new, trials, told, decision, began)
+
+    def _accepted(self, run: _Run) -> _Run:
+        """The run after an accepted epoch: how it ends, and the best epoch so far."""
+        if self.averaging is not None and run.step == self.accepted_steps(run):
+            # After an anneal that is often better than the average.
+            end = run.held[0].end()
+            score = self._score(end)
+            if score > run.score:
+                run = run._replace(held=[end, *run.held[1:]], score=score)
+        better = run.best is None or run.score >= run.best.score
+        if getattr(self.strategy, "backtracking", False) and better:
+            best = _Best(run.held[0].read_out(), run.score, run.epoch - 1)
+            run = run._replace(best=best)
+        return run
 
     def _branch(
         self, held: _Held, trials: Trials, index: int, count: int
     ) -> tuple[_Held, float]:
         first = held.step + trials.block * count
-        steps = range(first, first + count)
+        length = count if self.averaging is None else math.ceil(count / PIECES)
+        for begin in range(first, first + count, length):
+            steps = range(begin, min(begin + length, first + count))
+            held = self._trained(held, trials.setting(index), steps)
+        return held, math.nan if _has_nan(held.state) else self._score(held)
+
+    def _trained(self, held: _Held, setting: Setting, steps: range) -> _Held:
+        """A state some steps on. steps: their numbers, which `train` sees."""
         before = jax.tree.leaves(held.state)
-        state = self.train(held.state, trials.setting(index), steps)
+        state = self.train(held.state, setting, steps)
         _check_pure(before, jax.tree.leaves(held.state), state)
-        score = math.nan if _has_nan(state) else float(self.evaluate(state))
-        return _Held(state, steps.stop), score
+        step, average = held.step + len(steps), held.average
+        if average is not None and self.averaging is not None:
+            share = averaging.weight(self.averaging, step, len(steps))
+            average = averaging.update(average, state, share)
+        return _Held(state, average, step)
+
+    def _score(self, held: _Held) -> float:
+        return float(self.evaluate(held.read_out()))
 
     def _recorded(
         self,
@@ -259,6 +338,13 @@ class _Loop(NamedTuple):
             "seconds": time.perf_counter() - began,
         }
         return new._replace(metrics=[*run.metrics, jsonl.as_read(metrics)])
+
+
+def _result(run: _Run) -> TuneResult[Any]:
+    """The run's end, or its best epoch where that scores better."""
+    last = _Best(run.held[0].read_out(), run.score, run.epoch - 1)
+    found = run.best if run.best and run.best.score > last.score else last
+    return TuneResult(*found, run.metrics, run.decisions)
 
 
 def _follow(
@@ -307,7 +393,9 @@ def _strategy(
                 f"base must have the search space's hyperparameters, "
                 f"{', '.join(tuner)}; got {', '.join(base.hparams)}"
             )
-        return ExploreThenCommit(tuner, epochs, steps_per_epoch, base=base)
+        return ExploreThenCommit(
+            tuner, epochs, steps_per_epoch, base=base, finalists=_finalists(epochs)
+        )
     if not all(hasattr(tuner, name) for name in ("init", "ask", "tell", "metric")):
         raise ValueError(f"tuner must be a SearchSpace or a strategy, got {tuner!r}")
     if base is not None:
@@ -326,6 +414,11 @@ def _strategy(
     return tuner
 
 
+def _finalists(epochs: int) -> int:
+    """Five, and so many that they take a fifth of the run at most."""
+    return min(5, 1 + epochs // 5)
+
+
 def _check_pure(before: list[Any], after: list[Any], new: Any) -> None:
     """Raises ValueError if `train` has spoilt what other branches start from."""
     if new is None:
@@ -341,12 +434,13 @@ def _check_pure(before: list[Any], after: list[Any], new: Any) -> None:
 
 
 def _has_nan(state: Any) -> bool:
-    numbers: list[Any] = [x for x in jax.tree.leaves(state) if isinstance(x, _ARRAYS)]
+    numbers: list[Any] = [
+        x for x in jax.tree.leaves(state) if isinstance(x, averaging.ARRAYS)
+    ]
     floats = (x for x in numbers if jnp.issubdtype(x.dtype, jnp.inexact))
     return any(bool(jnp.isnan(x).any()) for x in floats)
 
 
-_ARRAYS = (jax.Array, np.ndarray, np.generic)
 _NUMBERS = (bool, int, float, complex)
 
 
@@ -397,10 +491,14 @@ class _Store:
         """Writes the run and its rows."""
         facts = run._asdict() | {"held": [held.step for held in run.held]}
         del facts["tuner"]
+        if run.best:
+            facts["best"] = [run.best.score, run.best.epoch]
         # Every float to the bit: JSON of a Python float is exact.
         arrays: dict[str, Any] = {"facts": np.array(jsonl.dump(facts))}
         for i, held in enumerate(run.held):
             arrays |= _to_arrays(f"held/{i}", held.state)
+            arrays |= _to_arrays(f"average/{i}", held.average)
+        arrays |= _to_arrays("best", run.best and run.best.state)
         arrays |= _to_arrays("tuner", run.tuner)
         stream = io.BytesIO()
         np.savez(stream, **arrays)
@@ -416,12 +514,12 @@ class _Store:
             jsonl.replace_bytes(self._path / "schedule.json", schedule.encode())
         self._trackers.follow(run.metrics, run.decisions)
 
-    def load(self, strategy: Strategy, key: jax.Array, state: Any) -> _Run | None:
+    def load(self, strategy: Strategy, key: jax.Array, begin: _Held) -> _Run | None:
         """The saved run, None if there is none.
 
         Args:
           strategy, key: of the run.
-          state: like the saved ones.
+          begin: like what was held.
 
         Raises:
           ValueError: it is damaged, or of another state.
@@ -437,14 +535,21 @@ class _Store:
             raise ValueError(f"{self._newest} is damaged: {error}") from None
         try:
             held = [
-                _Held(_from_arrays(f"held/{i}", state, arrays), step)
+                _Held(
+                    _from_arrays(f"held/{i}", begin.state, arrays),
+                    _from_arrays(f"average/{i}", begin.average, arrays),
+                    step,
+                )
                 for i, step in enumerate(facts["held"])
             ]
+            best = facts["best"] and _Best(
+                _from_arrays("best", begin.state, arrays), *facts["best"]
+            )
             like = strategy.init(key, facts["score"])
             tuner = _from_arrays("tuner", like, arrays)
         except ValueError as error:
             raise ValueError(f"workdir={self._path} holds {error}") from None
-        run = _Run(**facts | {"held": held, "tuner": tuner})
+        run = _Run(**facts | {"held": held, "tuner": tuner, "best": best})
         self._export(run)  # which a process that ended may not have come to
         return run
 
@@ -454,7 +559,7 @@ def _to_arrays(prefix: str, tree: Any) -> dict[str, np.ndarray]:
     return {
         prefix + jax.tree_util.keystr(path): np.asarray(jax.device_get(_raw(leaf)))
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        if isinstance(leaf, _ARRAYS + _NUMBERS)
+        if isinstance(leaf, averaging.ARRAYS + _NUMBERS)
     }
 
 
@@ -466,7 +571,7 @@ def _from_arrays(prefix: str, like: Any, arrays: Mapping[str, np.ndarray]) -> An
     """
 
     def restored(path: Any, leaf: Any) -> Any:
-        if not isinstance(leaf, _ARRAYS + _NUMBERS):
+        if not isinstance(leaf, averaging.ARRAYS + _NUMBERS):
             return leaf
         name = prefix + jax.tree_util.keystr(path)
         raw, saved = _raw(leaf), arrays.get(name)

@@ -476,3 +476,64 @@ def test_mixed_axes():
 def test_scores_that_are_not_minus_a_loss_are_refused(score):
     with pytest.raises(ValueError, match=r"score must be (minus a loss > 0|finite)"):
         tuner().init(jax.random.key(0), score)
+
+
+@pytest.mark.parametrize("best", range(5))
+def test_first_epoch_is_tried_with_settings_from_the_base_to_the_chosen(best):
+    tuner = anchored(0.002, finalists=5)
+    rows, _ = play(tuner, noisy(0, 0.01))
+    state, trials, _, _ = phase(rows, COMMIT)[0]
+    rates = np.log(trials.hparams["learning_rate"][1:])
+    # The base's own first epoch is that of its cosine, a little below its peak.
+    steps = np.diff([np.log(np.float32(0.002)), *rates])
+    np.testing.assert_allclose(steps, steps[0], rtol=1e-3)
+    assert trials.setting(4)["learning_rate"] == state.chosen["learning_rate"]
+    assert 0.0019 < trials.setting(0)["learning_rate"] <= 0.002
+    assert (trials.epochs, trials.probe) == (1.0, False)
+    new, decision = tuner.tell(
+        state, trials, -1.0 - np.abs(np.arange(5, dtype=np.float32) - best)
+    )
+    assert (decision.branch, list(decision.hold), decision.kept) == (
+        best,
+        [best],
+        False,
+    )
+    assert new.spent == state.spent + 4 * 32
+    follows = tuner.ask(new)
+    assert len(follows.parents) == 1
+    if best:
+        assert follows.setting(0) == trials.setting(best)
+    else:
+        assert follows.setting(0)["learning_rate"] < trials.setting(0)["learning_rate"]
+
+
+def test_finalists_that_diverge_are_left_and_none_is_tried_twice():
+    tuner = anchored(0.002, finalists=5)
+    rows, state = play(tuner, noisy(0, 0.01))
+    (final, *_) = phase(rows, COMMIT)
+    state, trials = final[:2]
+    assert len(trials.parents) == 5
+    new, decision = tuner.tell(state, trials, np.float32([np.nan] * 4 + [-3.0]))
+    assert (decision.branch, list(decision.hold)) == (4, [4])
+    new, decision = tuner.tell(state, trials, np.full(5, np.nan, np.float32))
+    assert (decision.branch, list(decision.hold)) == (-1, [5])
+    assert len(tuner.ask(new).parents) == 1
+    assert tuner.ask(new).setting(0)["learning_rate"] > 0.002
+
+
+def test_base_that_stays_has_no_rivals():
+    rows, state = play(anchored(0.05, finalists=5), noisy(0, 0.01))
+    assert state.chosen == anchored(0.05).anchor
+    assert {len(trials.parents) for _, trials, _, _ in phase(rows, COMMIT)} == {1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"finalists": 0}, "finalists must be a whole number >= 1, got 0"),
+        ({"finalists": 41}, "finalists=41 take an epoch each, and probes leave 1280"),
+    ],
+)
+def test_finalists_that_a_run_has_no_room_for(changes, message):
+    with pytest.raises(ValueError, match=message):
+        anchored(0.05, **changes)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Of each, the variables that make it small.
 SMALL = {
     "quickstart": {"EPOCHS": "4"},
-    "own_loop": {"EPOCHS": "5"},
+    "own_loop": {"EPOCHS": "20"},
     "cifar10": {"EPOCHS": "2", "CONFIG": "configs/cifar10.py:smoke"},
     "belief": {"EPOCHS": "4"},
 }

@@ -16,6 +16,7 @@ import pytest
 
 from hyperdyn_jax import (
     DivergedError,
+    ExploreThenCommit,
     Hyperdyn,
     LogUniform,
     Schedule,
@@ -32,17 +33,25 @@ START = np.float32(10)
 SIZE = {"epochs": 6, "steps_per_epoch": 20, "key": KEY}
 
 
+# Explore-then-commit scored at the end of its path, as the other strategies are.
+AT_THE_END = ExploreThenCommit(
+    SPACE, 6, 20, base=Schedule.constant(learning_rate=1e-3),
+    averaging=None, backtracking=False,
+)  # fmt: skip
+
+
 class Loop:
     """A training loop that remembers what it was asked to do."""
 
     def __init__(self):
-        self.calls, self.scores = [], 0
+        self.calls, self.scores, self.last = [], 0, None
 
     def train(self, w, hparams, steps):
         self.calls.append((float(hparams["learning_rate"]), steps))
         for step in steps:
             shake = np.float32(1e-3 * math.sin(step))  # the batch of that number
             w = w * (1 - hparams["learning_rate"]) + shake
+        self.last = w
         return w
 
     def loss(self, w):
@@ -56,11 +65,16 @@ class Loop:
 @pytest.fixture(scope="module")
 def explored():
     """An explore-then-commit run, and the loop that it drove."""
-    loop, start = Loop(), START
-    result = tune(
-        loop.train, loop.loss, start, SPACE, base={"learning_rate": 1e-3}, **SIZE
-    )
-    return loop, result
+    loop = Loop()
+    return loop, tune(loop.train, loop.loss, START, AT_THE_END, **SIZE)
+
+
+@pytest.fixture(scope="module")
+def averaged():
+    """The same with a search space alone: in 16 pieces an epoch, of a step each."""
+    loop, size = Loop(), {"epochs": 10, "steps_per_epoch": 16, "key": KEY}
+    base = {"learning_rate": 1e-3}
+    return loop, tune(loop.train, loop.loss, START, SPACE, base=base, **size)
 
 
 def accepted_path(loop, result):
@@ -83,6 +97,63 @@ def test_own_setting_is_left_for_a_better_one_within_the_budget(explored):
     assert abs(result.state) < 0.1 * abs(plain)
     assert result.score == loop.loss(result.state) == -last["validation_loss"]
     assert last["validation_accuracy"] is None
+
+
+def test_scores_are_of_the_average_of_every_step_so_far(averaged):
+    _, result = averaged
+    end = average = np.float64(START)
+    steps = {row["step"]: row for row in result.metrics}
+    for t in range(1, max(steps) + 1):
+        row = next(row for step, row in steps.items() if step >= t)
+        rate = np.float64(row["hyperparams"]["learning_rate"])
+        end = end * (1 - rate) + 1e-3 * math.sin(t - 1)
+        average = average + 6 / (t + 5) * (end - average)  # as optimizers.averaged
+        if t in steps:
+            # The last epoch is that of the end of the path, where that is better.
+            last = t == max(steps)
+            best = min(abs(end), abs(average)) if last else abs(average)
+            found = steps[t]["validation_loss"] - 1e-3
+            np.testing.assert_allclose(found, best, rtol=1e-4, atol=2e-6)
+    assert len(result.metrics) >= 6
+
+
+def test_pieces_do_not_change_the_training(averaged):
+    loop, result = averaged
+    assert max(len(steps) for _, steps in loop.calls) == 1
+    assert sum(len(steps) for _, steps in loop.calls) == 160
+    assert result.metrics[-1]["total_steps"] == 160
+    assert loop.last == accepted_path(Loop(), result)
+
+
+def test_a_trial_is_in_sixteen_pieces_at_most():
+    loop, size = Loop(), {"epochs": 2, "steps_per_epoch": 150, "key": KEY}
+    tuner = ExploreThenCommit(SPACE, 2, 150)
+    result = tune(loop.train, loop.loss, START, tuner, **size)
+    ranges = [steps for _, steps in loop.calls]
+    trials = [[ranges[0]]]
+    for before, steps in itertools.pairwise(ranges):
+        begins = steps.start != before.stop or steps.start == 150
+        trials += [[steps]] if begins else [[*trials.pop(), steps]]
+    assert [len(steps) for steps in trials[-2]] == [10] * 15
+    assert trials[-2][-1].stop == 150
+    assert max(map(len, trials)) <= 16
+    assert loop.last == accepted_path(Loop(), result)
+
+
+@pytest.mark.parametrize("backtracking", [True, False])
+def test_the_best_epoch_is_the_result_where_the_strategy_goes_back(backtracking):
+    """A state that counts its steps, and is best after some 60 of them."""
+    tuner = ExploreThenCommit(SPACE, 6, 20, averaging=None, backtracking=backtracking)
+    result = tune(
+        lambda state, _, steps: state + len(steps),
+        lambda state: -1.0 - abs(state - 60), 0.0, tuner, **SIZE,
+    )  # fmt: skip
+    losses = [row["validation_loss"] for row in result.metrics]
+    assert len(losses) == result.metrics[-1]["epoch"] + 1 == 6
+    assert result.best_epoch == (np.argmin(losses) if backtracking else 5)
+    assert result.state == result.metrics[result.best_epoch]["step"]
+    assert result.score == -losses[result.best_epoch]
+    assert losses[5] > min(losses)
 
 
 def test_branches_that_are_compared_have_the_same_steps(explored):
@@ -194,7 +265,7 @@ def test_where_everything_diverges_the_run_gives_up(tuner):
     loop = Loop()
     with pytest.raises(DivergedError, match=r"every branch of epoch 0 diverged, 4 tim"):
         tune(lambda *a: loop.train(*a) * np.nan, lambda _: -1.0, 1.0, tuner, **SIZE)
-    assert len(loop.calls) <= 30
+    assert sum(len(steps) for _, steps in loop.calls) <= 600
 
 
 def test_state_must_be_left_as_it_was():
@@ -243,9 +314,17 @@ def full_train(state, hparams, steps):
     return {**state, "w": new + noise, "key": key, "count": count}
 
 
-@pytest.mark.parametrize("stops", [[1], [4, 9, 10]])
-def test_stopped_run_goes_on_and_ends_as_it_would_have(tmp_path, stops):
-    tuner = baselines.RandomSearch(SPACE, settings=3)
+@pytest.mark.parametrize(
+    ("tuner", "stops"),
+    [
+        (baselines.RandomSearch(SPACE, settings=3), [1]),
+        (baselines.RandomSearch(SPACE, settings=3), [4, 9, 10]),
+        (SPACE, [3, 14, 15, 17]),
+    ],
+    ids=["once", "often", "averaged"],
+)
+def test_stopped_run_goes_on_and_ends_as_it_would_have(tmp_path, tuner, stops):
+    score = Loop().loss if tuner is SPACE else Loop().percent
     evaluations = 0
 
     def evaluate(state):
@@ -253,7 +332,7 @@ def test_stopped_run_goes_on_and_ends_as_it_would_have(tmp_path, stops):
         evaluations += 1
         if evaluations in stops:
             raise KeyboardInterrupt
-        return Loop().percent(state["w"])
+        return score(state["w"])
 
     def attempt(path):
         return tune(full_train, evaluate, full_state(), tuner, workdir=path, **SIZE)
@@ -268,6 +347,7 @@ def test_stopped_run_goes_on_and_ends_as_it_would_have(tmp_path, stops):
         workdir=tmp_path / "whole", callback=lambda _, row: told.append(row),
     )  # fmt: skip
     assert whole.metrics == told
+    assert (stopped.score, stopped.best_epoch) == (whole.score, whole.best_epoch)
     for a, b in zip(
         jax.tree.leaves(stopped.state), jax.tree.leaves(whole.state), strict=True
     ):
