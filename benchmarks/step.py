@@ -1,0 +1,184 @@
+"""P4: one training step of a ResNet-20 on the CPU against PyTorch's.
+
+    pip install -e ".[bench]"
+    python benchmarks/step.py
+
+Batch 128 of 32x32 pixels, SGD with momentum, the same weights and the same batch, in
+turn in one process. Here: the step as the loop runs it, which also takes the batch out
+of the data and normalises it. There: eager PyTorch, channels_last. That the losses of
+the first steps agree is checked. Once as XLA comes, and once in a process whose
+XLA_FLAGS leave convolutions to Eigen and not to YNNPACK; each on one core, by the
+processor's own time, which others on the machine take little from, and on all that
+there are, by the clock. Beside it the limit: float32 matrix products as fast as these
+cores do them, and nothing else.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pairs
+import record
+import torch
+
+from hyperdyn_jax import optimizers
+from hyperdyn_jax.data import ArrayDataset, Split
+from hyperdyn_jax.models import CifarResNet
+from hyperdyn_jax.training import Trainer
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+import torch_networks  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results"
+BATCH, RATE, MOMENTUM, DECAY = 128, 0.05, 0.9, 1e-4
+CHECKED = 3  # steps whose losses are compared
+GFLOP = 0.243  # of a training step, an image: 3 x 2 x 40.6 M multiplications
+FLAGS = {
+    "as XLA comes": "",
+    "convolutions by Eigen": (
+        "--xla_cpu_experimental_ynn_fusion_type=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
+    ),
+}
+
+
+def data() -> ArrayDataset:
+    """One batch of noise, which is all that a step needs."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (BATCH, 32, 32, 3)).astype(np.uint8)
+    split = Split(images, rng.integers(0, 10, BATCH).astype(np.int32))
+    return ArrayDataset(
+        split,
+        split,
+        split,
+        classes=10,
+        batch_size=BATCH,
+        eval_batch_size=BATCH,
+        devices=1,
+        seed=0,
+    )
+
+
+def ours(dataset: ArrayDataset, network: torch.nn.Module) -> Callable[[], float]:
+    """A step of the loop's own, which gives its loss."""
+    hparams = {"learning_rate": RATE, "momentum": MOMENTUM, "weight_decay": DECAY}
+    optimizer = optimizers.create_optimizer("sgd", hparams, decay_all=True)
+    trainer = Trainer(CifarResNet(num_classes=10), optimizer, dataset)
+    place = trainer._layout(1)
+    fresh = trainer.init(jax.random.key(0))
+    variables = trainer.replicate(torch_networks.copied(network))
+    (state,) = place.pack([fresh._replace(**variables)])
+    resident, batch = trainer._hold("train"), place.put(dataset.train_batch(0))
+    key = place.hold(trainer.replicate(jax.random.key(1)))
+
+    def step() -> float:
+        nonlocal state
+        state, loss = place.step(state, resident, batch, key)
+        return float(loss)
+
+    return step
+
+
+def peer(dataset: ArrayDataset, network: torch.nn.Module) -> Callable[[], float]:
+    """The same step in PyTorch, on the batch as the other one sees it."""
+    index = dataset.train_batch(0).examples
+    images, labels = dataset.load(dataset.resident("train"), index, None)
+    # The transposed view of [n, h, w, c] has the strides of channels_last already.
+    images = torch.tensor(np.asarray(images)).permute(0, 3, 1, 2)
+    labels = torch.tensor(np.asarray(labels)).long()
+    network = network.to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(
+        network.parameters(), RATE, MOMENTUM, weight_decay=DECAY
+    )
+
+    def step() -> float:
+        optimizer.zero_grad(set_to_none=True)
+        loss = torch.nn.functional.cross_entropy(network(images), labels)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def gemm(clock: pairs.Clock) -> float:
+    """GFLOP/s of float32 matrix products, by the faster of both libraries."""
+    size = 2048
+    matrix = np.random.default_rng(0).normal(size=(size, size)).astype(np.float32)
+    there, here = torch.tensor(matrix), jax.numpy.asarray(matrix)
+    multiply = jax.jit(lambda x: x @ x)
+    ways = [lambda: multiply(here).block_until_ready(), lambda: there @ there]
+    best = min(pairs.seconds(way, clock) for way in ways for _ in range(6))
+    return 2 * size**3 / best / 1e9
+
+
+def measure(count: int) -> dict[str, Any]:
+    """Rates of both in images a second, and their ratio, pair by pair."""
+    cores = len(os.sched_getaffinity(0))
+    clock = time.process_time if cores == 1 else time.perf_counter
+    torch.set_num_threads(cores)
+    torch.manual_seed(0)
+    network = torch_networks.torch_cifar(10, 20, 16, "A")
+    dataset = data()
+    ways = {"ours": ours(dataset, network), "peer": peer(dataset, network)}
+    losses = {name: [step() for _ in range(CHECKED)] for name, step in ways.items()}
+    np.testing.assert_allclose(losses["ours"], losses["peer"], rtol=2e-3)
+    times = pairs.in_turn(ways, count, clock)
+    flops = gemm(clock)
+    return {
+        "cores": cores,
+        "clock": clock.__name__,
+        "pairs": count,
+        "losses": losses,
+        "ours_images_per_second": pairs.per_second(BATCH, times["ours"]),
+        "peer_images_per_second": pairs.per_second(BATCH, times["peer"]),
+        **pairs.compare(times["ours"], times["peer"]),
+        "gemm_gflops": flops,
+        "limit_images_per_second": flops / GFLOP,
+        "seconds": times,
+    }
+
+
+def case(convolutions: str, cores: set[int], count: int) -> dict[str, Any]:
+    """One case in a process of its own: XLA reads its flags and counts cores once."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS[convolutions]}".strip()
+    result = subprocess.run(
+        [sys.executable, __file__, f"--pairs={count}", "--alone"],
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return {"case": convolutions, "xla_flags": flags, **json.loads(result.stdout)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--output", type=Path, default=RESULTS / "step.json")
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.alone:
+        print(json.dumps(measure(arguments.pairs)))
+        return
+    every = os.sched_getaffinity(0)
+    rows = []
+    for cores in {1, len(every)}:
+        for name in FLAGS:
+            rows.append(case(name, set(sorted(every)[-cores:]), arguments.pairs))
+            shown = {k: x for k, x in rows[-1].items() if k != "seconds"}
+            print(shown, flush=True)
+    record.write(arguments.output, ("jax", "flax", "optax", "torch"), rows)
+
+
+if __name__ == "__main__":
+    main()
