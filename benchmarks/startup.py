@@ -7,8 +7,8 @@ Fresh processes, in pairs: the first finds an empty cache of compiled programs (
 the second the one that it left (warm). Here: what train.py does until the first step of
 a config is over. Peer: torch.compile on a network of the same layers, batch and
 optimizer, with TorchInductor's cache in the place of JAX's; it has its batch at hand,
-and neither data to read nor a command line. That cold and warm processes end their first
-step with the same loss is checked.
+and neither data to read nor a command line. That cold and warm processes end their
+first step with the same loss is checked.
 """
 
 import argparse
