@@ -11,6 +11,7 @@ from typing import Any
 
 import fault_table
 import numpy as np
+import performance
 from scipy import stats
 
 from hyperdyn_jax import paper, report, switch
@@ -577,6 +578,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "scaling_devices": scaling_devices,
     "scaling_epochs": scaling_epochs,
     "faults": lambda: fault_table.table(RESULTS / "faults"),
+    "performance": lambda: performance.table(RESULTS),
+    "convolutions": lambda: performance.convolutions(RESULTS),
 }
 
 
@@ -606,6 +609,7 @@ DOCUMENTS = {
         "options",
         "calibration",
     ],
+    "docs/performance.md": ["performance", "convolutions"],
     "docs/scaling.md": ["scaling_checks", "scaling_devices", "scaling_epochs"],
 }
 END = "<!-- end -->"

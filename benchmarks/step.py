@@ -14,8 +14,10 @@ cores do them, and nothing else.
 """
 
 import argparse
+import functools
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -43,6 +45,16 @@ RESULTS = ROOT / "benchmarks" / "results"
 BATCH, RATE, MOMENTUM, DECAY = 128, 0.05, 0.9, 1e-4
 CHECKED = 3  # steps whose losses are compared
 GFLOP = 0.243  # of a training step, an image: 3 x 2 x 40.6 M multiplications
+# Height and width, channels, filters, stride, and how many of them the network has.
+SHAPES = [
+    (32, 3, 16, 1, 1),
+    (32, 16, 16, 1, 6),
+    (32, 16, 32, 2, 1),
+    (16, 32, 32, 1, 5),
+    (16, 32, 64, 2, 1),
+    (8, 64, 64, 1, 5),
+]
+PARTS = ("forward", "gradient of the input", "gradient of the filter")
 FLAGS = {
     "as XLA comes": "",
     "convolutions by Eigen": (
@@ -121,6 +133,75 @@ def gemm(clock: pairs.Clock) -> float:
     return 2 * size**3 / best / 1e9
 
 
+def convolutions(clock: pairs.Clock) -> dict[str, dict[str, float]]:
+    """Milliseconds of all 3x3 convolutions of a step, in both libraries, by part.
+
+    The gradient of the images themselves is not computed in training.
+    """
+    total = {side: dict.fromkeys(PARTS, 0.0) for side in ("ours", "peer")}
+    for shape in SHAPES:
+        ways = {
+            "ours": our_convolution(*shape[:4]),
+            "peer": their_convolution(*shape[:4]),
+        }
+        for side, parts in ways.items():
+            for part, run in zip(PARTS, parts, strict=True):
+                if shape[1] == 3 and part == PARTS[1]:
+                    continue
+                times = [pairs.seconds(run, clock) for _ in range(6)][1:]
+                total[side][part] += 1e3 * shape[4] * statistics.median(times)
+    return total
+
+
+def our_convolution(size: int, channels: int, filters: int, stride: int) -> list[Any]:
+    """The parts of one, as calls."""
+    rng = np.random.default_rng(0)
+
+    def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            ((1, 1), (1, 1)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    def pull(index: int, x: jax.Array, kernel: jax.Array, change: jax.Array) -> Any:
+        return jax.vjp(convolve, x, kernel)[1](change)[index]
+
+    x = rng.normal(size=(BATCH, size, size, channels)).astype(np.float32)
+    kernel = rng.normal(size=(3, 3, channels, filters)).astype(np.float32)
+    x, kernel = jax.device_put((x, kernel))
+    change = convolve(x, kernel)
+    pulls = [jax.jit(functools.partial(pull, index)) for index in (0, 1)]
+    forward = jax.jit(convolve)
+    return [
+        lambda: forward(x, kernel).block_until_ready(),
+        lambda: pulls[0](x, kernel, change).block_until_ready(),
+        lambda: pulls[1](x, kernel, change).block_until_ready(),
+    ]
+
+
+def their_convolution(size: int, channels: int, filters: int, stride: int) -> list[Any]:
+    """The same in PyTorch."""
+    last = {"memory_format": torch.channels_last}
+    x = torch.randn(BATCH, channels, size, size).contiguous(**last)
+    kernel = torch.randn(filters, channels, 3, 3).contiguous(**last)
+    change = torch.conv2d(x, kernel, None, stride, 1)
+
+    def pull(*which: bool) -> Any:
+        steps, pads = [stride] * 2, [1, 1]
+        return torch.ops.aten.convolution_backward(
+            change, x, kernel, None, steps, pads, [1, 1], False, [0, 0], 1, which
+        )
+
+    return [
+        lambda: torch.conv2d(x, kernel, None, stride, 1),
+        lambda: pull(True, False, False),
+        lambda: pull(False, True, False),
+    ]
+
+
 def measure(count: int) -> dict[str, Any]:
     """Rates of both in images a second, and their ratio, pair by pair."""
     cores = len(os.sched_getaffinity(0))
@@ -142,6 +223,7 @@ def measure(count: int) -> dict[str, Any]:
         "ours_images_per_second": pairs.per_second(BATCH, times["ours"]),
         "peer_images_per_second": pairs.per_second(BATCH, times["peer"]),
         **pairs.compare(times["ours"], times["peer"]),
+        "convolutions_ms": convolutions(clock),
         "gemm_gflops": flops,
         "limit_images_per_second": flops / GFLOP,
         "seconds": times,
