@@ -16,6 +16,7 @@ def write(output: Path, packages: Iterable[str], results: Any) -> None:
     words = ["python", *sys.argv]
     # Where the data were is not part of a result.
     words = ["--data_dir=DIR" if "--data_dir=" in word else word for word in words]
+    words = ["DATA_DIR" if Path(word).is_dir() else word for word in words]
     record = {
         "date": datetime.now(UTC).date().isoformat(),
         "command": " ".join(words),

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 
 from hyperdyn_jax.data import Batch
 
@@ -83,18 +84,27 @@ def train_step(
 
     (loss, updates), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     batch_stats = updates.get("batch_stats", {})
-    # One call, which XLA makes one all-reduce of.
-    if (
-        getattr(model, "axis_name", None) is None
-    ):  # each device has normalised by its own statistics
-        loss, grads, batch_stats = jax.lax.pmean((loss, grads, batch_stats), AXIS)
+    if _normalises_alone(model):  # each device, by its own statistics
+        loss, grads, batch_stats = _mean((loss, grads, batch_stats))
     else:
-        loss, grads = jax.lax.pmean((loss, grads), AXIS)
+        loss, grads = _mean((loss, grads))
     changes, opt_state = optimizer.update(
         grads, state.opt_state, state.params, value=loss
     )
     params = optax.apply_updates(state.params, changes)
     return TrainState(state.step + 1, params, batch_stats, opt_state), loss
+
+
+def _mean(tree: Any) -> Any:
+    """The mean over the devices, in one all-reduce of one vector.
+
+    Of a tree XLA makes one too, but between processes on CPUs Gloo then takes the
+    arrays one by one, and waits for the others at each.
+    """
+    if jax.lax.axis_size(AXIS) == 1:
+        return tree
+    vector, restore = ravel_pytree(tree)
+    return restore(jax.lax.pmean(vector, AXIS))
 
 
 def train_block(
