@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg  # noqa: F401 (jaxlib takes its LAPACK from there)
+import threadpoolctl
 
 
 @contextlib.contextmanager
@@ -27,17 +29,24 @@ def compiled(function: Any) -> Any:
 
     One thread: XLA's batched LAPACK calls wait for the pool that they run on, which
     hangs for ever when every thread of it does so (jaxlib 0.10.2), and the other cores
-    are busy training.
+    are busy training. LAPACK's own threads wait for each other even over the smallest
+    matrix: on busy cores a decision took 20 to 40 times as long with them.
     """
     program = jax.jit(function, static_argnums=0, compiler_options=compiler_options())
 
     @functools.wraps(function)
     def call(tuner: Any, *args: Any) -> Any:
-        with on_host():
+        with on_host(), _lapack().limit(limits=1, user_api="blas"):
             return jax.device_get(program(tuner, *args))
 
     call.compilations = program._cache_size
     return call
+
+
+@functools.cache
+def _lapack() -> threadpoolctl.ThreadpoolController:
+    """Of the threads of every BLAS and LAPACK that is loaded by now."""
+    return threadpoolctl.ThreadpoolController()
 
 
 def compiler_options() -> dict[str, bool]:
