@@ -9,6 +9,9 @@ _DEVICES = "--xla_force_host_platform_device_count=8"
 if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
 
+# LAPACK's threads wait for each other where tests share the cores.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 # Commands keep their programs here, and not at home; those of one session share them.
 if "XDG_CACHE_HOME" not in os.environ:
     _cache = tempfile.TemporaryDirectory(prefix="hyperdyn_jax_")
