@@ -1,31 +1,52 @@
-"""P1, P2: one decision (fit and expected-improvement maximum) against Optuna's.
+"""P1, P2: one decision against Optuna's and BoTorch's, and what it is worth.
 
     pip install -e ".[bench]"
     python benchmarks/decision.py
 
-For n observations in d dimensions, in turn in one process: a decision of Hyperdyn (ask
-and tell) and one of Optuna's GPSampler (ask and tell) with the same number of random
-observations of the same noisy function. Every decision adds its own: ours two, Optuna's
-one. Also: programs that XLA compiles after the first decision, and the time of a
-decision along a run.
+Time: a decision of Hyperdyn (ask and tell), one of Optuna's GPSampler, one of BoTorch
+as its README has it (SingleTaskGP, LogExpectedImprovement, optimize_acqf), in turn in
+one process, with as many observations of the same noisy function. The peers' sets grow
+by one with every decision; Hyperdyn's capacity is the count, so that each decision adds
+two and drops the two oldest (20 is rounded up to 32). The limit is the arithmetic that
+is left if everything else is free: n^3 for each gradient of the likelihood, a third for
+each value, and n^2 for each point predicted, at the rate of this machine's dgemm.
+
+Regret: five noisy functions on the unit cube, the same number of evaluations each, of
+which Hyperdyn spends half on its incumbent; with the time kernel as it comes, and with
+one that hardly forgets, as the functions that stand still are no training runs.
+
+Also: programs that XLA compiles after the first decision, and the time of a decision
+along a run.
 """
 
 import argparse
+import math
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import botorch
+import gpytorch
 import jax
 import numpy as np
 import optuna
 import record
+import torch
 
 from hyperdyn_jax import Hyperdyn, SearchSpace, Uniform
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+import oracle
+
 COUNTS, DIMENSIONS, PAIRS = (20, 64, 128, 200, 400), (2, 3, 4), 15
+BUDGET, START, SEEDS = 41, 5, 10  # evaluations, those that are random, runs
 RESULTS = Path(__file__).with_name("results")
+
+Decide = Callable[[], None]
 
 
 def gain(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -34,38 +55,75 @@ def gain(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return peak + rng.normal(0, 0.5, np.shape(peak))
 
 
-def hyperdyn(count: int, dimensions: int, capacity: int = 0) -> Callable[[], None]:
-    """A function that makes one decision, with `count` observations behind it."""
-    names = [f"x{i}" for i in range(dimensions)]
-    # Room for what the decisions themselves add, rounded up as the loop rounds it.
-    capacity = capacity or -(-(count + 2 * PAIRS + 4) // 16) * 16
-    space = SearchSpace(**{name: Uniform(0.0, 1.0) for name in names})
-    tuner, rng = Hyperdyn(space, capacity=capacity), np.random.default_rng(0)
+# Time.
+
+
+def space(dimensions: int) -> SearchSpace:
+    return SearchSpace(**{f"x{i}": Uniform(0.0, 1.0) for i in range(dimensions)})
+
+
+def points_of(tuner: Hyperdyn, trials: Any) -> np.ndarray:
+    return np.stack([trials.hparams[name] for name in tuner.space], axis=-1)
+
+
+def hyperdyn(count: int, dimensions: int, capacity: int = 0) -> tuple[Decide, Decide]:
+    """A function that makes one decision, with `count` observations behind it, and one
+    that checks what the last has been."""
+    capacity = capacity or -(-count // 16) * 16
+    tuner = Hyperdyn(space(dimensions), capacity=capacity)
+    rng = np.random.default_rng(0)
     state = tuner.init(jax.random.key(0), 10.0)
-    data = state.data
+    data, last = state.data, None
     points = rng.uniform(size=(count, dimensions)).astype(np.float32)
     for i in range(0, count, 2):
         gains = gain(points[i : i + 2], rng).astype(np.float32)
         data = data.append(points[i : i + 2], i // 2, gains)
-    incumbent = dict(zip(names, points[0], strict=True))
+    incumbent = dict(zip(tuner.space, points[0], strict=True))
     state = state._replace(epoch=np.int32(count // 2), data=data, incumbent=incumbent)
 
     def decide() -> None:
-        nonlocal state
+        nonlocal state, last
         trials = tuner.ask(state)
-        tried = np.stack([trials.hparams[name] for name in names], axis=-1)
-        state, _ = tuner.tell(state, trials, state.history[-1] + gain(tried, rng))
+        last = state, trials
+        scores = state.history[-1] + gain(points_of(tuner, trials), rng)
+        state, _ = tuner.tell(state, trials, scores)
 
-    return decide
+    def check() -> None:
+        """The posterior is NumPy's, and no random point has a larger improvement."""
+        before, trials = last
+        rows = before.data.feasible
+        data = (
+            before.data.points[rows],
+            before.data.epochs[rows],
+            before.data.gains[rows],
+        )
+        if capacity == count and int(rows.sum()) != count:
+            raise RuntimeError(f"{int(rows.sum())} observations instead of {count}")
+        natural = {
+            "length_scales": np.float64(trials.model["length_scale"]),
+            "amplitude": float(trials.model["amplitude"]),
+            "noise": float(trials.model["noise"]),
+        }
+        asked = np.concatenate(
+            [points_of(tuner, trials), rng.random((500, dimensions))]
+        )
+        epochs = np.full(len(asked), float(before.epoch))
+        mean, stddev = oracle.posterior(*data, asked, epochs, **natural)
+        found = np.stack([trials.posterior_mean, trials.posterior_stddev])
+        expected = np.stack([mean[:2], stddev[:2]])
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * stddev.max())
+        values = oracle.log_expected_improvement(mean, stddev, data[2].max())
+        if values[1] < values[2:].max() + math.log(0.99):
+            raise RuntimeError("a random point is better than the challenger")
+
+    return decide, check
 
 
-def gp_sampler(count: int, dimensions: int) -> Callable[[], None]:
+def gp_sampler(count: int, dimensions: int) -> tuple[Decide, Decide]:
     """The same with Optuna's Gaussian process."""
     names = [f"x{i}" for i in range(dimensions)]
     axes = {name: optuna.distributions.FloatDistribution(0, 1) for name in names}
-    study = optuna.create_study(
-        direction="maximize", sampler=optuna.samplers.GPSampler(seed=0)
-    )
+    study = optuna_study(0)
     rng = np.random.default_rng(0)
     for point in rng.uniform(size=(count, dimensions)):
         study.add_trial(
@@ -81,29 +139,246 @@ def gp_sampler(count: int, dimensions: int) -> Callable[[], None]:
         point = np.array([trial.params[name] for name in names])
         study.tell(trial, float(gain(point, rng)))
 
-    return decide
+    def check() -> None:
+        trials = study.get_trials(deepcopy=False)
+        inside = all(0 <= x <= 1 for x in trials[-1].params.values())
+        if not inside or len(trials) != count + 1 + PAIRS:
+            raise RuntimeError("Optuna did not decide what it was asked")
+
+    return decide, check
 
 
-def seconds(function: Callable[[], None]) -> float:
+def optuna_study(seed: int) -> optuna.Study:
+    sampler = optuna.samplers.GPSampler(seed=seed, n_startup_trials=START)
+    return optuna.create_study(direction="maximize", sampler=sampler)
+
+
+def single_task(count: int, dimensions: int) -> tuple[Decide, Decide]:
+    """The same with BoTorch."""
+    rng = np.random.default_rng(0)
+    points = rng.uniform(size=(count, dimensions))
+    gains = gain(points, rng)
+
+    def decide() -> None:
+        nonlocal points, gains
+        point = botorch_point(points, gains)
+        points = np.concatenate([points, point[None]])
+        gains = np.append(gains, gain(point, rng))
+
+    def check() -> None:
+        inside = np.all((points[-1] >= 0) & (points[-1] <= 1))
+        if not inside or len(gains) != count + 1 + PAIRS:
+            raise RuntimeError("BoTorch did not decide what it was asked")
+
+    return decide, check
+
+
+def botorch_point(points: np.ndarray, gains: np.ndarray) -> np.ndarray:
+    """The next point, by the example in BoTorch's README."""
+    X, Y = torch.from_numpy(points), torch.from_numpy(gains)[:, None]
+    dimensions = X.shape[1]
+    model = botorch.models.SingleTaskGP(
+        train_X=X,
+        train_Y=Y,
+        input_transform=botorch.models.transforms.Normalize(d=dimensions),
+        outcome_transform=botorch.models.transforms.Standardize(m=1),
+    )
+    mll = gpytorch.mlls.ExactMarginalLogLikelihood(model.likelihood, model)
+    botorch.fit.fit_gpytorch_mll(mll)
+    candidate, _ = botorch.optim.optimize_acqf(
+        botorch.acquisition.LogExpectedImprovement(model=model, best_f=Y.max()),
+        bounds=torch.stack([torch.zeros(dimensions), torch.ones(dimensions)]).double(),
+        q=1,
+        num_restarts=5,
+        raw_samples=20,
+    )
+    return candidate[0].numpy()
+
+
+def seconds(function: Decide) -> float:
     began = time.perf_counter()
     function()
     return time.perf_counter() - began
 
 
-def pairs(count: int, dimensions: int) -> dict[str, float]:
-    """Milliseconds of both, in turn: medians, and the median ratio of a pair."""
-    mine, theirs = hyperdyn(count, dimensions), gp_sampler(count, dimensions)
-    for warm_up in (mine, theirs):
-        warm_up()
-    times = np.array([(seconds(mine), seconds(theirs)) for _ in range(PAIRS)]) * 1e3
-    ratios = np.quantile(times[:, 1] / times[:, 0], (0.25, 0.5, 0.75))
-    return {
-        "n": count,
-        "d": dimensions,
-        "hyperdyn_ms": statistics.median(times[:, 0]),
-        "optuna_ms": statistics.median(times[:, 1]),
-        **dict(zip(("ratio_q25", "ratio", "ratio_q75"), ratios, strict=True)),
-    }
+CONTENDERS = {"hyperdyn": hyperdyn, "optuna": gp_sampler, "botorch": single_task}
+
+
+def in_turn(count: int, dimensions: int, rate: float) -> dict[str, float]:
+    """Milliseconds of each, in turn: quartiles, and the ratio of a pair to ours."""
+    made = [make(count, dimensions) for make in CONTENDERS.values()]
+    for decide, _ in made:  # compiles, and whatever else happens once
+        decide()
+    times = 1e3 * np.array([[seconds(f) for f, _ in made] for _ in range(PAIRS)])
+    for _, check in made:
+        check()
+    row: dict[str, float] = {"n": count, "d": dimensions}
+    for name, mine in zip(CONTENDERS, times.T, strict=True):
+        low, middle, high = np.quantile(mine, (0.25, 0.5, 0.75))
+        row |= {f"{name}_ms": middle, f"{name}_q25": low, f"{name}_q75": high}
+    for name, column in (("ratio", 1), ("botorch_ratio", 2)):
+        ratios = np.quantile(times[:, column] / times[:, 0], (0.25, 0.5, 0.75))
+        row |= {f"{name}_q25": ratios[0], name: ratios[1], f"{name}_q75": ratios[2]}
+    return row | {"limit_ms": 1e3 * operations(count, dimensions) / rate}
+
+
+def operations(count: int, dimensions: int) -> float:
+    """Floating-point operations of a decision that cannot be left out, at most."""
+    tuner = Hyperdyn(space(dimensions))
+    gradients, values = tuner.fit_steps + 1, 2 + 1  # both starts, and the posterior
+    points = tuner.candidates + 2 * tuner.starts * (tuner.ascent_steps + 1)
+    return (gradients + values / 3) * count**3 + points * count**2
+
+
+def gemm_rate(size: int = 1024, repeats: int = 5) -> float:
+    """Operations a second of NumPy's product of float64 matrices, the best of a few."""
+    matrix = np.random.default_rng(0).random((size, size))
+    return 2 * size**3 / min(seconds(lambda: matrix @ matrix) for _ in range(repeats))
+
+
+# Regret.
+
+
+def branin(x: np.ndarray, _: int) -> np.ndarray:
+    a, b = 15 * x[..., 0] - 5, 15 * x[..., 1]
+    hollow = b - 5.1 / (4 * math.pi**2) * a**2 + 5 / math.pi * a - 6
+    value = hollow**2 + 10 * (1 - 1 / (8 * math.pi)) * np.cos(a) + 10
+    return (0.397887 - value) / 10  # its range is about 300
+
+
+def hartmann(x: np.ndarray, _: int) -> np.ndarray:
+    sharpness = np.array([[3.0, 10, 30], [0.1, 10, 35], [3, 10, 30], [0.1, 10, 35]])
+    peaks = [
+        [0.3689, 0.1170, 0.2673],
+        [0.4699, 0.4387, 0.7470],
+        [0.1091, 0.8732, 0.5547],
+        [0.0381, 0.5743, 0.8828],
+    ]
+    squares = sharpness * (x[..., None, :] - np.array(peaks)) ** 2
+    value = np.exp(-squares.sum(-1)) @ np.array([1.0, 1.2, 3.0, 3.2])
+    return 2 * (value - 3.86278)
+
+
+def ackley(x: np.ndarray, _: int) -> np.ndarray:
+    """Centred at (0.7, 0.4), 5 to either side."""
+    z = 10 * (x - np.array([0.7, 0.4]))
+    waves = np.exp(np.cos(2 * math.pi * z).mean(-1))
+    return 20 * np.exp(-0.2 * np.sqrt((z**2).mean(-1))) + waves - 20 - math.e
+
+
+def drifting(x: np.ndarray, evaluation: int) -> np.ndarray:
+    """A peak that wanders over most of the plane within a run, as a good rate does."""
+    share = evaluation / BUDGET
+    peak = np.array([0.9 - 0.7 * share, 0.3 + 0.4 * share])
+    return 5 * np.exp(-8 * ((x - peak) ** 2).sum(-1)) - 5
+
+
+def valley(x: np.ndarray, _: int) -> np.ndarray:
+    """Of learning rate, momentum, decay and another: what counts is the product of the
+    first two up to a cliff; the third matters a little and the last hardly."""
+    effective = x[..., 0] + 0.6 * x[..., 1] - 0.9
+    ripple = 4 * (x[..., 2] - 0.6) ** 2 + 0.3 * (x[..., 3] - 0.5) ** 2
+    short = 12 * effective**2 + 1.5 * (x[..., 1] - 0.8) ** 2 + ripple
+    cliff = 8 / (1 + np.exp(-60 * (effective - 0.2)))
+    return -short - cliff
+
+
+# By name: the function, gain at (points, evaluations so far), 0 at best; its axes, and
+# the deviation of its noise.
+FUNCTIONS = {
+    "branin": (branin, 2, 0.5),
+    "hartmann3": (hartmann, 3, 0.3),
+    "ackley2": (ackley, 2, 0.5),
+    "drifting peak": (drifting, 2, 0.3),
+    "rate valley": (valley, 4, 0.3),
+}
+Noisy = Callable[[np.ndarray], np.ndarray]
+
+
+def by_hyperdyn(name: str, alpha: float, seed: int, noisy: Noisy) -> None:
+    """As in a run: the incumbent and a challenger an epoch, switching always, which is
+    the paper's epoch-based optimisation."""
+    dimensions = FUNCTIONS[name][1]
+    tuner = Hyperdyn(
+        space(dimensions),
+        initial_points=START,
+        capacity=48,
+        offset=math.inf,
+        alpha=alpha,
+    )
+    state, left = tuner.init(jax.random.key(seed), 50.0), BUDGET
+    while left > 0:
+        trials = tuner.ask(state)
+        gains = noisy(points_of(tuner, trials))
+        left -= len(gains)
+        state, _ = tuner.tell(state, trials, state.history[-1] + gains)
+
+
+def by_optuna(name: str, seed: int, noisy: Noisy) -> None:
+    names = [f"x{i}" for i in range(FUNCTIONS[name][1])]
+    axes = {n: optuna.distributions.FloatDistribution(0, 1) for n in names}
+    study = optuna_study(seed)
+    for _ in range(BUDGET):
+        trial = study.ask(axes)
+        point = np.array([[trial.params[n] for n in names]])
+        study.tell(trial, float(noisy(point)[0]))
+
+
+def by_botorch(name: str, seed: int, noisy: Noisy) -> None:
+    torch.manual_seed(seed)
+    points = np.random.default_rng(seed).random((START, FUNCTIONS[name][1]))
+    gains = noisy(points)
+    while len(gains) < BUDGET:
+        point = botorch_point(points, gains)
+        points = np.concatenate([points, point[None]])
+        gains = np.append(gains, noisy(point[None]))
+
+
+PLAYERS = {
+    "hyperdyn": lambda name, seed, f: by_hyperdyn(name, 1.0, seed, f),
+    "hyperdyn, alpha 0.001": lambda name, seed, f: by_hyperdyn(name, 1e-3, seed, f),
+    "optuna": by_optuna,
+    "botorch": by_botorch,
+}
+
+
+def regret(name: str, player: str, seed: int) -> float:
+    """By how much the point of the best observation falls short of the best there is.
+
+    Where the best moves, that is of the last ten observations, at the end of the run.
+    """
+    function, dimensions, noise = FUNCTIONS[name]
+    rng = np.random.default_rng(1000 + seed)
+    asked, seen = np.zeros((0, dimensions)), np.zeros(0)
+
+    def noisy(points: np.ndarray) -> np.ndarray:
+        nonlocal asked, seen
+        gains = function(np.float64(points), len(seen))
+        gains = gains + rng.normal(0, noise, len(gains))
+        asked, seen = np.concatenate([asked, points]), np.append(seen, gains)
+        return gains
+
+    PLAYERS[player](name, seed, noisy)
+    if len(seen) != BUDGET or not np.all((asked >= 0) & (asked <= 1)):
+        raise RuntimeError(f"{player} made {len(seen)} evaluations of {name}")
+    last = 10 if function is drifting else BUDGET
+    return -float(function(asked[-last:][np.argmax(seen[-last:])], BUDGET))
+
+
+def regrets(seeds: int) -> list[dict[str, Any]]:
+    """Of every player on every function: each seed's, and their mean with its error."""
+    rows = []
+    for name in FUNCTIONS:
+        for player in PLAYERS:
+            found = [regret(name, player, seed) for seed in range(seeds)]
+            error = statistics.stdev(found) / math.sqrt(len(found))
+            row = {"function": name, "player": player, "mean": statistics.mean(found)}
+            rows.append({**row, "standard_error": error, "regrets": found})
+            print(f"{name}: {player} {row['mean']:.3f} +- {error:.3f}", flush=True)
+    return rows
+
+
+# Along a run.
 
 
 def along_a_run(epochs: int, capacity: int) -> dict[str, float]:
@@ -114,17 +389,20 @@ def along_a_run(epochs: int, capacity: int) -> dict[str, float]:
         nonlocal compiled
         compiled += event == "/jax/core/compile/backend_compile_duration"
 
-    decide = hyperdyn(4, 2, capacity)
+    decide, check = hyperdyn(4, 2, capacity)
     decide()
     jax.monitoring.register_event_duration_secs_listener(listen)
     times = [seconds(decide) * 1e3 for _ in range(epochs)]
     jax.monitoring.unregister_event_duration_listener(listen)
+    check()
+    slope = np.polyfit(np.arange(epochs), times, 1)[0]
     return {
         "epochs": epochs,
         "capacity": capacity,
         "compilations_after_the_first": compiled,
         "first_hundred_ms": statistics.median(times[:100]),
         "last_hundred_ms": statistics.median(times[-100:]),
+        "growth_ms_per_epoch": float(slope),
     }
 
 
@@ -132,18 +410,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=RESULTS / "decision.json")
     parser.add_argument("--epochs", type=int, default=1000, help="of the long run")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="of the regret")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    rows = []
+    warnings.simplefilter("ignore")
+    rate, rows = gemm_rate(), []
     for dimensions in DIMENSIONS:
         for count in COUNTS:
-            rows.append(pairs(count, dimensions))
+            rows.append(in_turn(count, dimensions, rate))
             print({k: round(float(v), 2) for k, v in rows[-1].items()}, flush=True)
     run = along_a_run(arguments.epochs, capacity=256)
     print(run)
-    versions = ("jax", "tinygp", "optax", "optuna", "torch", "scipy", "numpy")
-    record.write(arguments.output, versions, {"decision": rows, "run": run})
+    results = {
+        "gemm_gflops": rate / 1e9,
+        "decision": rows,
+        "run": run,
+        "regret": regrets(arguments.seeds),
+    }
+    versions = ("jax", "tinygp", "optuna", "botorch", "torch", "scipy", "numpy")
+    record.write(arguments.output, versions, results)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg  # noqa: F401 (jaxlib takes its LAPACK from there)
+import threadpoolctl
 
 
 @contextlib.contextmanager
@@ -27,7 +29,8 @@ def compiled(function: Any, options: Mapping[str, Any] | None = None) -> Any:
 
     One thread: XLA's batched LAPACK calls wait for the pool that they run on, which
     hangs for ever when every thread of it does so (jaxlib 0.10.2), and the other cores
-    are busy training.
+    are busy training. LAPACK's own threads wait for each other even over the smallest
+    matrix: on busy cores a decision took 20 to 40 times as long with them.
 
     Args:
       function: of a tuner, or what else is fixed, and pytrees of arrays.
@@ -37,12 +40,18 @@ def compiled(function: Any, options: Mapping[str, Any] | None = None) -> Any:
     program: Any = jax.jit(function, static_argnums=0, compiler_options=options)
 
     def call(tuner: Any, *args: Any) -> Any:
-        with on_host():
+        with on_host(), _lapack().limit(limits=1, user_api="blas"):
             return jax.device_get(program(tuner, *args))
 
     wrapper: Any = functools.update_wrapper(call, function)
     wrapper.compilations = program._cache_size
     return wrapper
+
+
+@functools.cache
+def _lapack() -> threadpoolctl.ThreadpoolController:
+    """Of the threads of every BLAS and LAPACK that is loaded by now."""
+    return threadpoolctl.ThreadpoolController()
 
 
 def compiler_options() -> dict[str, bool]:
