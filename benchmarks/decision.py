@@ -5,8 +5,9 @@
 
 Time: a decision of Hyperdyn (ask and tell), one of Optuna's GPSampler, one of BoTorch
 as its README has it (SingleTaskGP, LogExpectedImprovement, optimize_acqf), in turn in
-one process, with as many observations of the same noisy function. The peers' sets grow
-by one with every decision; Hyperdyn's capacity is the count, so that each decision adds
+one process, with as many observations of the same noisy function; Optuna's once more on
+one thread, as threads of BLAS and torch wait for each other. The peers' sets grow by
+one with every decision; Hyperdyn's capacity is the count, so that each decision adds
 two and drops the two oldest (20 is rounded up to 32). The limit is the arithmetic that
 is left if everything else is free: n^3 for each gradient of the likelihood, a third for
 each value, and n^2 for each point predicted, at the rate of this machine's dgemm.
@@ -204,7 +205,28 @@ def seconds(function: Decide) -> float:
     return time.perf_counter() - began
 
 
-CONTENDERS = {"hyperdyn": hyperdyn, "optuna": gp_sampler, "botorch": single_task}
+def on_one_thread(make: Callable[..., tuple[Decide, Decide]]) -> Any:
+    """The same without threads of BLAS and torch, which wait for each other."""
+
+    def made(count: int, dimensions: int) -> tuple[Decide, Decide]:
+        decide, check = make(count, dimensions)
+        libraries = threadpoolctl.ThreadpoolController()
+
+        def alone() -> None:
+            with libraries.limit(limits=1):
+                decide()
+
+        return alone, check
+
+    return made
+
+
+CONTENDERS = {
+    "hyperdyn": hyperdyn,
+    "optuna": gp_sampler,
+    "optuna_one_thread": on_one_thread(gp_sampler),
+    "botorch": single_task,
+}
 
 
 def in_turn(count: int, dimensions: int, rate: float) -> dict[str, float]:
@@ -219,7 +241,7 @@ def in_turn(count: int, dimensions: int, rate: float) -> dict[str, float]:
     for name, mine in zip(CONTENDERS, times.T, strict=True):
         low, middle, high = np.quantile(mine, (0.25, 0.5, 0.75))
         row |= {f"{name}_ms": middle, f"{name}_q25": low, f"{name}_q75": high}
-    for name, column in (("ratio", 1), ("botorch_ratio", 2)):
+    for name, column in (("ratio", 1), ("one_thread_ratio", 2), ("botorch_ratio", 3)):
         ratios = np.quantile(times[:, column] / times[:, 0], (0.25, 0.5, 0.75))
         row |= {f"{name}_q25": ratios[0], name: ratios[1], f"{name}_q75": ratios[2]}
     return row | {"limit_ms": 1e3 * operations(count, dimensions) / rate}
