@@ -165,7 +165,8 @@ class ExploreThenCommit:
                 f"for {self.allowance} steps of probes, and it takes {needed}: more "
                 f"epochs, a larger max_overhead, a smaller probe or another strategy"
             )
-        if self.finalists * self.steps_per_epoch > self._budget - self.allowance:
+        final = self.finalists * self.steps_per_epoch if self.finalists > 1 else 0
+        if final > self._budget - self.allowance:
             raise TooShortError(
                 f"finalists={self.finalists} take an epoch each, and probes leave "
                 f"{self._budget - self.allowance} of {self._budget} steps: more "

@@ -105,7 +105,7 @@ def test_directory_has_everything(finished):
     assert names == {
         ".lock",
         "config.json", "metrics.jsonl", "decisions.jsonl", "schedule.json",
-        "checkpoints", "tensorboard", "report.html", "figures",
+        "checkpoints", "tensorboard", "trackers.json", "report.html", "figures",
     }  # fmt: skip
     assert json.loads((workdir / "config.json").read_text())["epochs"] == 10
     assert any((workdir / "tensorboard").glob("events.out.tfevents.*"))
