@@ -12,8 +12,6 @@ turn from pair to pair of one process.
 import argparse
 import functools
 import os
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +23,7 @@ os.environ["XLA_FLAGS"] = (
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pairs
 import record
 from epoch import RESULTS, load
 
@@ -100,33 +99,21 @@ def measure(name: str, data_dir: str) -> list[dict[str, Any]]:
         same = [("one", 0)] if way == "one" else [("in turn", 0), ("in turn", 1)]
         for (_, i), branch in zip(same, params, strict=True):
             check_close(branch, ends["in turn"][i])
-    seconds: dict[str, list[float]] = {way: [] for way in timed}
-    for pair in range(PAIRS):
-        for way in list(timed) if pair % 2 else reversed(timed):
-            began = time.perf_counter()
-            timed[way](steps)
-            seconds[way].append(time.perf_counter() - began)
-    rows = []
-    for way in list(timed)[1:]:
-        ratios = [
-            mine / (2 * one)
-            for mine, one in zip(seconds[way], seconds["one"], strict=True)
-        ]
-        low, _, high = statistics.quantiles(ratios, n=4)
-        rows.append(
-            {
-                "config": name,
-                "layout": way,
-                "steps": steps,
-                "pairs": PAIRS,
-                "ratio": statistics.median(ratios),
-                "ratio_q25": low,
-                "ratio_q75": high,
-                "seconds": seconds[way],
-                "one_seconds": seconds["one"],
-            }
-        )
-    return rows
+    bound = {way: functools.partial(run, steps) for way, run in timed.items()}
+    seconds = pairs.in_turn(bound, PAIRS)
+    twice = [2 * one for one in seconds["one"]]
+    return [
+        {
+            "config": name,
+            "layout": way,
+            "steps": steps,
+            "pairs": PAIRS,
+            **pairs.compare(twice, seconds[way]),  # the share of twice one
+            "seconds": seconds[way],
+            "one_seconds": seconds["one"],
+        }
+        for way in list(timed)[1:]
+    ]
 
 
 def check_close(mine: Any, theirs: Any) -> None:

@@ -9,15 +9,15 @@ to pair; that both end with the same parameters is checked.
 """
 
 import argparse
+import functools
 import importlib.util
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import pairs
 import record
 
 from hyperdyn_jax import config as config_lib
@@ -69,40 +69,30 @@ def ours(
     ]
 
 
-def seconds(function: Callable[[], TrainState]) -> tuple[float, TrainState]:
-    """How long it takes, its result on the device included."""
-    start = time.perf_counter()
-    state = jax.block_until_ready(function())
-    return time.perf_counter() - start, state
-
-
 def measure(name: str, data_dir: str) -> dict[str, Any]:
     """Rates of both in images a second, and their ratio, pair by pair."""
     setup = config_lib.build(load(name, data_dir))
     trainer = Trainer(setup.model, setup.optimizer, setup.dataset)
-    steps, pairs = CASES[name]
+    steps, count = CASES[name]
     state, key = trainer.init(jax.random.key(0)), jax.random.key(1)
     ways = {way.__name__: way(trainer, state, steps, key) for way in (ours, bare)}
-    ends = [seconds(epoch)[1] for epoch in ways.values()]  # also compiles
+    ends = [epoch() for epoch in ways.values()]  # also compiles
     same = jax.tree.map(np.array_equal, ends[0].params, ends[1].params)
-    times: dict[str, list[float]] = {way: [] for way in ways}
-    for pair in range(pairs):
-        for way in list(ways) if pair % 2 else reversed(ways):
-            times[way].append(seconds(ways[way])[0])
+    waiting = {
+        way: functools.partial(lambda epoch: jax.block_until_ready(epoch()), epoch)
+        for way, epoch in ways.items()
+    }
+    times = pairs.in_turn(waiting, count)
     images = steps * setup.dataset.batch_size
-    ratios = [b / a for a, b in zip(times["ours"], times["bare"], strict=True)]
-    low, _, high = statistics.quantiles(ratios, n=4)
     return {
         "config": name,
         "steps": steps,
         "batch_size": setup.dataset.batch_size,
-        "pairs": pairs,
+        "pairs": count,
         "same_parameters": all(jax.tree.leaves(same)),
-        "ours_images_per_second": images / statistics.median(times["ours"]),
-        "bare_images_per_second": images / statistics.median(times["bare"]),
-        "ratio": statistics.median(ratios),
-        "ratio_q25": low,
-        "ratio_q75": high,
+        "ours_images_per_second": pairs.per_second(images, times["ours"]),
+        "bare_images_per_second": pairs.per_second(images, times["bare"]),
+        **pairs.compare(times["ours"], times["bare"]),
         "seconds": times,
     }
 

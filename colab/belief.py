@@ -60,7 +60,7 @@ import optax
 from IPython.display import HTML, display
 from sklearn.datasets import load_digits
 
-from hyperdyn_jax import Hyperdyn, LogUniform, SearchSpace, gp, host
+from hyperdyn_jax import Hyperdyn, LogUniform, SearchSpace, gp, host, hyperdyn
 
 EPOCHS = int(os.environ.get("EPOCHS", 12))
 STEPS, BATCH = 40, 32
@@ -119,8 +119,8 @@ print(f"{score:.1f}% after {EPOCHS} epochs")
 @host.compiled
 def posterior(tuner, data, model, epoch, units):
     """Mean and standard deviation of the gain, f32[n] each, percentage points."""
-    kernel = gp.SPATIAL_KERNELS[tuner.kernel], gp.TimeKernel(tuner.alpha, tuner.beta)
-    known = gp.condition(host.double(model), host.double(data), *kernel)
+    kernels = hyperdyn.kernels(tuner)
+    known = gp.condition(host.double(model), host.double(data), *kernels)
     now = host.double(epoch)
     predict = jax.vmap(lambda unit: known.predict(gp.Query(unit[None], now)))
     return host.single(predict(host.double(units)))

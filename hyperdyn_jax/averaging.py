@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-ARRAYS = (jax.Array, np.ndarray, np.generic)  # leaves that hold numbers, with a dtype
+from hyperdyn_jax.pytrees import ARRAYS
 
 
 def weight(power: float, steps: int, length: int) -> float:

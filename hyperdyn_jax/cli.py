@@ -14,13 +14,14 @@ from ml_collections import ConfigDict, config_dict, config_flags
 
 from hyperdyn_jax import config as config_lib
 from hyperdyn_jax import dry_run, hosts, loop, signals
+from hyperdyn_jax.arguments import BAD_INPUT as BAD_INPUT
 from hyperdyn_jax.checkpoints import FULL, SaveError
 from hyperdyn_jax.records import DataError, reason
 from hyperdyn_jax.types import DivergedError
 
 flags.disclaim_key_flags()  # --help shows them as those of the program
 LONGEST = 1000  # characters of a line that is told; beyond it is what was given
-DONE, BAD_INPUT, DIVERGED, TRY_AGAIN = 0, 2, 3, 75  # exit codes
+DONE, DIVERGED, TRY_AGAIN = 0, 3, 75  # exit codes, beside BAD_INPUT
 PLACE = ("coordinator", "processes", "process", "heartbeat")  # flags of many processes
 HELP = ("help", "h", "helpshort")
 # What stands for the value of a flag in --help; those without it are switches.

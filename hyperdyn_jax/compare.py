@@ -13,14 +13,14 @@ import itertools
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 import hyperdyn_jax
-from hyperdyn_jax import report, rundir
+from hyperdyn_jax import jsonl, report, rundir
 from hyperdyn_jax.arguments import BAD_INPUT, Parser
 from hyperdyn_jax.paper import table
 from hyperdyn_jax.report import Run, numbers, parts
@@ -99,15 +99,12 @@ def _settings(run: Run) -> dict[str, str]:
         for name, value in run.config.items()
         if name not in OWN and (name in own or not isinstance(value, Mapping))
     }
-    return dict(sorted(_flat(config, "")))
-
-
-def _flat(config: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, str]]:
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        elif value is not None:  # None is what is usual, as is a setting left out
-            yield f"{prefix}{name}", str(value)
+    # None is what is usual, as is a setting left out.
+    return {
+        name: str(value)
+        for name, value in sorted(jsonl.flat(config).items())
+        if value is not None
+    }
 
 
 def _labels(configs: Sequence[Mapping[str, str]]) -> list[str]:

@@ -156,16 +156,10 @@ def build(config: Config) -> Setup:
         example = "learning_rate, with its kind, low and high"
         line = f"config.search_space needs at least one axis, for example {example}"
         problems["search_space"] = [line]
-    # Instead of what is wrong: batches that every device has a part of, ...
     devices = jax.device_count()  # of all processes
-    sizes = {"batch_size": devices, "eval_batch_size": devices} | {"pad": 0, "seed": 0}
-    sizes |= {"image_size": 32, "skip_bad_records": 0}
-    sizes = {name: value for name, value in sizes.items() if name in problems}
+    sizes, lengths = _stand_ins(problems, devices)
     load = functools.partial(_dataset, sizes=sizes, devices=devices)
     dataset = make("dataset", load, "dataset", "data_dir")
-    # ... and long enough a run for every strategy.
-    short = [name for name in ("epochs", "batch_size") if name in problems]
-    lengths: dict[str, int] = dict.fromkeys(short, 1_000)
     lengths["steps_per_epoch"] = dataset.steps_per_epoch if dataset else 1_000_000
     tuning = functools.partial(_strategy, axes=axes, lengths=lengths)
     strategy = make("strategy", tuning, "strategy", "search_space")
@@ -194,6 +188,21 @@ def build(config: Config) -> Setup:
         model,
         optimizer,
         dataset,
+    )
+
+
+def _stand_ins(
+    problems: Iterable[str], devices: int
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Instead of settings that are wrong, so that the others can be checked: batches
+    that every device has a part of, and long enough a run for every strategy."""
+    sizes = {"batch_size": devices, "eval_batch_size": devices} | {"pad": 0, "seed": 0}
+    sizes |= {"image_size": 32, "skip_bad_records": 0}
+    lengths = dict.fromkeys(("epochs", "batch_size"), 1_000)
+    wrong = set(problems)
+    return (
+        {name: value for name, value in sizes.items() if name in wrong},
+        {name: value for name, value in lengths.items() if name in wrong},
     )
 
 

@@ -84,11 +84,12 @@ def count_steps(setup: Setup) -> tuple[int, int, str]:
     tuner = getattr(tuner, "tuner", tuner)  # what a control controls
     steps = setup.epochs * each
     if isinstance(tuner, Hyperdyn):
-        return steps, (tuner.initial_points + 2 * (setup.epochs - 1)) * each, ""
+        branches = (1 + tuner.suggestions) * (setup.epochs - 1)
+        return steps, (tuner.initial_points + branches) * each, ""
     if isinstance(tuner, ExploreThenCommit):
-        fewest = steps - tuner.allowance
-        share = tuner.allowance / fewest
-        bound = f"{tuner.allowance:,} steps, {share:+.1%} of the accepted"
+        most = tuner.allowance + (tuner.finalists - 1) * each
+        fewest = steps - most
+        bound = f"{most:,} steps, {most / fewest:+.1%} of the accepted"
         return fewest, steps, bound
     if not hasattr(tuner, "space"):  # a schedule tries nothing
         return steps, steps, ""

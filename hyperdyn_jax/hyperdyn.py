@@ -13,6 +13,7 @@ that a loop can train the one while it asks for the other. Epoch 0 is Random-Sta
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -68,10 +69,11 @@ class Hyperdyn:
         expects of those before it had been observed, and of several the best is taken.
       capacity: observations kept for the Gaussian process; when full, the oldest go.
         A decision costs capacity^3, from the first on.
-      fit_steps: largest number of L-BFGS steps of a fit.
+      fit_steps: largest number of BFGS steps of a fit, each one evaluation of the
+        likelihood and its gradient.
       candidates: size of the quasi-random set that starts the search for a challenger.
-      starts: how many of the best candidates L-BFGS climbs from.
-      ascent_steps: largest number of L-BFGS steps of a climb.
+      starts: how many of the best candidates BFGS climbs from.
+      ascent_steps: largest number of BFGS steps of a climb, counted alike.
 
     Raises:
       ValueError: a setting is out of range.
@@ -274,47 +276,16 @@ def _propose(tuner: Hyperdyn, state: HyperdynState) -> tuple[Any, ...]:
     kernel, time = kernels(tuner)
     data, last = host.double(state.data), host.double(state.model)
     model = gp.fit(data, last, kernel, time, max_steps=tuner.fit_steps)
-    count = tuner.suggestions
-    posterior = gp.condition(model, data.with_room(count - 1), kernel, time)
+    posterior = gp.condition(model, data.with_room(tuner.suggestions - 1), kernel, time)
     epoch = state.epoch.astype(jnp.float64)
     incumbent = host.double(tuner.space.to_unit(state.incumbent))
+
+    def weight(query: gp.Query) -> jax.Array:
+        return gp.feasibility(query, model, data, kernel, time)
+
     best_seen = data.points[jnp.argmax(jnp.where(data.feasible, data.gains, -jnp.inf))]
-
-    def search(believed: gp.Posterior, key: jax.Array) -> dict[str, jax.Array]:
-        """The setting of the greatest expected improvement."""
-
-        def log_weighted_improvement(point: jax.Array) -> jax.Array:
-            query = gp.Query(point, epoch)
-            mean, stddev = believed.predict(query)
-            weight = gp.feasibility(query, model, data, kernel, time)
-            return acquisition.log_expected_improvement(
-                mean, stddev, believed.best
-            ) + jnp.log(weight)
-
-        point, _ = acquisition.maximize(
-            log_weighted_improvement,
-            key,
-            jnp.stack([incumbent, best_seen]),
-            candidates=tuner.candidates,
-            starts=tuner.starts,
-            max_steps=tuner.ascent_steps,
-        )
-        return tuner.space.from_unit(point)
-
-    def next_challenger(
-        changes: dict[str, Any], draw: tuple[jax.Array, jax.Array]
-    ) -> tuple[dict[str, Any], dict[str, jax.Array]]:
-        row, key = draw
-        believed = posterior._replace(**changes)
-        challenger = search(believed, key)
-        # Believed where the trial will be, not where float32 rounded it from.
-        query = gp.Query(host.double(tuner.space.to_unit(challenger)), epoch)
-        believed = believed.believe(query, row)
-        return {name: getattr(believed, name) for name in changes}, challenger
-
-    changes = {name: getattr(posterior, name) for name in ("rows", "whiten", "best")}
-    draws = tuner.capacity + jnp.arange(count), _keys(state.key, count)
-    _, challengers = jax.lax.scan(next_challenger, changes, draws)
+    near = jnp.stack([incumbent, best_seen])
+    challengers = _search(tuner, posterior, weight, state.key, epoch, near)
     units = host.double(tuner.space.to_unit(challengers))
     points = jnp.concatenate([incumbent[None], units])
     mean, stddev = jax.vmap(lambda u: posterior.predict(gp.Query(u, epoch)))(points)
@@ -330,6 +301,58 @@ def _propose(tuner: Hyperdyn, state: HyperdynState) -> tuple[Any, ...]:
         host.single((mean, stddev, improvement)),
         host.single(parameters),
     )
+
+
+def _search(
+    tuner: Hyperdyn,
+    posterior: gp.Posterior,
+    weight: Callable[[gp.Query], jax.Array],
+    key: jax.Array,
+    epoch: jax.Array,
+    near: jax.Array,
+) -> dict[str, jax.Array]:
+    """The challengers, one after the other: each the setting of the greatest expected
+    improvement times a query's `weight`, as if those before it had come as expected.
+
+    near: f64[m, d], points of the cube near which a peak may hide.
+    """
+
+    def best(believed: gp.Posterior, key: jax.Array) -> dict[str, jax.Array]:
+        def log_weighted_improvement(point: jax.Array) -> jax.Array:
+            query = gp.Query(point, epoch)
+            mean, stddev = believed.predict(query)
+            return acquisition.log_expected_improvement(
+                mean, stddev, believed.best
+            ) + jnp.log(weight(query))
+
+        point, _ = acquisition.maximize(
+            log_weighted_improvement,
+            key,
+            near,
+            candidates=tuner.candidates,
+            starts=tuner.starts,
+            max_steps=tuner.ascent_steps,
+        )
+        return tuner.space.from_unit(point)
+
+    def next_challenger(
+        changes: dict[str, Any], draw: tuple[jax.Array, jax.Array]
+    ) -> tuple[dict[str, Any], dict[str, jax.Array]]:
+        row, key = draw
+        believed = posterior._replace(**changes)
+        challenger = best(believed, key)
+        # Believed where the trial will be, not where float32 rounded it from.
+        query = gp.Query(host.double(tuner.space.to_unit(challenger)), epoch)
+        believed = believed.believe(query, row)
+        return {name: getattr(believed, name) for name in changes}, challenger
+
+    changes = {name: getattr(posterior, name) for name in ("rows", "whiten", "best")}
+    draws = (
+        tuner.capacity + jnp.arange(tuner.suggestions),
+        _keys(key, tuner.suggestions),
+    )
+    _, challengers = jax.lax.scan(next_challenger, changes, draws)
+    return challengers
 
 
 def _keys(key: jax.Array, count: int) -> jax.Array:

@@ -84,6 +84,15 @@ def _plain(value: Any, otherwise: Callable[[float], Any]) -> Any:
     return value
 
 
+def flat(config: Row, prefix: str = "") -> dict[str, Any]:
+    """Settings with the names that --config.x=y has for them."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        inner = isinstance(value, Mapping)
+        found |= flat(value, f"{prefix}{name}.") if inner else {prefix + name: value}
+    return found
+
+
 def lines(rows: Sequence[Row]) -> bytes:
     """Rows as a log has them."""
     return "".join(dump(row) + "\n" for row in rows).encode()

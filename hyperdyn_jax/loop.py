@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import math
 import time
 from collections.abc import Mapping
@@ -30,7 +29,7 @@ from hyperdyn_jax.runs import (
     skipped,
     start,
 )
-from hyperdyn_jax.steps import TrainState, init_state
+from hyperdyn_jax.steps import TrainState, state_shapes
 from hyperdyn_jax.training import Evaluation, Trainer
 from hyperdyn_jax.types import Decision, DivergedError, Strategy, Trials
 
@@ -96,10 +95,8 @@ def check(config: Mapping[str, Any], workdir: Path) -> config_lib.Setup:
         raise config_lib.ConfigError(problems)
     begins = hosts.first() and not (workdir / "checkpoints").exists()
     if setup.fork and begins:
-        make = functools.partial(init_state, setup.model, setup.optimizer)
-        make = functools.partial(make, setup.dataset.image_shape)
-        # The key is made inside, where nothing is compiled for it.
-        forked(setup.fork, jax.eval_shape(lambda: make(jax.random.key(0))))
+        shape = setup.dataset.image_shape
+        forked(setup.fork, state_shapes(setup.model, setup.optimizer, shape))
     return setup
 
 

@@ -45,6 +45,17 @@ def init_state(
     return TrainState(jnp.int32(0), params, batch_stats, optimizer.init(params))
 
 
+def state_shapes(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    image_shape: tuple[int, int, int],
+) -> TrainState:
+    """The shapes and dtypes of `init_state`'s; nothing is computed or compiled."""
+    make = functools.partial(init_state, model, optimizer, image_shape)
+    shapes: TrainState = jax.eval_shape(lambda: make(jax.random.key(0)))
+    return shapes
+
+
 def train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,

@@ -116,7 +116,7 @@ class MLflow:
         else:
             made = self._client.create_run(self._experiment(), run_name=place.name)
             self._run = place.memory["run"] = made.info.run_id
-            settings = _flat(json.loads(jsonl.dump_config(place.config)))
+            settings = jsonl.flat(json.loads(jsonl.dump_config(place.config)))
             params = [Param(name, str(value)) for name, value in settings.items()]
             self._client.log_batch(self._run, params=params)
         # A process may have ended between sending a row and making a note of it.
@@ -265,15 +265,6 @@ def scalars(metrics: Row, decision: Row) -> dict[str, float]:
     found |= {f"hyperparams/{k}": v for k, v in metrics["hyperparams"].items()}
     found |= {k: decision[k] for k in ("keep_probability", "extra_steps")}
     return {name: float(value) for name, value in found.items() if value is not None}
-
-
-def _flat(config: Row, prefix: str = "") -> dict[str, Any]:
-    """Settings with the names that --config.x=y has for them."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        inner = isinstance(value, Mapping)
-        flat |= _flat(value, f"{prefix}{name}.") if inner else {prefix + name: value}
-    return flat
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -110,10 +110,11 @@ class Trainer:
         self._one_by_one: Callable[[Any], Any] = (
             jax.block_until_ready if together else lambda result: result
         )
+        self._resident: dict[str, Any] = {}
         # XLA:CPU convolves far slower inside a loop; elsewhere a loop saves launches.
         # Batches that the host sends are too large to send many of at once.
-        self._resident: dict[str, Any] = {}
-        self._scans = not host if scan is None else scan
+        held = bool(jax.tree.leaves(dataset.resident("train")))
+        self._scans = held and (not host if scan is None else scan)
         # Runs once, so it is compiled fast and not to be fast: that saves 5 to 15 s.
         init = functools.partial(step_lib.init_state, model, optimizer)
         self._init = jax.jit(
@@ -124,10 +125,8 @@ class Trainer:
 
     def shapes(self) -> TrainState:
         """The shapes and dtypes of a network's state; nothing is computed."""
-        make = functools.partial(step_lib.init_state, self._model, self._optimizer)
-        make = functools.partial(make, self.dataset.image_shape)
-        # The key is made inside, where nothing is compiled for it.
-        return jax.eval_shape(lambda: make(jax.random.key(0)))
+        shape = self.dataset.image_shape
+        return step_lib.state_shapes(self._model, self._optimizer, shape)
 
     def compile(self) -> jax.stages.Compiled:
         """The step that trains a branch on all devices, for what XLA tells of it.

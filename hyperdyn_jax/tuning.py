@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hyperdyn_jax import averaging, jsonl
+from hyperdyn_jax import averaging, jsonl, pytrees
 from hyperdyn_jax import trackers as tracking
 from hyperdyn_jax.baselines import Schedule, common
 from hyperdyn_jax.explore import ExploreThenCommit
@@ -435,23 +435,30 @@ def _check_pure(before: list[Any], after: list[Any], new: Any) -> None:
 
 def _has_nan(state: Any) -> bool:
     numbers: list[Any] = [
-        x for x in jax.tree.leaves(state) if isinstance(x, averaging.ARRAYS)
+        x for x in jax.tree.leaves(state) if isinstance(x, pytrees.ARRAYS)
     ]
     floats = (x for x in numbers if jnp.issubdtype(x.dtype, jnp.inexact))
     return any(bool(jnp.isnan(x).any()) for x in floats)
 
 
-_NUMBERS = (bool, int, float, complex)
-
-
 def _about(loop: _Loop, key: np.ndarray) -> dict[str, Any]:
-    """The config.json of a run: what has to be the same to go on with it."""
+    """The config.json of a run: what has to be the same to go on with it.
+
+    Of a schedule that is a function of the epoch the values at some epochs: it has no
+    text of its own.
+    """
+    schedule = getattr(loop.strategy, "base", loop.strategy)
+    values = None
+    if isinstance(schedule, Schedule):
+        epochs = np.linspace(0, loop.epochs, 9)[:-1].tolist()
+        values = [schedule.at(epoch) for epoch in epochs]
     return {
         "strategy": type(loop.strategy).__name__,
         "settings": re.sub(r" at 0x[0-9a-f]+", "", repr(loop.strategy)),
         "epochs": loop.epochs,
         "steps_per_epoch": loop.steps_per_epoch,
         "key": key,
+        "schedule": values,
     }
 
 
@@ -496,10 +503,10 @@ class _Store:
         # Every float to the bit: JSON of a Python float is exact.
         arrays: dict[str, Any] = {"facts": np.array(jsonl.dump(facts))}
         for i, held in enumerate(run.held):
-            arrays |= _to_arrays(f"held/{i}", held.state)
-            arrays |= _to_arrays(f"average/{i}", held.average)
-        arrays |= _to_arrays("best", run.best and run.best.state)
-        arrays |= _to_arrays("tuner", run.tuner)
+            arrays |= pytrees.to_arrays(f"held/{i}", held.state)
+            arrays |= pytrees.to_arrays(f"average/{i}", held.average)
+        arrays |= pytrees.to_arrays("best", run.best and run.best.state)
+        arrays |= pytrees.to_arrays("tuner", run.tuner)
         stream = io.BytesIO()
         np.savez(stream, **arrays)
         jsonl.replace_bytes(self._newest, stream.getvalue())
@@ -536,67 +543,19 @@ class _Store:
         try:
             held = [
                 _Held(
-                    _from_arrays(f"held/{i}", begin.state, arrays),
-                    _from_arrays(f"average/{i}", begin.average, arrays),
+                    pytrees.from_arrays(f"held/{i}", begin.state, arrays),
+                    pytrees.from_arrays(f"average/{i}", begin.average, arrays),
                     step,
                 )
                 for i, step in enumerate(facts["held"])
             ]
             best = facts["best"] and _Best(
-                _from_arrays("best", begin.state, arrays), *facts["best"]
+                pytrees.from_arrays("best", begin.state, arrays), *facts["best"]
             )
             like = strategy.init(key, facts["score"])
-            tuner = _from_arrays("tuner", like, arrays)
+            tuner = pytrees.from_arrays("tuner", like, arrays)
         except ValueError as error:
             raise ValueError(f"workdir={self._path} holds {error}") from None
         run = _Run(**facts | {"held": held, "tuner": tuner, "best": best})
         self._export(run)  # which a process that ended may not have come to
         return run
-
-
-def _to_arrays(prefix: str, tree: Any) -> dict[str, np.ndarray]:
-    """The numbers in a pytree by their place in it."""
-    return {
-        prefix + jax.tree_util.keystr(path): np.asarray(jax.device_get(_raw(leaf)))
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        if isinstance(leaf, averaging.ARRAYS + _NUMBERS)
-    }
-
-
-def _from_arrays(prefix: str, like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """A pytree like another, with the numbers of `arrays`; the rest is that of `like`.
-
-    Raises:
-      ValueError: they are of another shape.
-    """
-
-    def restored(path: Any, leaf: Any) -> Any:
-        if not isinstance(leaf, averaging.ARRAYS + _NUMBERS):
-            return leaf
-        name = prefix + jax.tree_util.keystr(path)
-        raw, saved = _raw(leaf), arrays.get(name)
-        if saved is None or saved.shape != np.shape(raw):
-            found = "nothing" if saved is None else f"shape {saved.shape}"
-            raise ValueError(
-                f"another state: {found} for {name}, of shape {np.shape(raw)} here"
-            )
-        if isinstance(leaf, _NUMBERS) and not isinstance(leaf, np.generic):
-            return type(leaf)(saved[()])
-        # NumPy's files do not know bfloat16 and the like, but keep their bytes.
-        saved = saved.view(raw.dtype) if saved.dtype.kind == "V" else saved
-        if not isinstance(leaf, jax.Array):
-            return saved[()] if isinstance(leaf, np.generic) else saved
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(
-                jnp.asarray(saved), impl=jax.random.key_impl(leaf)
-            )
-        return jax.device_put(saved, leaf.sharding)
-
-    return jax.tree_util.tree_map_with_path(restored, like)
-
-
-def _raw(leaf: Any) -> Any:
-    """A leaf, of a PRNG key its data."""
-    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.key_data(leaf)
-    return leaf

@@ -54,6 +54,17 @@ def test_groups_are_named_by_what_tells_them_apart(tmp_path):
     assert list(groups[-1].runs) == [0, 1]
 
 
+def test_bands_are_drawn_from_edge_to_edge(study):
+    groups = compare.group(report.find_runs([study]))
+    for axes, count in zip(compare.draw(groups).axes, compare.COUNTS, strict=True):
+        for each, drawn in zip(groups, axes.collections, strict=True):
+            band = compare.band(list(each.runs.values()), count)
+            (path,) = drawn.get_paths()
+            low, high = path.vertices[:, 1].min(), path.vertices[:, 1].max()
+            assert low == pytest.approx((band.mean - band.half).min())
+            assert high == pytest.approx((band.mean + band.half).max())
+
+
 def test_bands_are_students_where_all_runs_are(study):
     (cosine, hyperdyn) = compare.group(report.find_runs([study]))
     runs = list(hyperdyn.runs.values())

@@ -1,5 +1,6 @@
 """A dry run: what it tells is what the run then does, and it writes nothing."""
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -75,6 +76,19 @@ def recorded(strategy):
     dataset = SimpleNamespace(steps_per_epoch=each)
     setup = SimpleNamespace(tuner=tuner, epochs=config["epochs"], dataset=dataset)
     return setup, run.metrics[-1]
+
+
+def test_every_challenger_and_finalist_is_counted():
+    setup, _ = recorded("hyperdyn")
+    each, epochs = setup.dataset.steps_per_epoch, setup.epochs
+    setup.tuner = dataclasses.replace(setup.tuner, suggestions=3)
+    assert dry_run.count_steps(setup)[1] == (5 + 4 * (epochs - 1)) * each
+    setup, _ = recorded("explore")
+    one = dry_run.count_steps(setup)
+    setup.tuner = dataclasses.replace(setup.tuner, finalists=3)
+    several = dry_run.count_steps(setup)
+    assert one[0] - several[0] == 2 * each
+    assert one[1] == several[1]
 
 
 MADE = "hyperdyn greedy control epoch_bo random_search hyperband batch1000_hyperdyn"

@@ -26,8 +26,8 @@ def digits():
     return data.digits(pad=1)
 
 
-def make_trainer(digits, devices, model=None, batch_size=64, **settings):
-    source = data.ArrayDataset(
+def make_trainer(digits, devices, model=None, batch_size=64, source=None, **settings):
+    source = source or data.ArrayDataset(
         **digits, devices=devices, seed=0, batch_size=batch_size, eval_batch_size=128
     )
     model = model or networks.Small(axis_name=AXIS)
@@ -111,6 +111,29 @@ def test_a_branch_that_diverges_beside_another_is_counted_as_in_turn(in_turn, at
     np.testing.assert_allclose(ends[1].losses[1], ends[0].losses[1], rtol=1e-3)
 
 
+def test_a_branch_that_spiked_beside_another_ends_for_good(digits, monkeypatch):
+    """Its losses come down again, and are not counted any more."""
+    trainer = make_trainer(digits, 2)
+    place, taken = trainer._layout(2), []
+    step = place.step
+
+    def spiking(*args):
+        wave, loss = step(*args)
+        taken.append(loss)
+        return wave, np.float32([1e9, 1.0]) if len(taken) == 3 else loss
+
+    monkeypatch.setattr(place, "step", spiking)
+    state = trainer.init(jax.random.key(0))
+    steps = 4 * training.BLOCK
+    begun = trainer.begin([state] * 2, SETTINGS[:2])
+    losses = trainer.train(begun, steps, KEY).losses
+    assert len(taken) == steps  # for the other's sake
+    assert np.isfinite(losses[0, : 2 * training.BLOCK]).all()
+    assert np.isnan(losses[0, 2 * training.BLOCK :]).all()
+    assert np.isfinite(losses[1]).all()
+    assert trainer.steps_taken(losses).tolist() == [2 * training.BLOCK, steps]
+
+
 @pytest.mark.parametrize("parallel", [False, True])
 def test_a_block_is_its_steps(digits, parallel):
     """Over the end of an epoch, whose last batch is smaller, and with a rest."""
@@ -136,6 +159,41 @@ def test_a_block_is_its_steps(digits, parallel):
     # The small batch is in the second block, and the last eight steps are no block.
     wanted = {(False, "step"): 40, (True, "block"): 1, (True, "step"): 24}
     assert calls == {name: count * waves for name, count in wanted.items()}
+
+
+class Streamed(data.ArrayDataset):
+    """The same images, sent by the host: nothing is on the devices."""
+
+    def resident(self, split):  # noqa: ARG002 (nothing of any split)
+        return ()
+
+    def _sent(self, batch, split):
+        images, labels = (np.asarray(x)[batch.examples] for x in self._splits[split])
+        return data.Batch((images, labels), batch.weights)
+
+    def train_batch(self, step):
+        return self._sent(super().train_batch(step), "train")
+
+    def load(self, resident, examples, keys):  # noqa: ARG002 (there is nothing)
+        return super().load(data.Split(*examples), jnp.arange(len(examples[1])), keys)
+
+
+def test_batches_that_the_host_sends_are_never_sent_in_blocks(digits):
+    """Sixteen batches of ImageNet at once would fill a device."""
+    ends = []
+    for kind in (data.ArrayDataset, Streamed):
+        source = kind(**digits, devices=1, seed=0, batch_size=64, eval_batch_size=128)
+        trainer = make_trainer(digits, 1, scan=True, source=source)
+        place, sizes = trainer._layout(1), []
+        put = place.put
+        place.put = lambda batch, steps=0, put=put, sizes=sizes: (
+            sizes.append(steps) or put(batch, steps)
+        )
+        state = trainer.init(jax.random.key(0))
+        begun = trainer.begin([state], SETTINGS[:1])
+        ends.append(trainer.train(begun, training.BLOCK, KEY))
+        assert (training.BLOCK in sizes) == (kind is data.ArrayDataset)
+    np.testing.assert_allclose(ends[1].losses, ends[0].losses, rtol=1e-4)
 
 
 def test_an_epoch_moves_nothing_that_it_was_not_told_to_move(in_turn, at_once):

@@ -5,6 +5,7 @@ at random moments, is in test_loop.py and, a hundred times, in benchmarks/faults
 """
 
 import json
+import time
 from pathlib import Path
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from run_state import state
 
-from hyperdyn_jax import hosts, loop, signals
+from hyperdyn_jax import hosts, hyperdyn, loop, signals
 from hyperdyn_jax.config import ConfigError
 from hyperdyn_jax.data import ArrayDataset
 from hyperdyn_jax.display import Display
@@ -93,6 +94,31 @@ def test_a_run_stopped_anywhere_ends_as_if_it_had_not_been(
     assert stops >= 2
     assert inside >= 1
     assert state(tmp_path / "run") == state(tmp_path / "whole")
+
+
+def test_a_search_beside_the_training_changes_nothing(tmp_path, monkeypatch):
+    """However long it takes, and where the incumbent diverges meanwhile."""
+    settings, joined = config(strategy="hyperdyn"), []
+    ask, join = hyperdyn.Hyperdyn.ask, loop.Trainer.join
+
+    def slow(tuner, state):
+        time.sleep(0.3 * (int(state.epoch) % 3))
+        return ask(tuner, state)
+
+    def counting(trainer, ahead, *others):
+        joined.append(ahead.steps)
+        return join(trainer, ahead, *others)
+
+    monkeypatch.setattr(hyperdyn.Hyperdyn, "ask", slow)
+    monkeypatch.setattr(loop.Trainer, "join", counting)
+    loop.train_and_evaluate(settings, tmp_path / "beside", Recorder())
+    assert len(set(joined)) > 1  # as long as an epoch, and shorter
+    assert max(joined) > 1
+    monkeypatch.setattr(hyperdyn.Hyperdyn, "incumbent", lambda *_: None)
+    count = len(joined)
+    loop.train_and_evaluate(settings, tmp_path / "before", Recorder())
+    assert len(joined) == count
+    assert state(tmp_path / "beside") == state(tmp_path / "before")
 
 
 def test_a_kill_loses_no_more_than_the_save_interval(tmp_path, monkeypatch):

@@ -230,6 +230,20 @@ def test_a_pause_changes_nothing(trainer, pauses):
     jax.tree.map(np.testing.assert_array_equal, progress.states, whole.states)
 
 
+def test_branches_catch_up_with_the_first(trainer):
+    """As if all had been trained together, augmentation and all."""
+    begin = trainer.init(jax.random.key(0))
+    branches = trainer.begin([begin] * 3, [FAST, SLOW, FAST])
+    first = branches._replace(states=branches.states[:1], losses=branches.losses[:1])
+    asked = iter([False] * 4 + [True])
+    ahead = trainer.train(first, 9, KEY, asked.__next__)
+    joined = trainer.join(ahead, branches, KEY)
+    whole = trainer.train(branches, joined.steps, KEY)
+    assert joined.steps == 5
+    np.testing.assert_array_equal(joined.losses, whole.losses)
+    jax.tree.map(np.testing.assert_array_equal, joined.states, whole.states)
+
+
 @pytest.mark.parametrize(
     ("loss", "diverged"),
     [(2.3, False), (2302.0, False), (2303.0, True), (np.inf, True), (np.nan, True)],

@@ -409,6 +409,23 @@ def test_another_run_is_refused(finished):
         again()
 
 
+def test_schedules_that_are_functions_are_told_apart(tmp_path):
+    """They have no text of their own; the values that they give are kept."""
+    loop = Loop()
+    size = {"epochs": 2, "steps_per_epoch": 4, "key": KEY, "workdir": tmp_path}
+
+    def cosine(rate):
+        strategy = Schedule.cosine(2, learning_rate=rate)
+        return tune(loop.train, loop.loss, START, strategy, **size)
+
+    cosine(0.1)
+    trained = len(loop.calls)
+    cosine(0.1)
+    assert len(loop.calls) == trained
+    with pytest.raises(ValueError, match="holds another run, see its config"):
+        cosine(0.2)
+
+
 @pytest.mark.parametrize("strategy", [Schedule.cosine(6, 0.3), None])
 def test_report_makes_a_page_of_it(tmp_path, strategy):
     loop = Loop()

@@ -7,16 +7,16 @@ counts: on the accepted path, and in total with every trial in them.
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
-Row = Mapping[str, Any]
+from hyperdyn_jax.jsonl import Row as Row
 
 METRICS = "epoch step total_steps train_loss validation_accuracy hyperparams seconds"
 DECISIONS = "epoch trials scores score_before branch"
@@ -196,6 +196,17 @@ def probed(row: Row) -> bool:
     return row.get("keep_probability") is None and any(
         score is not None for score in row["scores"]
     )
+
+
+def role(row: Row, index: int) -> str:
+    """What a trial was, in a word."""
+    if len(row["trials"]) == 1:
+        return "probe" if row["branch"] < 0 and probed(row) else "setting"
+    if row.get("block"):
+        return "challenger" if index else "base"
+    if has_incumbent(row):
+        return "challenger" if index else "incumbent"
+    return "probe" if row["branch"] < 0 and probed(row) else "random"
 
 
 def outcome(row: Row) -> str:

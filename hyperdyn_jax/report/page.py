@@ -1,18 +1,16 @@
 """The page of runs: what came of them, what the model believed, what was decided."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 import numpy as np
 
-from hyperdyn_jax.report import numbers, parts
+from hyperdyn_jax.report import believed, numbers, parts
 from hyperdyn_jax.report.numbers import Z90, Row, Run
-from hyperdyn_jax.report.svg import LEFT, RIGHT, WIDTH, Panel, Scale, extent
+from hyperdyn_jax.report.svg import Panel, extent
 
-MOST_BELIEFS = 200  # on the slider; of more, as many evenly spread
-GLANCES = 8  # of them printed
 DOTTED = 60  # epochs up to which each is a dot of its own
 
 # Sections of a run -------------------------------------------------------------------
@@ -228,198 +226,7 @@ def _shades(run: Run, beliefs: Any, name: str, kind: str) -> np.ndarray | None:
     return shades if shades.any() else None
 
 
-# What the model believed -------------------------------------------------------------
-
-
-def belief(run: Run, beliefs: Any, number: int, level: int) -> str:
-    name, title = f"belief-{number}", "What the model believed"
-    if beliefs is None:
-        if not any(row.get("gp") for row in run.decisions):
-            return ""
-        note = (
-            "The rows of this strategy do not hold what its model was told, so what it "
-            "believed cannot be computed again here."
-        )
-        return parts.section(name, title, note=note, level=level)
-    data = _belief_data(run, beliefs)
-    last = len(data["steps"]) - 1
-    look = "panels one" if len(data["axes"]) == 1 else "panels"
-    dial = (
-        f'<figure class="dialled" data-source="{name}-data" hidden><div class="dial">'
-        f'<label for="{name}-dial">Before the decision of</label>'
-        f'<input type="range" id="{name}-dial" min="0" max="{last}" value="{last}">'
-        f'<output for="{name}-dial"></output></div>'
-        f'<p class="told" aria-live="polite"></p><div class="{look}"></div>'
-        f'<ul class="key">{_belief_keys(run)}</ul></figure>'
-    )
-    note = (
-        "A Gaussian process, computed again from the rows of decisions.jsonl: its mean "
-        "and the interval in which it expected 90% of trials, along each axis with the "
-        "other hyperparameters as they were. Move the slider, also with the arrow keys."
-    )
-    if numbers.unit(run) == "nats":
-        note += " To the model, a probe that lost has gained nothing."
-    body = (dial, _glances(data), parts.embed(f"{name}-data", data))
-    return parts.section(name, title, *body, note=note, level=level)
-
-
-def _belief_keys(run: Run) -> str:
-    keys = [
-        parts.key(
-            '<rect class="band c0" width="30" height="14"/>'
-            '<path class="line c0" d="M0 7H30"/>',
-            "expected gain, 90% interval",
-        ),
-        parts.key('<circle class="dot ink" cx="15" cy="7" r="2.6"/>', "earlier trials"),
-    ]
-    if any(numbers.has_incumbent(row) and row["trials"][1:] for row in run.decisions):
-        keys.append(_trial_key("c2", "incumbent, and what it got"))
-        keys.append(_trial_key("c1", "challenger, and what it got"))
-    else:
-        keys.append(_trial_key("c1", "next probe, and what it got"))
-        keys.append(
-            parts.key(
-                '<path class="line thin dashed c2" d="M15 0V14"/>',
-                "what the run trained with",
-            )
-        )
-    return "".join(keys)
-
-
-def _trial_key(look: str, text: str) -> str:
-    return parts.key(
-        f'<path class="line thin dashed {look}" d="M15 0V14"/>'
-        f'<circle class="ring {look}" cx="15" cy="7" r="4"/>',
-        text,
-    )
-
-
-def _belief_data(run: Run, beliefs: Any) -> dict[str, Any]:
-    scales = {
-        name: Scale(axis.low, axis.high, 0, 1, beliefs.kinds[name])
-        for name, axis in beliefs.space.items()
-    }
-    wide = {
-        name: Scale(axis.low, axis.high, LEFT, WIDTH - RIGHT, beliefs.kinds[name])
-        for name, axis in beliefs.space.items()
-    }
-
-    def at(trial: Row) -> list[float | None]:
-        return [_round(scale(trial[name])) for name, scale in scales.items()]
-
-    chosen = np.linspace(
-        0, len(beliefs.steps) - 1, min(len(beliefs.steps), MOST_BELIEFS)
-    )
-    return {
-        "unit": numbers.unit(run),
-        "axes": [
-            {
-                "name": name,
-                "ticks": [[_round(scales[name](v)), t] for v, t in wide[name].ticks()],
-            }
-            for name in scales
-        ],
-        "observed": [
-            {
-                "at": at(run.decisions[row]["trials"][i]),
-                "gain": _round(numbers.gain_of(run.decisions[row], i)),
-                "epoch": run.decisions[row]["epoch"],
-            }
-            for row, i in beliefs.observations
-        ],
-        "steps": [_belief_step(run, beliefs.steps[int(i)], at) for i in chosen.round()],
-    }
-
-
-def _belief_step(run: Run, step: Any, at: Any) -> dict[str, Any]:
-    half = Z90 * np.hypot(step.stddev, step.noise)
-    # As whole numbers of something too small to be seen: they take half the room.
-    grain = float(half.max()) / 400
-    shown = {
-        "seen": step.seen,
-        "grain": _round(grain),
-        "mean": np.rint(step.mean / grain).astype(int).tolist(),
-        "half": np.rint(half / grain).astype(int).tolist(),
-    }
-    if step.row == len(run.decisions):
-        taken = run.metrics[0]["hyperparams"]
-        chosen = {"role": "chosen", "at": at(taken), "gain": None, "taken": True}
-        text = f"The model had been told of {step.seen} probes."
-        if any(row.get("block") for row in run.decisions):
-            text += " The switch test had the last word."
-        text += f" The run trained with {numbers.setting(taken)}."
-        title = "after all probes"
-        return {**shown, "title": title, "text": text, "epoch": 0, "trials": [chosen]}
-    row = run.decisions[step.row]
-    trials = [
-        {
-            "role": _role(row, i),
-            "at": at(trial),
-            "gain": _round(numbers.gain_of(row, i)),
-            "taken": i == row["branch"],
-        }
-        for i, trial in enumerate(row["trials"])
-    ]
-    told = ". ".join(_told(row, i) for i in range(len(trials)))
-    text = f"{_outcome(row)}: {numbers.reason(row)}. {told}."
-    title = f"epoch {row['epoch']}" if row["branch"] >= 0 else f"probe {step.seen + 1}"
-    epoch = row["epoch"]
-    return {**shown, "title": title, "text": text, "epoch": epoch, "trials": trials}
-
-
-def _told(row: Row, index: int) -> str:
-    """A trial in a sentence without its full stop."""
-    foreseen, gain = numbers.prediction_of(row, index), numbers.gain_of(row, index)
-    text = f"{_role(row, index).capitalize()} {numbers.setting(row['trials'][index])}"
-    text += f": predicted {_predicted(foreseen)}" if foreseen else ""
-    return text + (", diverged" if gain is None else f", got {numbers.signed(gain)}")
-
-
-def _predicted(foreseen: tuple[float, float] | None) -> str:
-    if foreseen is None:
-        return "–"
-    return f"{numbers.signed(foreseen[0])}{parts.NARROW}{foreseen[1]:.2f}"
-
-
-def _glances(data: Mapping[str, Any]) -> str:
-    """The same at a few decisions, for paper and where no script runs."""
-    count = len(data["steps"])
-    chosen = sorted({round(x) for x in np.linspace(0, count - 1, min(count, GLANCES))})
-    charts = []
-    for step in (data["steps"][i] for i in chosen):
-        means, halves = (step["grain"] * np.array(step[x]) for x in ("mean", "half"))
-        lows, highs = means - halves, means + halves
-        up = extent([lows.min(), highs.max()])
-        for i, axis in enumerate(data["axes"]):
-            text = f"{step['title']}: gain over {axis['name']}"
-            chart = Panel(text, "", text, (0, 1), up, width=230, height=150)
-            chart.x_ticks = axis["ticks"][::2]
-            xs = np.linspace(0, 1, means.shape[1]).tolist()
-            chart.band(xs, lows[i].tolist(), highs[i].tolist(), "c0")
-            chart.line(xs, means[i].tolist(), "c0")
-            charts.append(str(chart))
-    return f'<figure class="glance">{"".join(charts)}</figure>'
-
-
-def _round(value: float | None, digits: int = 4) -> float | None:
-    return None if value is None else float(f"{float(value):.{digits}g}")
-
-
 # Decisions ---------------------------------------------------------------------------
-
-
-def _outcome(row: Row) -> str:
-    return numbers.outcome(row).capitalize()
-
-
-def _role(row: Row, index: int) -> str:
-    if len(row["trials"]) == 1:
-        return "probe" if row["branch"] < 0 and numbers.probed(row) else "setting"
-    if row.get("block"):
-        return "challenger" if index else "base"
-    if numbers.has_incumbent(row):
-        return "challenger" if index else "incumbent"
-    return "probe" if row["branch"] < 0 and numbers.probed(row) else "random"
 
 
 def decisions(run: Run, number: int, level: int) -> str:
@@ -456,7 +263,7 @@ def _decision(row: Row) -> str:
         f'<th scope="rowgroup" rowspan="{count}"><span class="unseen">Epoch </span>'
         f"{row['epoch']}</th>"
         f'<td rowspan="{count}">'
-        f"<b>{parts.escape(_outcome(row))}</b>: {why}</td>"
+        f"<b>{parts.escape(numbers.outcome(row).capitalize())}</b>: {why}</td>"
     )
     lines = []
     for i in range(count):
@@ -465,10 +272,10 @@ def _decision(row: Row) -> str:
         taken = i == row["branch"]
         tick = '<span class="tick-mark">✓</span> ' if taken else ""
         look = ' class="taken"' if taken else ""
-        tried = f"{_role(row, i)}: {numbers.setting(row['trials'][i])}"
+        tried = f"{numbers.role(row, i)}: {numbers.setting(row['trials'][i])}"
         lines.append(
             f"<tr>{head if i == 0 else ''}<td{look}>{tick}{parts.escape(tried)}</td>"
-            f"<td>{_predicted(foreseen)}</td>"
+            f"<td>{parts.predicted(foreseen)}</td>"
             f"<td>{got}</td></tr>"
         )
     return f'<tbody class="decision">{"".join(lines)}</tbody>'
@@ -704,7 +511,7 @@ def of_run(run: Run, beliefs: Any, number: int, level: int) -> list[str]:
     """The sections that are of one run alone."""
     rest = (decisions, calibration, kept, cost, alerts, settings)
     return [
-        belief(run, beliefs, number, level),
+        believed.section(run, beliefs, number, level),
         *(part(run, number, level) for part in rest),
     ]
 
@@ -728,8 +535,8 @@ def page(runs: Sequence[Run], beliefs: Sequence[Any], version: str) -> str:
     names = ", ".join(run.label for run in runs)
     lead = f'<p class="lead">{parts.escape(names)}: together, then one by one.</p>'
     sections = [_results(runs), accuracy(runs), paths(runs)]
-    for i, (run, believed) in enumerate(zip(runs, beliefs, strict=True)):
-        body = (f"<p>{headline(run)}</p>", *of_run(run, believed, i, 3))
+    for i, (run, held) in enumerate(zip(runs, beliefs, strict=True)):
+        body = (f"<p>{headline(run)}</p>", *of_run(run, held, i, 3))
         sections.append(parts.section(f"run-{i}", run.label, *body))
     return parts.assemble(f"{len(runs)} runs", "Run report", lead, sections, footer)
 

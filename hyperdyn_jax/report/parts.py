@@ -181,3 +181,10 @@ def mark(shape: str, look: str) -> str:
 def with_interval(mean: float, half: float) -> str:
     text = numbers.signed(mean)
     return text if math.isnan(half) else f"{text}{NARROW}{half:.2f}"
+
+
+def predicted(foreseen: tuple[float, float] | None) -> str:
+    """A gain that was foreseen: its mean and deviation."""
+    if foreseen is None:
+        return "–"
+    return f"{numbers.signed(foreseen[0])}{NARROW}{foreseen[1]:.2f}"

@@ -7,11 +7,11 @@
 RUN is a run directory or its schedule.json.
 """
 
-import argparse
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
 
+from hyperdyn_jax.arguments import BAD_INPUT, Parser
 from hyperdyn_jax.schedule import Difference, differences, read_schedule
 
 
@@ -88,10 +88,7 @@ def _in_words(found: Difference | None, steps: int) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns 0, or 2 if a run cannot be read or a file not written."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hyperdyn_jax.schedule",
-        description=(__doc__ or "").splitlines()[0],
-    )
+    parser = Parser("schedule", __doc__)
     parser.add_argument("runs", nargs="+", metavar="[diff] RUN", help="run directory")
     parser.add_argument("--output", metavar="FILE", help="draw them: .png, .svg, .pdf")
     arguments = parser.parse_args(argv)
@@ -108,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("\n\n".join(map(table, runs)))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return BAD_INPUT
     return 0
 
 
