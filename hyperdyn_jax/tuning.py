@@ -450,8 +450,9 @@ def _about(loop: _Loop, key: np.ndarray) -> dict[str, Any]:
     schedule = getattr(loop.strategy, "base", loop.strategy)
     values = None
     if isinstance(schedule, Schedule):
-        epochs = np.linspace(0, loop.epochs, 9)[:-1].tolist()
-        values = [schedule.at(epoch) for epoch in epochs]
+        # In epochs or, of a replay, in steps.
+        every = range(0, loop.epochs, max(1, loop.epochs // 8))
+        values = [schedule.at(x) for x in getattr(schedule, "until_step", every)]
     return {
         "strategy": type(loop.strategy).__name__,
         "settings": re.sub(r" at 0x[0-9a-f]+", "", repr(loop.strategy)),
