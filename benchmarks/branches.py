@@ -2,23 +2,27 @@
 
     python benchmarks/branches.py DATA_DIR
 
-On the host, as two devices of one thread each. *One* is a branch on one of them; the
-two are trained there in turn; side by side, each on its own; and by the peer, `vmap`
-over both sets of weights on one device. All start from the same weights and must have
-the same after two steps, up to rounding, which training makes larger step by step. In
-turn from pair to pair of one process.
+On the host, as two devices. *One* is a branch on one of them; the two are trained there
+in turn; side by side, each on its own; and by the peer, `vmap` over both sets of
+weights on one device. All start from the same weights and must have the same after two
+steps, up to rounding, which training makes larger step by step.
+
+A group of devices has half of the machine, but XLA:CPU spreads the program of one
+device over all cores. So what two side by side are compared with is one branch in a
+process that has one core, while the others have two. In turn from pair to pair.
 """
 
 import argparse
+import contextlib
 import functools
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
-# Before JAX starts; a thread a device, so that a group is a fixed share of the machine.
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=2 --xla_cpu_multi_thread_eigen=false"
-)
+# Before JAX starts.
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +32,7 @@ import record
 from epoch import RESULTS, load
 
 from hyperdyn_jax import config as config_lib
+from hyperdyn_jax import layout
 from hyperdyn_jax.steps import AXIS
 from hyperdyn_jax.training import Trainer
 
@@ -71,7 +76,8 @@ def vmapped(trainer: Trainer) -> Callable[[int], list[Any]]:
     over_device = functools.partial(jax.vmap, axis_name=AXIS)
     # An axis of one device, for the averages over it; then one of branches.
     inner = over_device(step, in_axes=(None, None, 0, None), out_axes=0)
-    program = jax.jit(jax.vmap(inner, in_axes=(0, None, None, None)))
+    both = jax.vmap(inner, in_axes=(0, None, None, None))
+    program = layout.compiled(both, jax.devices())
     resident = trainer._hold("train")
     state = trainer.init(jax.random.key(0))
     begun = trainer.begin([state] * 2, SETTINGS).states
@@ -89,6 +95,39 @@ def vmapped(trainer: Trainer) -> Callable[[int], list[Any]]:
     return run
 
 
+@contextlib.contextmanager
+def on_one_core(name: str, data_dir: str) -> Iterator[Callable[[], None]]:
+    """Trains one branch in a process that has one core, whenever it is called."""
+    every = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(every)})  # of this thread, and its children
+    process = subprocess.Popen(
+        [sys.executable, __file__, data_dir, f"--serve={name}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    os.sched_setaffinity(0, every)
+
+    def ask() -> None:
+        process.stdin.write("\n")
+        process.stdin.flush()
+        if process.stdout.readline() != "done\n":
+            raise RuntimeError("the process on one core did not train")
+
+    with process:
+        ask()  # compiles
+        yield ask
+        process.stdin.close()
+
+
+def serve(name: str, data_dir: str) -> None:
+    """The other end of `on_one_core`."""
+    train = ways(config_lib.build(load(name, data_dir)))["one"]
+    for _ in sys.stdin:
+        train(CASES[name])
+        print("done", flush=True)
+
+
 def measure(name: str, data_dir: str) -> list[dict[str, Any]]:
     """Rows, a way each: its time over twice that of one."""
     steps = CASES[name]
@@ -100,20 +139,25 @@ def measure(name: str, data_dir: str) -> list[dict[str, Any]]:
         for (_, i), branch in zip(same, params, strict=True):
             check_close(branch, ends["in turn"][i])
     bound = {way: functools.partial(run, steps) for way, run in timed.items()}
-    seconds = pairs.in_turn(bound, PAIRS)
-    twice = [2 * one for one in seconds["one"]]
-    return [
-        {
-            "config": name,
-            "layout": way,
-            "steps": steps,
-            "pairs": PAIRS,
-            **pairs.compare(twice, seconds[way]),  # the share of twice one
-            "seconds": seconds[way],
-            "one_seconds": seconds["one"],
-        }
-        for way in list(timed)[1:]
-    ]
+    with on_one_core(name, data_dir) as alone:
+        seconds = pairs.in_turn(bound | {"one on one core": alone}, PAIRS)
+    rows = []
+    for way in ("in turn", "side by side", "vmap"):
+        one = "one on one core" if way == "side by side" else "one"
+        twice = [2 * x for x in seconds[one]]
+        rows.append(
+            {
+                "config": name,
+                "layout": way,
+                "steps": steps,
+                "pairs": PAIRS,
+                "peer": one,
+                **pairs.compare(twice, seconds[way]),  # the share of twice one
+                "seconds": seconds[way],
+                "one_seconds": seconds[one],
+            }
+        )
+    return rows
 
 
 def check_close(mine: Any, theirs: Any) -> None:
@@ -130,7 +174,12 @@ def check_close(mine: Any, theirs: Any) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data_dir", metavar="DATA_DIR")
-    data_dir = parser.parse_args().data_dir
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    data_dir = arguments.data_dir
+    if arguments.serve:
+        serve(arguments.serve, data_dir)
+        return
     rows = [row for name in CASES for row in measure(name, data_dir)]
     for row in rows:
         print({name: x for name, x in row.items() if "seconds" not in name})

@@ -1,4 +1,4 @@
-"""P1, P2: one decision against Optuna's and BoTorch's, and what it is worth.
+"""P1, P2: the time of one decision against Optuna's and BoTorch's.
 
     pip install -e ".[bench]"
     python benchmarks/decision.py
@@ -12,17 +12,11 @@ two and drops the two oldest (20 is rounded up to 32). The limit is the arithmet
 is left if everything else is free: n^3 for each gradient of the likelihood, a third for
 each value, and n^2 for each point predicted, at the rate of this machine's dgemm.
 
-Regret: five noisy functions on the unit cube. Hyperdyn spends every second one on
-its incumbent, which in training is the run itself: so both with as many evaluations as
-the peers and with as many challengers; and with the time kernel as it comes and with
-one that hardly forgets, as the functions that stand still are no training runs.
-
 Also: programs that XLA compiles after the first decision, and the time of a decision
 along a run.
 """
 
 import argparse
-import functools
 import math
 import statistics
 import sys
@@ -47,7 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import oracle
 
 COUNTS, DIMENSIONS, PAIRS = (20, 64, 128, 200, 400), (2, 3, 4), 15
-BUDGET, START, SEEDS = 41, 5, 10  # evaluations, those that are random, runs
+START = 5  # random points before the first decision
 RESULTS = Path(__file__).with_name("results")
 
 Decide = Callable[[], None]
@@ -261,151 +255,6 @@ def gemm_rate(size: int = 1024, repeats: int = 5) -> float:
     return 2 * size**3 / min(seconds(lambda: matrix @ matrix) for _ in range(repeats))
 
 
-# Regret.
-
-
-def branin(x: np.ndarray, _: float) -> np.ndarray:
-    a, b = 15 * x[..., 0] - 5, 15 * x[..., 1]
-    hollow = b - 5.1 / (4 * math.pi**2) * a**2 + 5 / math.pi * a - 6
-    value = hollow**2 + 10 * (1 - 1 / (8 * math.pi)) * np.cos(a) + 10
-    return (0.397887 - value) / 10  # its range is about 300
-
-
-def hartmann(x: np.ndarray, _: float) -> np.ndarray:
-    sharpness = np.array([[3.0, 10, 30], [0.1, 10, 35], [3, 10, 30], [0.1, 10, 35]])
-    peaks = [
-        [0.3689, 0.1170, 0.2673],
-        [0.4699, 0.4387, 0.7470],
-        [0.1091, 0.8732, 0.5547],
-        [0.0381, 0.5743, 0.8828],
-    ]
-    squares = sharpness * (x[..., None, :] - np.array(peaks)) ** 2
-    value = np.exp(-squares.sum(-1)) @ np.array([1.0, 1.2, 3.0, 3.2])
-    return 2 * (value - 3.86278)
-
-
-def ackley(x: np.ndarray, _: float) -> np.ndarray:
-    """Centred at (0.7, 0.4), 5 to either side."""
-    z = 10 * (x - np.array([0.7, 0.4]))
-    waves = np.exp(np.cos(2 * math.pi * z).mean(-1))
-    return 20 * np.exp(-0.2 * np.sqrt((z**2).mean(-1))) + waves - 20 - math.e
-
-
-def drifting(x: np.ndarray, share: float) -> np.ndarray:
-    """A peak that wanders over most of the plane within a run, as a good rate does."""
-    peak = np.array([0.9 - 0.7 * share, 0.3 + 0.4 * share])
-    return 5 * np.exp(-8 * ((x - peak) ** 2).sum(-1)) - 5
-
-
-def valley(x: np.ndarray, _: float) -> np.ndarray:
-    """Of learning rate, momentum, decay and another: what counts is the product of the
-    first two up to a cliff; the third matters a little and the last hardly."""
-    effective = x[..., 0] + 0.6 * x[..., 1] - 0.9
-    ripple = 4 * (x[..., 2] - 0.6) ** 2 + 0.3 * (x[..., 3] - 0.5) ** 2
-    short = 12 * effective**2 + 1.5 * (x[..., 1] - 0.8) ** 2 + ripple
-    cliff = 8 / (1 + np.exp(-60 * (effective - 0.2)))
-    return -short - cliff
-
-
-# By name: the function, gain at (points, share of the run so far), 0 at best; its axes,
-# and the deviation of its noise.
-FUNCTIONS = {
-    "branin": (branin, 2, 0.5),
-    "hartmann3": (hartmann, 3, 0.3),
-    "ackley2": (ackley, 2, 0.5),
-    "drifting peak": (drifting, 2, 0.3),
-    "rate valley": (valley, 4, 0.3),
-}
-Noisy = Callable[[np.ndarray], np.ndarray]
-
-
-def by_hyperdyn(alpha: float, name: str, seed: int, budget: int, noisy: Noisy) -> None:
-    """As in a run: the incumbent and a challenger an epoch, switching always, which is
-    the paper's epoch-based optimisation."""
-    axes = space(FUNCTIONS[name][1])
-    tuner = Hyperdyn(axes, START, capacity=80, offset=math.inf, alpha=alpha)
-    state = tuner.init(jax.random.key(seed), 50.0)
-    while budget > 0:
-        trials = tuner.ask(state)
-        gains = noisy(points_of(tuner, trials))
-        budget -= len(gains)
-        state, _ = tuner.tell(state, trials, state.history[-1] + gains)
-
-
-def by_optuna(name: str, seed: int, budget: int, noisy: Noisy) -> None:
-    names = [f"x{i}" for i in range(FUNCTIONS[name][1])]
-    axes = {n: optuna.distributions.FloatDistribution(0, 1) for n in names}
-    study = optuna_study(seed)
-    for _ in range(budget):
-        trial = study.ask(axes)
-        point = np.array([[trial.params[n] for n in names]])
-        study.tell(trial, float(noisy(point)[0]))
-
-
-def by_botorch(name: str, seed: int, budget: int, noisy: Noisy) -> None:
-    torch.manual_seed(seed)
-    points = np.random.default_rng(seed).random((START, FUNCTIONS[name][1]))
-    gains = noisy(points)
-    while len(gains) < budget:
-        point = botorch_point(points, gains)
-        points = np.concatenate([points, point[None]])
-        gains = np.append(gains, noisy(point[None]))
-
-
-AS_MANY_CHALLENGERS = START + 2 * (BUDGET - START)
-FORGETS, REMEMBERS = (functools.partial(by_hyperdyn, alpha) for alpha in (1.0, 1e-3))
-# By name: how, and evaluations.
-PLAYERS = {
-    "hyperdyn": (FORGETS, BUDGET),
-    "hyperdyn, alpha 0.001": (REMEMBERS, BUDGET),
-    "hyperdyn, as many challengers": (FORGETS, AS_MANY_CHALLENGERS),
-    "hyperdyn, alpha 0.001, as many challengers": (REMEMBERS, AS_MANY_CHALLENGERS),
-    "optuna": (by_optuna, BUDGET),
-    "botorch": (by_botorch, BUDGET),
-}
-
-
-def regret(name: str, player: str, seed: int) -> float:
-    """By how much the point of the best observation falls short of the best there is.
-
-    Where the best moves, that is of the last quarter, at the end of the run.
-    """
-    (function, dimensions, noise), (play, budget) = FUNCTIONS[name], PLAYERS[player]
-    rng = np.random.default_rng(1000 + seed)
-    asked, seen = np.zeros((0, dimensions)), np.zeros(0)
-
-    def noisy(points: np.ndarray) -> np.ndarray:
-        nonlocal asked, seen
-        gains = function(np.float64(points), len(seen) / budget)
-        gains = gains + rng.normal(0, noise, len(gains))
-        asked, seen = np.concatenate([asked, points]), np.append(seen, gains)
-        return gains
-
-    play(name, seed, budget, noisy)
-    if len(seen) != budget or not np.all((asked >= 0) & (asked <= 1)):
-        raise RuntimeError(f"{player} made {len(seen)} evaluations of {name}")
-    last = budget // 4 if function is drifting else budget
-    return -float(function(asked[-last:][np.argmax(seen[-last:])], 1.0))
-
-
-def regrets(seeds: int) -> list[dict[str, Any]]:
-    """Of every player on every function: each seed's, and their mean with its error.
-
-    Not timed, so on one thread, where a busy machine delays the peers least.
-    """
-    rows = []
-    torch.set_num_threads(1)
-    threadpoolctl.threadpool_limits(1)
-    for name in FUNCTIONS:
-        for player in PLAYERS:
-            found = [regret(name, player, seed) for seed in range(seeds)]
-            error = statistics.stdev(found) / math.sqrt(len(found))
-            row = {"function": name, "player": player, "mean": statistics.mean(found)}
-            rows.append({**row, "standard_error": error, "regrets": found})
-            print(f"{name}: {player} {row['mean']:.3f} +- {error:.3f}", flush=True)
-    return rows
-
-
 # Along a run.
 
 
@@ -438,7 +287,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=RESULTS / "decision.json")
     parser.add_argument("--epochs", type=int, default=1000, help="of the long run")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help="of the regret")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
@@ -449,12 +297,7 @@ def main() -> None:
             print({k: round(float(v), 2) for k, v in rows[-1].items()}, flush=True)
     run = along_a_run(arguments.epochs, capacity=256)
     print(run)
-    results = {
-        "gemm_gflops": rate / 1e9,
-        "decision": rows,
-        "run": run,
-        "regret": regrets(arguments.seeds),
-    }
+    results = {"gemm_gflops": rate / 1e9, "decision": rows, "run": run}
     versions = ("jax", "tinygp", "optuna", "botorch", "torch", "scipy", "numpy")
     record.write(arguments.output, versions, results)
 

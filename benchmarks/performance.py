@@ -128,7 +128,7 @@ def _branches(rows: Sequence[dict[str, Any]], _: str) -> list[list[str]]:
         [
             f"two branches {row['layout']}, {row['config']}",
             "",
-            "twice one",
+            f"twice {row['peer']}",
             _ratio(row),
             targets.get(row["layout"], "the peer"),
             limits.get(row["layout"], ""),

@@ -95,13 +95,15 @@ class Trainer:
         # looks to the other steps as if one of them had made it.
         self._replicate = pmap(lambda tree, _: tree, in_axes=(None, 0))
         self._numbers: jax.Array | None = None  # of the devices: pmap needs an axis
-        self._eval_step = pmap(
-            functools.partial(step_lib.eval_step, model, dataset.load),
-            in_axes=(None, None, 0),
-        )
-        self._measure_step = pmap(
-            functools.partial(step_lib.measure_step, model, dataset.load),
-            in_axes=(None, None, 0),
+        self._eval_step, self._measure_step = (
+            layout.compiled(
+                pmap(
+                    functools.partial(function, model, dataset.load),
+                    in_axes=(None, None, 0),
+                ),
+                self._devices,
+            )
+            for function in (step_lib.eval_step, step_lib.measure_step)
         )
         host = self._devices[0].platform == "cpu"
         # Several CPU devices share one pool of threads, where programs in flight can
