@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from scipy.stats import qmc
 
 from hyperdyn_jax import cube
 
@@ -116,6 +115,8 @@ _CURVATURE = 16.0
 
 def sobol(count: int, dimensions: int) -> np.ndarray:
     """The first `count` points of the Sobol sequence, f64[count, dimensions]."""
+    from scipy.stats import qmc  # takes half a second, which no start need wait for
+
     exponent = math.ceil(math.log2(count))
     return qmc.Sobol(dimensions, scramble=False).random_base2(exponent)[:count]
 

@@ -24,7 +24,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from hyperdyn_jax import gp, host, probing, switch
 from hyperdyn_jax.baselines import Schedule, common
@@ -539,7 +539,7 @@ def t_over_normal(observations: int) -> float:
     """By how much wider a 90% interval is that knows from how few observations its mean
     and variance were estimated: Student's t over the normal distribution."""
     degrees = max(1, observations - 2)
-    return float(stats.t.ppf(0.95, degrees) / stats.norm.ppf(0.95))
+    return float(special.stdtrit(degrees, 0.95) / special.ndtri(0.95))
 
 
 def _tried(data: gp.Observations) -> np.ndarray:

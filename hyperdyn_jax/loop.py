@@ -14,7 +14,7 @@ import numpy as np
 
 from hyperdyn_jax import config as config_lib
 from hyperdyn_jax import display as display_lib
-from hyperdyn_jax import hosts, jsonl, report, rundir, signals, switch
+from hyperdyn_jax import hosts, jsonl, rundir, signals, switch
 from hyperdyn_jax.display import Display
 from hyperdyn_jax.host import key_data
 from hyperdyn_jax.jsonl import Row
@@ -79,6 +79,8 @@ def train_and_evaluate(
         else:
             run_to_end(setup, directory, display)
     if leads:
+        from hyperdyn_jax import report  # Matplotlib comes with it
+
         page = report.write_report([workdir])
         display.summary(directory.rows["metrics"], page)
     return directory.rows["metrics"]

@@ -14,7 +14,7 @@ import enum
 import math
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 
 class Verdict(enum.Enum):
@@ -41,7 +41,7 @@ def p_value(differences: np.ndarray) -> float:
     mean, spread = differences.mean(), differences.std(ddof=1)
     if spread <= 1e-12 * abs(mean) or spread == 0.0:
         return 0.0 if mean > 0 else 1.0
-    return float(stats.t.sf(mean / (spread / math.sqrt(count)), count - 1))
+    return float(special.stdtr(count - 1, -mean / (spread / math.sqrt(count))))
 
 
 def look(differences: np.ndarray, first: int, last: int, level: float) -> Verdict:
@@ -79,8 +79,9 @@ def power(gap: float, deviation: float, pairs: int, level: float) -> float:
     Returns:
       In [0, 1], from the noncentral t distribution.
     """
-    critical = stats.t.isf(level, pairs - 1)
-    return float(stats.nct.sf(critical, pairs - 1, gap / deviation * math.sqrt(pairs)))
+    critical = -special.stdtrit(pairs - 1, level)
+    noncentrality = gap / deviation * math.sqrt(pairs)
+    return float(1.0 - special.nctdtr(pairs - 1, noncentrality, critical))
 
 
 def smallest_gap(examples: int, level: float = 0.05, differing: float = 0.2) -> float:
@@ -103,4 +104,4 @@ def smallest_gap(examples: int, level: float = 0.05, differing: float = 0.2) -> 
       >>> round(smallest_gap(10_000), 2)
       0.74
     """
-    return float(stats.norm.isf(level) * 100 * math.sqrt(differing / examples))
+    return float(-special.ndtri(level) * 100 * math.sqrt(differing / examples))

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import optimize
 
 from hyperdyn_jax import acquisition, gp, host
 from hyperdyn_jax.baselines import common
@@ -272,6 +271,8 @@ def forecast_loss(losses: np.ndarray, horizon: float) -> float:
 
     grid = np.log(_RATES)
     nearest = int(np.argmin([fit(log_rate)[0] for log_rate in grid]))
+    from scipy import optimize  # which nobody else waits for
+
     refined = optimize.minimize_scalar(
         lambda log_rate: fit(log_rate)[0],
         bounds=(grid[max(nearest - 1, 0)], grid[min(nearest + 1, len(grid) - 1)]),
