@@ -64,12 +64,9 @@ class InTurn:
     width = 1
 
     def __init__(self, devices: Sequence[jax.Device], step: Any, block: Any):
-        pmap = functools.partial(
-            jax.pmap, axis_name=AXIS, out_axes=None, devices=list(devices)
-        )
-        program = functools.partial(compiled, devices=devices, donate_argnums=0)
-        self.step = program(pmap(step, in_axes=(None, None, 0, None)))
-        self.block = program(pmap(block, in_axes=(None, None, 1, None)))
+        program = functools.partial(pmap, devices=devices, donate_argnums=0)
+        self.step = program(step, in_axes=(None, None, 0, None))
+        self.block = program(block, in_axes=(None, None, 1, None))
         self._mesh = Mesh(np.array(devices), (AXIS,))
         self._local = len(local(devices))
         self._copy = jax.jit(functools.partial(jax.tree.map, jnp.copy))
@@ -148,6 +145,30 @@ class SideBySide:
 
     def put(self, batch: Any, steps: int = 0) -> Any:
         return _put(batch, self._sharding(P(None, AXIS) if steps else P(AXIS)))
+
+
+def pmap(
+    function: Any,
+    devices: Sequence[jax.Device],
+    in_axes: tuple[int | None, ...],
+    donate_argnums: tuple[int, ...] | int = (),
+) -> jax.stages.Wrapped:
+    """`jax.pmap` over `AXIS` with one result, compiled as `compiled` does.
+
+    But of several processes each gives its own part of the batch, which only `jax.pmap`
+    itself takes, and that has no options.
+    """
+    options: Any = {"donate_argnums": donate_argnums}
+    alone = jax.process_count() == 1
+    program = jax.pmap(
+        function,
+        axis_name=AXIS,
+        in_axes=in_axes,
+        out_axes=None,
+        devices=list(devices),
+        **{} if alone else options,
+    )
+    return compiled(program, devices, **options) if alone else program
 
 
 def compiled(

@@ -14,7 +14,7 @@ from hyperdyn_jax import hosts, layout, optimizers, signals
 from hyperdyn_jax import steps as step_lib
 from hyperdyn_jax.data import Batch, Dataset
 from hyperdyn_jax.layout import Layout
-from hyperdyn_jax.steps import AXIS, TrainState
+from hyperdyn_jax.steps import TrainState
 from hyperdyn_jax.types import Leaf
 
 MEASURED = 1024  # training images, at least, that BatchNorm is measured anew over
@@ -88,20 +88,15 @@ class Trainer:
         step = functools.partial(step_lib.train_step, model, optimizer, dataset.load)
         self._programs = step, functools.partial(step_lib.train_block, step)
         self._layout = functools.cache(self._make_layout)
-        pmap = functools.partial(
-            jax.pmap, axis_name=AXIS, out_axes=None, devices=self._devices
-        )
+        pmap = functools.partial(layout.pmap, devices=self._devices)
         # A program of its own that only copies: a state that came from elsewhere then
         # looks to the other steps as if one of them had made it.
         self._replicate = pmap(lambda tree, _: tree, in_axes=(None, 0))
         self._numbers: jax.Array | None = None  # of the devices: pmap needs an axis
         self._eval_step, self._measure_step = (
-            layout.compiled(
-                pmap(
-                    functools.partial(function, model, dataset.load),
-                    in_axes=(None, None, 0),
-                ),
-                self._devices,
+            pmap(
+                functools.partial(function, model, dataset.load),
+                in_axes=(None, None, 0),
             )
             for function in (step_lib.eval_step, step_lib.measure_step)
         )
