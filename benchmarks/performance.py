@@ -170,7 +170,7 @@ def _jpeg(r: dict[str, Any], target: str) -> list[list[str]]:
     ]
     wait = r["stall"]
     here = f"{wait['stall']:.1%} of the time"
-    what = f"waits of a caller 10% slower than {wait['workers']} workers"
+    what = f"stall of a device 10% slower than {wait['workers']} workers"
     return [*rows, [what, here, "", "", "<= 2%", "0"]]
 
 

@@ -39,10 +39,6 @@ RESULTS = Path(__file__).with_name("results")
 COUNTS = (1, 2, 4)
 NORMS = {"of each device": None, "over all devices": AXIS}
 HPARAMS = {"learning_rate": 0.05, "momentum": 0.9, "weight_decay": 1e-4}
-# As XLA comes, also where a process is alone: of several, pmap takes no options.
-PLAIN = (
-    "--xla_cpu_experimental_ynn_fusion_type=+LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
-)
 BYTES = {"f32": 4, "bf16": 2, "u32": 4, "s32": 4}
 
 
@@ -185,7 +181,7 @@ def group(arguments: argparse.Namespace, count: int, norm: str) -> dict[str, Any
     started = [
         subprocess.Popen(
             [*words, f"--process={index}"],
-            env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": PLAIN},
+            env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": pairs.PLAIN},
             preexec_fn=lambda i=index: os.sched_setaffinity(0, {cores[i % len(cores)]}),
             stdout=subprocess.PIPE,
         )

@@ -88,20 +88,21 @@ def decision() -> str:
         f"{record['date']}. Over {run['epochs']:,} epochs at the default capacity of "
         f"{run['capacity']}: {run['compilations_after_the_first']} compilations after "
         f"the first decision; a decision took {run['first_hundred_ms']:.0f} ms in the "
-        f"first hundred and {run['last_hundred_ms']:.0f} ms in the last hundred.\n\n"
-        f"Regret after as many evaluations, mean ± standard error over seeds. Hyperdyn "
-        f"spends every second one on its incumbent, which in training is the run "
-        f"itself, so that it is shown with as many challengers too; and with a time "
-        f"kernel that hardly forgets, as only the drifting peak moves. "
-        f"`python benchmarks/decision.py` measures all of it."
+        f"first hundred and {run['last_hundred_ms']:.0f} ms in the last hundred."
     )
-    regret: dict[str, list[str]] = {}
-    for row in results["regret"]:
+    return "\n\n".join([paper.table(head, rows), text])
+
+
+def regret() -> str:
+    """P1: what a decision is worth."""
+    record = json.loads((RESULTS / "regret.json").read_text())
+    rows: dict[str, list[str]] = {}
+    for row in record["results"]:
         cell = f"{row['mean']:.2f} ± {row['standard_error']:.2f}"
-        regret.setdefault(row["player"], [row["player"]]).append(cell)
-    names = dict.fromkeys(row["function"] for row in results["regret"])
-    worth = paper.table("|".join(["regret", *names]), list(regret.values()))
-    return "\n\n".join([paper.table(head, rows), text, worth])
+        name = f"{row['player']} ({len(row['regrets'])} seeds)"
+        rows.setdefault(row["player"], [name]).append(cell)
+    names = dict.fromkeys(row["function"] for row in record["results"])
+    return paper.table("|".join(["regret", *names]), list(rows.values()))
 
 
 def _runs(folder: Path) -> list[report.Run]:
@@ -591,6 +592,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "table1": table1,
     "epoch": epoch,
     "decision": decision,
+    "regret": regret,
     "scaling_checks": scaling_checks,
     "scaling_devices": scaling_devices,
     "scaling_epochs": scaling_epochs,
@@ -611,6 +613,7 @@ DOCUMENTS = {
         "table1",
         "epoch",
         "decision",
+        "regret",
         "faults",
     ],
     "docs/results.md": [

@@ -55,13 +55,7 @@ SHAPES = [
     (8, 64, 64, 1, 5),
 ]
 PARTS = ("forward", "gradient of the input", "gradient of the filter")
-FLAGS = {
-    "as the loop compiles it": "",
-    # What it does anyway, said so that nobody says otherwise.
-    "as XLA comes": (
-        "--xla_cpu_experimental_ynn_fusion_type=+LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
-    ),
-}
+FLAGS = {"as the loop compiles it": "", "as XLA comes": pairs.PLAIN}
 
 
 def data() -> ArrayDataset:

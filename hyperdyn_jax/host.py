@@ -83,11 +83,12 @@ def key_data(key: jax.Array) -> np.ndarray:
 def split_key(key: np.ndarray) -> np.ndarray:
     """The key data for the next decision."""
     with on_host():
-        return np.asarray(_next_key(key))
+        return np.asarray(next_key(key))
 
 
 @jax.jit
-def _next_key(key: jax.Array) -> jax.Array:
+def next_key(key: jax.Array) -> jax.Array:
+    """Raw data of the key after this one's."""
     return jax.random.key_data(jax.random.split(jax.random.wrap_key_data(key))[0])
 
 

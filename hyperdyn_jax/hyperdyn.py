@@ -210,14 +210,17 @@ class Hyperdyn:
           ValueError: the number of scores is not the number of trials.
         """
         scores = check_scores(scores, trials)
-        data = state.data.append(
-            points=host.to_unit(self, trials.hparams),
-            epoch=state.epoch,
-            gains=scores - state.history[-1],
+        # Half the temperature is twice the rise.
+        history = state.history / trend.relative_temperature(
+            int(state.epoch), self.cooling
         )
-        decision = self._decide(state, scores)
+        points, test, key = _learn(self, state.key, trials.hparams, history)
+        data = state.data.append(
+            points=points, epoch=state.epoch, gains=scores - state.history[-1]
+        )
+        decision = self._decide(state, scores, test)
         state = state._replace(
-            key=host.split_key(state.key),
+            key=key,
             data=data,
             model=_fitted(trials, state.model),
         )
@@ -229,15 +232,15 @@ class Hyperdyn:
             history=np.append(state.history[1:], scores[decision.branch]),
         ), decision
 
-    def _decide(self, state: HyperdynState, scores: np.ndarray) -> Decision:
+    def _decide(
+        self, state: HyperdynState, scores: np.ndarray, test: tuple[float, float]
+    ) -> Decision:
         finite = np.isfinite(scores)
         probability = draw = np.nan
         if state.epoch == 0:
             branch = int(np.argmax(np.where(finite, scores, -np.inf)))
         else:
-            # Half the temperature is twice the rise.
-            unit = trend.relative_temperature(int(state.epoch), self.cooling)
-            probability, draw = _trend_test(self, state.key, state.history / unit)
+            probability, draw = test
             challenger = 1 + int(np.argmax(np.where(finite, scores, -np.inf)[1:]))
             branch = 0 if draw < probability else challenger
             if not finite[branch]:  # never a diverged branch while another is sound
@@ -371,6 +374,15 @@ def _fitted(trials: Trials, last: gp.KernelParams) -> gp.KernelParams:
 
 
 @host.compiled
+def _learn(
+    tuner: Hyperdyn, key: jax.Array, hparams: dict[str, jax.Array], history: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array], jax.Array]:
+    """What `tell` computes, in one program: the trials as points of the cube,
+    f32[c, d]; the trend test; the key of the next decision."""
+    test = _trend_test(tuner, key, history)
+    return tuner.space.to_unit(hparams), test, host.next_key(key)
+
+
 def _trend_test(
     tuner: Hyperdyn, key: jax.Array, history: jax.Array
 ) -> tuple[jax.Array, jax.Array]:

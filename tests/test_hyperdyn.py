@@ -22,6 +22,7 @@ from hyperdyn_jax import (
     gp,
     host,
     hyperdyn,
+    trend,
 )
 from hyperdyn_jax.baselines import DoNothingControl, GreedyBestOfTwo
 from hyperdyn_jax.types import Trials
@@ -54,8 +55,7 @@ SMALL = Hyperdyn(SGD, capacity=16, candidates=32, starts=2, ascent_steps=10)
 FUNCTIONS = (
     hyperdyn._sample,
     hyperdyn._propose,
-    hyperdyn._trend_test,
-    host.to_unit,
+    hyperdyn._learn,
 )
 EPOCHS = 32
 
@@ -361,8 +361,8 @@ def test_run_compiles_once(name):
     record(next(run for run in RUNS if run[0] == name))
     counts, epochs = first_runs[name]
     once = dict.fromkeys(FUNCTIONS, 1)
-    # Its one argument is as long as there are trials: k, then two.
-    assert counts == {**once, host.to_unit: 2}
+    # Its settings are as many as there are trials: k, then two.
+    assert counts == {**once, hyperdyn._learn: 2}
     assert max(epochs) <= 1, "something compiles after the first decision"
 
 
@@ -497,10 +497,18 @@ def keys_of_a_long_run():
     """The keys of successive decisions, as `tell` splits one off the other."""
 
     def advance(key, _):
-        return host._next_key(key), key
+        return host.next_key(key), key
 
     first = host.key_data(jax.random.key(7))
     return np.asarray(jax.lax.scan(advance, jnp.asarray(first), length=COUNT)[1])
+
+
+def decide(tuner, state, scores):
+    """The decision alone, as `tell` makes it."""
+    hparams = {name: np.float32([0.1, 0.1]) for name in tuner.space}
+    unit = trend.relative_temperature(int(state.epoch), tuner.cooling)
+    _, test, _ = hyperdyn._learn(tuner, state.key, hparams, state.history / unit)
+    return tuner._decide(state, scores, test)
 
 
 def test_keys_are_those_of_tell():
@@ -517,11 +525,7 @@ def test_keeps_with_the_stated_probability(index):
     history = falling_histories()[index]
     expected = oracle.keep_probability(history, 4, 1.0, 0.01)
     test = jax.jit(
-        jax.vmap(
-            lambda key: hyperdyn._trend_test.__wrapped__(
-                SMALL, key, jnp.asarray(history)
-            )
-        )
+        jax.vmap(lambda key: hyperdyn._trend_test(SMALL, key, jnp.asarray(history)))
     )
     probability, draws = map(np.asarray, test(keys_of_a_long_run()))
     assert probability[0] == pytest.approx(expected, rel=1e-5)
@@ -538,7 +542,7 @@ def test_decisions_keep_with_the_stated_probability():
     for i, key in enumerate(keys_of_a_long_run()):
         history = falling_histories()[i % len(FALLS)]
         state = state._replace(key=key, history=history)
-        decision = SMALL._decide(state, np.float32([60, 60]))
+        decision = decide(SMALL, state, np.float32([60, 60]))
         assert decision.kept == (decision.draw < decision.keep_probability)
         kept[i % len(FALLS)] += decision.kept
         draws[i] = decision.draw
@@ -557,11 +561,11 @@ def test_rising_accuracy_always_keeps_and_infinite_offset_never():
     for key in keys_of_a_long_run()[:500]:
         at_key = state._replace(key=key)
         sound = np.float32([50, 60])
-        assert SMALL._decide(at_key, sound).branch == 0
-        assert never._decide(at_key, sound).branch == 1
+        assert decide(SMALL, at_key, sound).branch == 0
+        assert decide(never, at_key, sound).branch == 1
     # But not into a diverged branch.
-    assert SMALL._decide(state, np.float32([math.nan, 60])).branch == 1
-    assert never._decide(state, np.float32([50, math.inf])).branch == 0
+    assert decide(SMALL, state, np.float32([math.nan, 60])).branch == 1
+    assert decide(never, state, np.float32([50, math.inf])).branch == 0
 
 
 @pytest.mark.parametrize("cooling", [0.0, 1.0, -0.5])
@@ -571,7 +575,7 @@ def test_temperature_varies_over_the_run(cooling):
     history = np.float32([60, 60, 60, 60, 59.5])
     for epoch in (1, 4, 99):
         state = middle()._replace(epoch=np.int32(epoch), history=history)
-        decision = tuner._decide(state, np.float32([60, 60]))
+        decision = decide(tuner, state, np.float32([60, 60]))
         expected = math.exp(-0.5 * (1 + epoch) ** cooling - 0.01)
         assert decision.keep_probability == pytest.approx(expected, rel=1e-4, abs=1e-30)
 
@@ -581,7 +585,7 @@ def test_search_and_test_draw_from_streams_of_their_own():
     state = middle()
     key = jax.random.wrap_key_data(state.key)
     expected = jax.random.uniform(jax.random.fold_in(key, 2), (), jnp.float32)
-    decision = SMALL._decide(state, np.float32([50, 60]))
+    decision = decide(SMALL, state, np.float32([50, 60]))
     assert decision.draw == float(expected)
     assert hyperdyn._SEARCH != hyperdyn._TREND
 

@@ -281,3 +281,39 @@ def test_devices_that_normalise_alone_average_what_each_finds(digits):
     for mine, theirs in ((end.params, wanted), (end.batch_stats, stats)):
         for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(theirs), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_options_of_the_compiler_change_no_gradient_and_are_the_users_to_set(
+    monkeypatch,
+):
+    options = layout.host_options()
+    assert options  # this jaxlib knows them
+    model = models.CifarResNet(num_classes=10, depth=8, width=8)
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(32, 16, 16, 3)).astype(np.float32)
+    labels = rng.integers(0, 10, 32)
+    variables = model.init(KEY, images, train=False)
+
+    def loss(params, images):
+        logits, _ = model.apply(
+            {**variables, "params": params}, images, train=True, mutable="batch_stats"
+        )
+        return jnp.mean(cross_entropy(logits, labels))
+
+    def gradient(options):
+        compiled = jax.jit(jax.grad(loss), compiler_options=options)
+        leaves = jax.tree.leaves(compiled(variables["params"], images))
+        return np.concatenate([np.ravel(leaf) for leaf in leaves])
+
+    plain, ours = gradient({}), gradient(options)
+    assert np.linalg.norm(ours - plain) <= 1e-4 * np.linalg.norm(plain)
+    assert not np.array_equal(ours, plain)  # it is another program
+
+    layout.host_options.cache_clear()
+    monkeypatch.setenv("XLA_FLAGS", f"--{layout._YNN}=")
+    assert layout.host_options() == {}
+    layout.host_options.cache_clear()
+    monkeypatch.delenv("XLA_FLAGS")
+    monkeypatch.setattr(layout, "_YNN", "xla_an_option_of_another_version")
+    assert layout.host_options() == {}
+    layout.host_options.cache_clear()

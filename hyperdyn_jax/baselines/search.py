@@ -176,7 +176,12 @@ class GreedyBestOfTwo(Hyperdyn):
 
     metric: ClassVar[str] = "accuracy"
 
-    def _decide(self, state: HyperdynState, scores: np.ndarray) -> Decision:
+    def _decide(
+        self,
+        state: HyperdynState,
+        scores: np.ndarray,
+        test: tuple[float, float],  # noqa: ARG002 (greedy asks for no trend)
+    ) -> Decision:
         branch = common.best_branch(scores)
         if branch < 0:
             return common.stay(state.epoch, hold=[len(scores)])
