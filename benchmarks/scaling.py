@@ -36,7 +36,7 @@ from simulator import Machine
 RESULTS = Path(__file__).resolve().parent / "results"
 FILE = RESULTS / "scaling.json"
 STEPS, REPEATS, BATCH = 12, 9, 128
-DEVICES = "--xla_force_host_platform_device_count"
+VIRTUAL = "--xla_force_host_platform_device_count"
 CORES = (0, 1)  # the first two that this process may use, by their order
 # Network of the checks and of the plan: size of the image, depth and width.
 NETWORKS = {"twin": (16, 8, 8), "cifar10": (32, 20, 16)}
@@ -173,7 +173,7 @@ class Workers:
             place = {"process": process, "processes": len(cores), "port": port}
             environment = os.environ | {
                 "JAX_PLATFORMS": "cpu",
-                "XLA_FLAGS": f"{DEVICES}={devices} {pairs.PLAIN}",
+                "XLA_FLAGS": f"{VIRTUAL}={devices} {pairs.PLAIN}",
             }
             if devices > len(mine):
                 environment["NPROC"] = str(devices)  # one thread a device, at least

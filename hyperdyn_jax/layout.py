@@ -185,7 +185,7 @@ def host_options() -> dict[str, str]:
 
     By default it gives convolutions to YNNPACK, whose gradients of filters take 2.5
     times as long as Eigen's, and fuses the arithmetic between them itself, which
-    YNNPACK does better: a step of a ResNet-20 takes 0.6 of the time
+    YNNPACK does better: a step of a ResNet-20 takes 0.6 to 0.7 of the time
     (`benchmarks/step.py`; jaxlib 0.10.2).
     """
     if _YNN in os.environ.get("XLA_FLAGS", ""):  # the user knows better
