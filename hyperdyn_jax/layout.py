@@ -10,7 +10,7 @@ import functools
 import itertools
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import jax
@@ -64,7 +64,7 @@ class InTurn:
     width = 1
 
     def __init__(self, devices: Sequence[jax.Device], step: Any, block: Any):
-        program = functools.partial(pmap, devices=devices, donate_argnums=0)
+        program = functools.partial(pmap, devices=devices, donate_argnums=(0,))
         self.step = program(step, in_axes=(None, None, 0, None))
         self.block = program(block, in_axes=(None, None, 1, None))
         self._mesh = Mesh(np.array(devices), (AXIS,))
@@ -127,7 +127,7 @@ class SideBySide:
             out_specs=P(BRANCH),
             check_vma=False,
         )
-        return compiled(program, self._mesh.devices.flat, donate_argnums=0)
+        return compiled(program, list(self._mesh.devices.flat), (0,))
 
     def pack(self, states: Sequence[TrainState]) -> list[Any]:
         states = [self.hold(state) for state in states]
@@ -151,32 +151,36 @@ def pmap(
     function: Any,
     devices: Sequence[jax.Device],
     in_axes: tuple[int | None, ...],
-    donate_argnums: tuple[int, ...] | int = (),
+    donate_argnums: tuple[int, ...] = (),
 ) -> jax.stages.Wrapped:
-    """`jax.pmap` over `AXIS` with one result, compiled as `compiled` does.
+    """`jax.pmap` over `AXIS` with one result, and options for the compiler.
 
-    But of several processes each gives its own part of the batch, which only `jax.pmap`
-    itself takes, and that has no options.
+    Those only `jax.jit` around it takes, which of several processes cannot be told that
+    each gives its own part of the batch: there XLA's own choice stays.
     """
-    options: Any = {"donate_argnums": donate_argnums}
-    alone = jax.process_count() == 1
+    inside = jax.process_count() == 1 and bool(compiler_options(devices))
     program = jax.pmap(
         function,
         axis_name=AXIS,
         in_axes=in_axes,
         out_axes=None,
         devices=list(devices),
-        **{} if alone else options,
+        donate_argnums=() if inside else donate_argnums,
     )
-    return compiled(program, devices, **options) if alone else program
+    return compiled(program, devices, donate_argnums) if inside else program
 
 
 def compiled(
-    function: Any, devices: Iterable[jax.Device], **options: Any
+    function: Any, devices: Sequence[jax.Device], donate_argnums: tuple[int, ...] = ()
 ) -> jax.stages.Wrapped:
-    """`jax.jit`, with what its compiler should know of the devices."""
-    host = all(device.platform == "cpu" for device in devices)
-    return jax.jit(function, compiler_options=host_options() if host else {}, **options)
+    """`jax.jit` of a program of networks."""
+    options = compiler_options(devices)
+    return jax.jit(function, donate_argnums=donate_argnums, compiler_options=options)
+
+
+def compiler_options(devices: Sequence[jax.Device]) -> dict[str, str]:
+    """Of XLA's for networks on these devices: on an accelerator none."""
+    return host_options() if devices[0].platform == "cpu" else {}
 
 
 @functools.cache

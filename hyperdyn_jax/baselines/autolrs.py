@@ -257,6 +257,8 @@ def forecast_loss(losses: np.ndarray, horizon: float) -> float:
       >>> round(forecast_loss(2.0 * 0.5 ** np.arange(1, 6) + 0.25, 20.0), 4)
       0.25
     """
+    from scipy import optimize  # which nobody else waits for
+
     losses = np.asarray(losses, np.float64)
     times = np.arange(len(losses)) / len(losses)
 
@@ -271,8 +273,6 @@ def forecast_loss(losses: np.ndarray, horizon: float) -> float:
 
     grid = np.log(_RATES)
     nearest = int(np.argmin([fit(log_rate)[0] for log_rate in grid]))
-    from scipy import optimize  # which nobody else waits for
-
     refined = optimize.minimize_scalar(
         lambda log_rate: fit(log_rate)[0],
         bounds=(grid[max(nearest - 1, 0)], grid[min(nearest + 1, len(grid) - 1)]),
