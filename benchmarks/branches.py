@@ -37,7 +37,7 @@ from hyperdyn_jax.steps import AXIS
 from hyperdyn_jax.training import Trainer
 
 # The config's file, and the steps of a timed stretch.
-CASES = {"cifar10_twin": 32, "cifar10": 2}
+CASES = {"cifar10_twin": 64, "cifar10": 6}
 PAIRS = 7
 SETTINGS = [
     {"learning_rate": np.float32(rate), "momentum": np.float32(0.9)}
