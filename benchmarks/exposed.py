@@ -29,7 +29,7 @@ from hyperdyn_jax import loop, runs
 from hyperdyn_jax.training import Trainer
 from hyperdyn_jax.types import Trials
 
-EPOCHS = 48
+EPOCHS = 150
 
 
 class NoDirectory:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 Clock = Callable[[], float]
-# Networks as XLA compiles them by itself, without `layout.host_options`. Where several
-# processes train in turn they always are: so their peers have to be as well.
+# Networks as XLA compiles them by itself, without `layout.compiler_options`. Where
+# several processes train in turn they always are: so their peers have to be as well.
 PLAIN = (
     "--xla_cpu_experimental_ynn_fusion_type=+LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
 )

@@ -3,11 +3,11 @@
     python benchmarks/scaling.py                # measures; some minutes on two cores
     python benchmarks/scaling.py plan           # anew from the constants of the record
 
-Constants are measured with one process on one core, and all-reduces by themselves. From
-these alone the simulator predicts what is then measured: branches in turn and in groups
-on 1, 2, 4 and 8 virtual devices of one process, which share two cores, and in two
-processes with a core each. That is the least of several repeats, for other programs may
-be running; the record has the load.
+Constants are measured with one process on one core, and all-reduces with some work
+between them. From these alone the simulator predicts what is then measured: branches in
+turn and in groups on 1, 2, 4 and 8 virtual devices of one process, which share two
+cores, and in two processes with a core each. That is the least of several repeats, for
+other programs may be running; the record has the load.
 
 The plan is for ResNet-20 on CIFAR-10, a batch of 4,096, a device being a core of this
 machine and a link that of its loopback. Rates of failure are assumptions.

@@ -6,11 +6,11 @@
 Batch 128 of 32x32 pixels, SGD with momentum, the same weights and the same batch, in
 turn in one process. Here: the step as the loop runs it, which also takes the batch out
 of the data and normalises it. There: eager PyTorch, channels_last. That the losses of
-the first steps agree is checked. Once as the loop compiles it (`layout.host_options`),
-and once as XLA does by itself, in a process whose XLA_FLAGS say so; each on one core,
-by the processor's own time, which others on the machine take little from, and on all
-that there are, by the clock. Beside it the limit: float32 matrix products as fast as
-these cores do them, and nothing else.
+the first steps agree is checked. Once as the loop compiles it, with
+`layout.compiler_options`, and once as XLA does by itself, in a process whose XLA_FLAGS
+say so; each on one core, by the processor's own time, which others on the machine take
+little from, and on all that there are, by the clock. Beside it the limit: float32
+matrix products as fast as these cores do them, and nothing else.
 """
 
 import argparse

@@ -158,7 +158,7 @@ def pmap(
     Those only `jax.jit` around it takes, which of several processes cannot be told that
     each gives its own part of the batch: there XLA's own choice stays.
     """
-    inside = jax.process_count() == 1 and bool(compiler_options(devices))
+    inside = jax.process_count() == 1 and bool(compiler_options(devices[0].platform))
     program = jax.pmap(
         function,
         axis_name=AXIS,
@@ -167,38 +167,40 @@ def pmap(
         devices=list(devices),
         donate_argnums=() if inside else donate_argnums,
     )
-    return compiled(program, devices, donate_argnums) if inside else program
+    if not inside:
+        return program
+
+    # Not the program itself: jit would take over its `lower`, which has no options.
+    def call(*args: Any) -> Any:
+        return program(*args)
+
+    return compiled(call, devices, donate_argnums)
 
 
 def compiled(
     function: Any, devices: Sequence[jax.Device], donate_argnums: tuple[int, ...] = ()
 ) -> jax.stages.Wrapped:
-    """`jax.jit` of a program of networks."""
-    options = compiler_options(devices)
+    """`jax.jit` of a program of networks, with `compiler_options`."""
+    options = compiler_options(devices[0].platform)
     return jax.jit(function, donate_argnums=donate_argnums, compiler_options=options)
 
 
-def compiler_options(devices: Sequence[jax.Device]) -> dict[str, str]:
-    """Of XLA's for networks on these devices: on an accelerator none."""
-    return host_options() if devices[0].platform == "cpu" else {}
-
-
 @functools.cache
-def host_options() -> dict[str, str]:
-    """Of XLA's compiler for networks on CPUs; none where it does not know them.
+def compiler_options(platform: str) -> dict[str, str]:
+    """Of XLA's for networks: none for accelerators, or where it does not know them.
 
-    By default it gives convolutions to YNNPACK, whose gradients of filters take 2.5
-    times as long as Eigen's, and fuses the arithmetic between them itself, which
-    YNNPACK does better: a step of a ResNet-20 takes 0.6 to 0.7 of the time
+    On CPUs it gives convolutions to YNNPACK, whose gradients of filters take 2.5 times
+    as long as Eigen's, and fuses the arithmetic between them itself, which YNNPACK does
+    better: with the options a step of a ResNet-20 takes 0.6 to 0.7 of the time
     (`benchmarks/step.py`; jaxlib 0.10.2).
     """
-    if _YNN in os.environ.get("XLA_FLAGS", ""):  # the user knows better
+    asked = _YNN in os.environ.get("XLA_FLAGS", "")  # the user knows better
+    if platform != "cpu" or asked:
         return {}
     kinds = ("DOT", "INDIVIDUAL_DOT", "REDUCE", "ELTWISE")
     options = {_YNN: ",".join(f"LIBRARY_FUSION_TYPE_{kind}" for kind in kinds)}
     try:
-        with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            jax.jit(lambda: 0, compiler_options=options).lower().compile()
+        jax.jit(lambda: 0, compiler_options=options).lower().compile()
     except jax.errors.JaxRuntimeError:
         return {}
     return options

@@ -286,8 +286,9 @@ def test_devices_that_normalise_alone_average_what_each_finds(digits):
 def test_options_of_the_compiler_change_no_gradient_and_are_the_users_to_set(
     monkeypatch,
 ):
-    options = layout.host_options()
+    options = layout.compiler_options("cpu")
     assert options  # this jaxlib knows them
+    assert layout.compiler_options("gpu") == {}
     model = models.CifarResNet(num_classes=10, depth=8, width=8)
     rng = np.random.default_rng(0)
     images = rng.normal(size=(32, 16, 16, 3)).astype(np.float32)
@@ -309,11 +310,34 @@ def test_options_of_the_compiler_change_no_gradient_and_are_the_users_to_set(
     assert np.linalg.norm(ours - plain) <= 1e-4 * np.linalg.norm(plain)
     assert not np.array_equal(ours, plain)  # it is another program
 
-    layout.host_options.cache_clear()
+    layout.compiler_options.cache_clear()
     monkeypatch.setenv("XLA_FLAGS", f"--{layout._YNN}=")
-    assert layout.host_options() == {}
-    layout.host_options.cache_clear()
+    assert layout.compiler_options("cpu") == {}
+    layout.compiler_options.cache_clear()
     monkeypatch.delenv("XLA_FLAGS")
     monkeypatch.setattr(layout, "_YNN", "xla_an_option_of_another_version")
-    assert layout.host_options() == {}
-    layout.host_options.cache_clear()
+    assert layout.compiler_options("cpu") == {}
+    layout.compiler_options.cache_clear()
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_programs_are_compiled_with_the_options(digits, devices, monkeypatch):
+    """In turn and side by side: more of a step is YNNPACK's with them."""
+
+    def fusions():
+        model = models.CifarResNet(num_classes=10, depth=8, width=8, axis_name=AXIS)
+        trainer = make_trainer(digits, devices, model)
+        place, state = trainer._layout(devices), trainer.init(KEY)
+        (wave,) = place.pack([state] * devices)
+        batch = place.put(trainer.dataset.train_batch(0))
+        held = place.hold((trainer._hold("train"), trainer.replicate(KEY)))
+        step = place.step.lower(wave, held[0], batch, held[1])
+        first = next(trainer.dataset.eval_batches("validation"))
+        sent = trainer._layout(1).put(first)
+        score = trainer._eval_step.lower(state, trainer._hold("validation"), sent)
+        return [p.compile().as_text().count("__ynn_fusion") for p in (step, score)]
+
+    ours = fusions()
+    monkeypatch.setattr(layout, "compiler_options", lambda _: {})
+    for with_options, plain in zip(ours, fusions(), strict=True):
+        assert with_options > plain
