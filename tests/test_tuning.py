@@ -476,3 +476,16 @@ print([name for name in heavy.split() if name in sys.modules])
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_the_command_starts_without_what_it_needs_later():
+    """Half of the time that imports took; decisions and the report need them."""
+    program = """
+import sys
+from hyperdyn_jax import cli, config, training
+print([x for x in ("scipy.stats", "scipy.optimize", "matplotlib") if x in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
