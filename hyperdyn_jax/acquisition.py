@@ -36,10 +36,11 @@ def expected_improvement(
       0.39894
     """
     mean, stddev, best = _floats(mean, stddev, best)
-    certain = 1e30 * stddev <= jnp.abs(mean - best)  # the quotient could overflow
-    safe = jnp.where(certain, 1.0, stddev)
-    value = safe * jnp.exp(_log_h((mean - best) / safe))
-    return jnp.where(certain, jnp.maximum(mean - best, 0.0), value)
+    gap = mean - best
+    least = jnp.maximum(1e-30 * jnp.abs(gap), jnp.finfo(gap.dtype).tiny)
+    safe = jnp.maximum(stddev, least)  # or the quotient could overflow
+    value = safe * jnp.exp(_log_h(gap / safe))
+    return jnp.where(stddev > least, value, jnp.maximum(gap, 0.0))
 
 
 def log_expected_improvement(
@@ -150,9 +151,12 @@ def _log_h_jvp(
 
 
 def _split(z: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """z where it is near zero, -z where it is in the tail, and which of both it is."""
-    tail = z < _TAIL
-    return jnp.where(tail, 0.0, z), jnp.where(tail, -z, -_TAIL), tail
+    """z where it is near zero, -z where it is in the tail, and which of both it is.
+
+    Cut off and not selected: the two meet at the border, so that nothing hangs on how
+    XLA rounds z where it compares it (`gp.EuclideanDistance`).
+    """
+    return jnp.maximum(z, _TAIL), jnp.maximum(-z, -_TAIL), z < _TAIL
 
 
 def _h(z: jax.Array) -> jax.Array:

@@ -33,9 +33,11 @@ class EuclideanDistance(kernels.Distance):
     """
 
     def distance(self, X1: jax.Array, X2: jax.Array) -> jax.Array:
-        # Away from zero, where the root has no slope; a select would do as well, but
-        # jaxlib 0.10.2 makes wrong vector code of what is around one: gradients of the
-        # marginal likelihood were off by half and more.
+        # Away from zero, where the root has no slope. A select, as tinygp has it, would
+        # not do: XLA:CPU computes the difference once for the comparison and once for
+        # the value, rounds the two differently (a product and a subtraction become one
+        # fused operation), and takes a point to be itself in one place and not in the
+        # other (`test_compiler`; jaxlib 0.10.2 to 0.12.0.1).
         squared = self.squared_distance(X1, X2)
         return jnp.sqrt(squared + jnp.finfo(squared.dtype).tiny)
 

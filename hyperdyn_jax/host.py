@@ -11,6 +11,8 @@ import numpy as np
 import scipy.linalg  # noqa: F401 (jaxlib takes its LAPACK from there)
 import threadpoolctl
 
+from hyperdyn_jax import compiler
+
 
 @contextlib.contextmanager
 def on_host() -> Iterator[None]:
@@ -36,15 +38,19 @@ def compiled(function: Any, options: Mapping[str, Any] | None = None) -> Any:
       function: of a tuner, or what else is fixed, and pytrees of arrays.
       options: more of the compiler's.
     """
-    options = {**compiler_options(), **(options or {})}
-    program: Any = jax.jit(function, static_argnums=0, compiler_options=options)
+    more = dict(options or {})
+
+    @functools.cache
+    def program() -> Any:  # XLA is asked for its options only where one is called
+        known = compiler.options(**compiler.ONE_THREAD, **more)
+        return jax.jit(function, static_argnums=0, compiler_options=known)
 
     def call(tuner: Any, *args: Any) -> Any:
         with on_host(), _lapack().limit(limits=1, user_api="blas"):
-            return jax.device_get(program(tuner, *args))
+            return jax.device_get(program()(tuner, *args))
 
     wrapper: Any = functools.update_wrapper(call, function)
-    wrapper.compilations = program._cache_size
+    wrapper.compilations = lambda: program()._cache_size()
     return wrapper
 
 
@@ -52,16 +58,6 @@ def compiled(function: Any, options: Mapping[str, Any] | None = None) -> Any:
 def _lapack() -> threadpoolctl.ThreadpoolController:
     """Of the threads of every BLAS and LAPACK that is loaded by now."""
     return threadpoolctl.ThreadpoolController()
-
-
-def compiler_options() -> dict[str, bool]:
-    """Of the compiler for programs on the host.
-
-    jaxlib 0.10.2's fusion emitters make wrong code of some programs that evaluate a
-    kernel between the observations twice: a posterior mean in explore-then-commit's
-    choice was off by half of its range (`test_explore` compares it with NumPy).
-    """
-    return {"xla_cpu_multi_thread_eigen": False, "xla_cpu_use_fusion_emitters": False}
 
 
 def key_data(key: jax.Array) -> np.ndarray:

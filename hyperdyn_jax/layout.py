@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from hyperdyn_jax import compiler
 from hyperdyn_jax.steps import AXIS, TrainState
 
 BRANCH = "branch"  # axis of the groups
@@ -198,12 +199,8 @@ def compiler_options(platform: str) -> dict[str, str]:
     if platform != "cpu" or asked:
         return {}
     kinds = ("DOT", "INDIVIDUAL_DOT", "REDUCE", "ELTWISE")
-    options = {_YNN: ",".join(f"LIBRARY_FUSION_TYPE_{kind}" for kind in kinds)}
-    try:
-        jax.jit(lambda: 0, compiler_options=options).lower().compile()
-    except jax.errors.JaxRuntimeError:
-        return {}
-    return options
+    value = ",".join(f"LIBRARY_FUSION_TYPE_{kind}" for kind in kinds)
+    return compiler.options(**{_YNN: value})
 
 
 _YNN = "xla_cpu_experimental_ynn_fusion_type"

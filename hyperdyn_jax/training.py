@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import optax
 
-from hyperdyn_jax import hosts, layout, optimizers, signals
+from hyperdyn_jax import compiler, hosts, layout, optimizers, signals
 from hyperdyn_jax import steps as step_lib
 from hyperdyn_jax.data import Batch, Dataset
 from hyperdyn_jax.layout import Layout
@@ -112,11 +112,10 @@ class Trainer:
         # Batches that the host sends are too large to send many of at once.
         held = bool(jax.tree.leaves(dataset.resident("train")))
         self._scans = held and (not host if scan is None else scan)
-        # Runs once, so it is compiled fast and not to be fast: that saves 5 to 15 s.
         init = functools.partial(step_lib.init_state, model, optimizer)
         self._init = jax.jit(
             functools.partial(init, dataset.image_shape),
-            compiler_options={"xla_backend_optimization_level": 0} if host else None,
+            compiler_options=compiler.options(**compiler.RUNS_ONCE) if host else None,
         )
         self._is_finite = jax.jit(step_lib.all_finite)
 

@@ -15,16 +15,18 @@ from scipy import special
 from hyperdyn_jax import (
     Hyperdyn,
     acquisition,
+    compiler,
     cube,
     expected_improvement,
-    host,
     log_expected_improvement,
 )
 
 many = settings(max_examples=300, deadline=None, derandomize=True)
 DOUBLE = pytest.mark.parametrize("x64", [False, True], ids=["float32", "float64"])
 # As in the tuner.
-compiled = functools.partial(jax.jit, compiler_options=host.compiler_options())
+compiled = functools.partial(
+    jax.jit, compiler_options=compiler.options(**compiler.ONE_THREAD)
+)
 
 
 # ------------------------------------------------------------- expected improvement

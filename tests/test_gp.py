@@ -12,13 +12,15 @@ import tinygp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperdyn_jax import TimeKernel, gp, host
+from hyperdyn_jax import TimeKernel, compiler, gp
 
 KINDS = ["rbf", "matern32", "matern52"]
 TIME = TimeKernel(1.0, 0.5)
 CAPACITY = 48
 # As in the tuner.
-compiled = functools.partial(jax.jit, compiler_options=host.compiler_options())
+compiled = functools.partial(
+    jax.jit, compiler_options=compiler.options(**compiler.ONE_THREAD)
+)
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import pytest
 from flax import traverse_util
 from networks import flat, normal, predict, shapes_of, train_forward
 
-from hyperdyn_jax import models
+from hyperdyn_jax import compiler, models
 from hyperdyn_jax.models import CifarResNet, ResNet
 
 
@@ -20,7 +20,7 @@ def logits_shape(model, variables, shape, dtype=jnp.float32):
 
 
 # Compiled for the least time to the result.
-@jax.jit(static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
+@jax.jit(static_argnums=0, compiler_options=compiler.RUNS_ONCE)
 def init(model, key):
     return model.init(key, jnp.zeros((1, 8, 8, 3)), train=False)
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from hyperdyn_jax import config, explore, gp, host, hyperdyn, probing
+from hyperdyn_jax import compiler, config, explore, gp, host, hyperdyn, probing
 from hyperdyn_jax.baselines.search import DoNothingControl
 from hyperdyn_jax.report import numbers
 from hyperdyn_jax.report.numbers import Row, Run
@@ -185,7 +185,7 @@ def _parameters(tuner: Tuner, row: Row) -> gp.KernelParams:
 def _compiled(function: Any) -> Any:
     """As the tuner's programs, but compiled fast and not to be fast: they run a few
     times, and a run waits for its page."""
-    return host.compiled(function, {"xla_backend_optimization_level": 0})
+    return host.compiled(function, compiler.RUNS_ONCE)
 
 
 @_compiled
