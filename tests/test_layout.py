@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import math
 import re
 
 import jax
@@ -221,12 +222,28 @@ def test_all_reduces_of_a_step(digits, axis_name, norms, groups):
     program = place.step.lower(waves[0], resident, batch, KEY).compile().as_text()
     reduces = re.findall(r"= .* all-reduce\(.*", program)
     assert len(reduces) == 1 + 2 * norms
-    members = {
-        re.search(r"replica_groups=(\{\{.*?\}\}|\[[^ ]*)", r)[1] for r in reduces
-    }
-    assert members == {
-        "{{0,1,2,3},{4,5,6,7}}" if groups == 2 else "{{0,1,2,3,4,5,6,7}}"
-    }
+    halves = [set(range(4)), set(range(4, 8))]
+    for instruction in reduces:
+        assert sharing(instruction) == (halves if groups == 2 else [set(range(8))])
+
+
+def sharing(instruction):
+    """The devices that share in a collective, a set for each of its groups.
+
+    XLA writes {{0,1},{2,3}}, or since jaxlib 0.12 mesh['branch'=2,'batch'=2] {'batch'}.
+    """
+    if listed := re.search(r"replica_groups=\{(\{.*?\})\}", instruction):
+        groups = re.findall(r"\{(.*?)\}", listed[1])
+        return [set(map(int, group.split(","))) for group in groups]
+    axes, inside = re.search(
+        r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", instruction
+    ).groups()
+    sizes = {name: int(size) for name, size in re.findall(r"('.*?')=(\d+)", axes)}
+    devices = np.arange(math.prod(sizes.values())).reshape(*sizes.values())
+    ends = [list(sizes).index(name) for name in inside.split(",")]
+    moved = np.moveaxis(devices, ends, range(-len(ends), 0))
+    count = math.prod(devices.shape[end] for end in ends)
+    return [set(group.tolist()) for group in moved.reshape(-1, count)]
 
 
 def test_switching_between_branches_and_one_compiles_nothing_more(

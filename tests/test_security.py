@@ -55,8 +55,8 @@ def test_a_run_and_its_resume_stay_within_their_bounds(tmp_path):
 
 def test_the_guard_sees_what_it_should(tmp_path):
     (tmp_path / "bad.py").write_text(
-        "import pathlib, pickle, socket, yaml\n"
-        "pickle.loads(pickle.dumps(pathlib.PurePosixPath('x')))\n"
+        "import fractions, pickle, socket, yaml\n"
+        "pickle.loads(pickle.dumps(fractions.Fraction(1, 2)))\n"
         "yaml.safe_load('a: 1')\n"
         "eval('MARKED_CODE or 1', {'MARKED_CODE': 0})\n"
         "try:\n    socket.create_connection(('192.0.2.1', 80), 1)\n"
@@ -69,7 +69,7 @@ def test_the_guard_sees_what_it_should(tmp_path):
         check=True,
     )
     did = set(json.loads((tmp_path / "log").read_text()))
-    assert {"YAML", "ran the marked code", "unpickled pathlib.PurePosixPath"} <= did
+    assert {"YAML", "ran the marked code", "unpickled fractions.Fraction"} <= did
     assert any(what.startswith("network: ") for what in did)
 
 
