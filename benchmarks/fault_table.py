@@ -27,8 +27,8 @@ def table(folder: Path) -> str:
         f"as in the same run left alone. {records['R1']['processor']}, "
         f"jax {versions['jax']}, orbax-checkpoint {versions['orbax-checkpoint']}, "
         f"{' and '.join(dates)}; raw records in `benchmarks/results/`, made by "
-        f"`benchmarks/faults.py`, `faults_hosts.py` (R3) and `faults_boundary.py` "
-        f"(R8, R9, R11)."
+        f"`benchmarks/faults.py`, `faults_hosts.py` (R3), `faults_boundary.py` "
+        f"(R8, R9, R11) and `faults_quickstart.py` (R12)."
     )
     return paper.table("row|fault|times|what came of it", rows) + "\n\n" + note
 
@@ -166,6 +166,16 @@ def _security(r: dict[str, Any]) -> list[list[str]]:
     return [["what is executed, what is opened", str(r["sources"]), came]]
 
 
+def _quick_starts(r: dict[str, Any]) -> list[list[str]]:
+    where = " and ".join(
+        f"{each['runs']} with Python {each['python']} and jax {each['jax']}"
+        for each in r["interpreters"]
+    )
+    came = f"exit codes {_counts(r['codes'])}; {where}; {r['at_once']} at a time"
+    what = f"the quick start, {r['killed']} times killed and resumed"
+    return [[what, str(r["runs"]), came]]
+
+
 NOT_MEASURED = [["", "", "not measured"]]
 FAULTS: dict[str, Callable[[dict[str, Any]], list[list[str]]]] = {
     "R1": _interruptions("SIGKILL at a random moment"),
@@ -179,5 +189,6 @@ FAULTS: dict[str, Callable[[dict[str, Any]], list[list[str]]]] = {
     "R9": _bad_inputs,
     "R10": _seeds,
     "R11": _security,
+    "R12": _quick_starts,
     "save": _saving,
 }
