@@ -43,7 +43,10 @@ def adam(
     learning_rate: float, b1: float, b2: float, weight_decay: float, mask: Any
 ) -> optax.GradientTransformation:
     """Adam (Kingma and Ba 2014) with decoupled weight decay, as in AdamW."""
-    return optax.adamw(learning_rate, b1, b2, weight_decay=weight_decay, mask=mask)
+    return optax.chain(
+        unbiased(lambda rate: optax.adam(rate, b1, b2), learning_rate, b1, b2),
+        optax.add_decayed_weights(-learning_rate * weight_decay, mask),
+    )
 
 
 def lars(
@@ -64,7 +67,7 @@ def prodigy(
     rate, which `learning_rate` multiplies; coupled weight decay."""
     return optax.chain(
         optax.add_decayed_weights(weight_decay, mask),
-        contrib.prodigy(learning_rate, (b1, b2)),
+        unbiased(lambda rate: contrib.prodigy(rate, (b1, b2)), learning_rate, b1, b2),
     )
 
 
@@ -84,6 +87,61 @@ def salera(
     return optax.chain(
         optax.add_decayed_weights(weight_decay, mask), salera_lib.salera(learning_rate)
     )
+
+
+class UnbiasedState(NamedTuple):
+    """State of `unbiased`.
+
+    inner: of the optimizer.
+    count: i32[], steps so far.
+    weights: f32[2], what the first and the second moment weigh all gradients so far
+      with, together.
+    """
+
+    inner: Any
+    count: jax.Array  # type: ignore[assignment]  # a tuple counts too
+    weights: jax.Array
+
+
+def unbiased(
+    make: Callable[[Any], optax.GradientTransformation],
+    learning_rate: float,
+    b1: float,
+    b2: float,
+) -> optax.GradientTransformation:
+    r"""An optimizer with Adam's moments, right while its betas change.
+
+    Adam divides a moment by the weight that it has given to gradients so far (Kingma
+    and Ba 2014, section 3). Where beta is constant, that is 1 - beta^t, and Optax uses
+    this with the beta of the day: after a change from 0.9 to 0.9999 at step 352, steps
+    are five times too small. The weight itself follows
+
+    .. math:: c_t = \beta_t c_{t-1} + (1 - \beta_t)
+
+    and the rate of each step is multiplied by what Optax's correction lacks. (Adam's
+    epsilon, which is there against division by zero, is scaled with it.)
+
+    Args:
+      make: the optimizer of a learning rate.
+      learning_rate, b1, b2: in force at this step.
+    """
+    betas = jnp.stack([jnp.asarray(b, jnp.float32) for b in (b1, b2)])
+
+    def init(params: Any) -> UnbiasedState:
+        zeros = jnp.zeros(2, jnp.float32)
+        return UnbiasedState(make(learning_rate).init(params), jnp.int32(0), zeros)
+
+    def update(
+        grads: Any, state: UnbiasedState, params: Any = None
+    ) -> tuple[Any, UnbiasedState]:
+        count = state.count + 1
+        weights = betas * state.weights + (1 - betas)
+        first, second = (1 - betas**count) / weights
+        rate = learning_rate * first / jnp.sqrt(second)
+        changes, inner = make(rate).update(grads, state.inner, params)
+        return changes, UnbiasedState(inner, count, weights)
+
+    return optax.GradientTransformation(init, update)
 
 
 class AveragedState(NamedTuple):
@@ -262,33 +320,130 @@ def without_average(opt_state: Any, params: Any) -> Any:
 
 
 def get_hyperparams(opt_state: Any) -> dict[str, jax.Array]:
-    """The hyperparameters in force, f32[] each."""
-    return dict(opt_state.hyperparams)
+    """The hyperparameters in force, f32[] each.
+
+    Args:
+      opt_state: any Optax state with `optax.inject_hyperparams` somewhere in it.
+
+    Returns:
+      Values by name. Where several parts of the optimizer have one name, each has its
+      place before it, such as `encoder/learning_rate` of `optax.multi_transform`.
+    """
+    found = _injected(opt_state)
+    return {
+        _called(place, name, found): value
+        for place, node in found
+        for name, value in node.hyperparams.items()
+    }
 
 
 def set_hyperparams(opt_state: Any, hparams: Mapping[str, Any]) -> Any:
     """A new optimizer state with other hyperparameters; the old one stays as it was.
 
     Args:
-      opt_state: state of an optimizer made by `create_optimizer`.
-      hparams: new values by name; the others stay.
+      opt_state: any Optax state with `optax.inject_hyperparams` somewhere in it.
+      hparams: new values by name, as `get_hyperparams` calls them; the others stay.
 
     Returns:
       The new state, which a compiled step takes without compiling again.
 
     Raises:
-      ValueError: the optimizer has no hyperparameter of that name.
+      ValueError: there is no hyperparameter of that name, or several; it follows a
+        schedule, which would overwrite the value; or it is held in less than float32.
     """
-    if unknown := sorted(set(hparams) - set(opt_state.hyperparams)):
-        raise ValueError(
-            f"the optimizer has no hyperparameter {', '.join(unknown)}; "
-            f"it has {', '.join(sorted(opt_state.hyperparams))}"
+    found = _injected(opt_state)
+    new: dict[Place, dict[str, Any]] = {}
+    for called, value in hparams.items():
+        place, name, node = _find(called, found)
+        _check_settable(name, node)
+        new.setdefault(place, {})[name] = _like(node.hyperparams[name], value)
+    return _replace(opt_state, new)
+
+
+Place = tuple[str, ...]  # where in an optimizer's state
+
+
+def _is_injected(node: Any) -> bool:
+    """Whether it is a state of `optax.inject_hyperparams`, of whichever version."""
+    return hasattr(node, "hyperparams") and hasattr(node, "inner_state")
+
+
+def _injected(opt_state: Any, place: Place = ()) -> list[tuple[Place, Any]]:
+    """Every state of `inject_hyperparams`, also those inside others."""
+    found = []
+    leaves = jax.tree_util.tree_leaves_with_path(opt_state, is_leaf=_is_injected)
+    for path, node in leaves:
+        if _is_injected(node):
+            parts = (jax.tree_util.keystr((key,), simple=True) for key in path)
+            here = (*place, *parts)
+            found += [(here, node), *_injected(node.inner_state, (*here, "inner"))]
+    return found
+
+
+def _replace(
+    opt_state: Any, new: Mapping[Place, Mapping[str, Any]], place: Place = ()
+) -> Any:
+    """The state with new values in the states of `inject_hyperparams`."""
+
+    def change(path: Any, node: Any) -> Any:
+        if not _is_injected(node):
+            return node
+        parts = (jax.tree_util.keystr((key,), simple=True) for key in path)
+        here = (*place, *parts)
+        return node._replace(
+            hyperparams=node.hyperparams | new.get(here, {}),
+            inner_state=_replace(node.inner_state, new, (*here, "inner")),
         )
-    new = {
-        name: _like(opt_state.hyperparams[name], value)
-        for name, value in hparams.items()
-    }
-    return opt_state._replace(hyperparams=opt_state.hyperparams | new)
+
+    return jax.tree_util.tree_map_with_path(change, opt_state, is_leaf=_is_injected)
+
+
+def _called(place: Place, name: str, found: list[tuple[Place, Any]]) -> str:
+    """A hyperparameter's name, with what sets it apart where there are several."""
+    others = [p for p, node in found if name in node.hyperparams and p != place]
+    shared = set(place).intersection(*map(set, others)) if others else set(place)
+    return "/".join([part for part in place if part not in shared] + [name])
+
+
+def _find(called: str, found: list[tuple[Place, Any]]) -> tuple[Place, str, Any]:
+    """The one hyperparameter of a name, with or without its place."""
+    if not found:
+        raise ValueError(
+            "the optimizer has no hyperparameters that can be set; make it with "
+            "optax.inject_hyperparams(optax.sgd, hyperparam_dtype=jnp.float32)"
+            "(learning_rate=0.1)"
+        )
+    *where, name = called.split("/")
+    fits = [
+        (place, name, node)
+        for place, node in found
+        if name in node.hyperparams and set(where) <= set(place)
+    ]
+    names = sorted(_called(p, n, found) for p, node in found for n in node.hyperparams)
+    if not fits:
+        raise ValueError(
+            f"the optimizer has no hyperparameter {called}; it has {', '.join(names)}"
+        )
+    if len(fits) > 1:
+        several = ", ".join(sorted(_called(p, name, found) for p, *_ in fits))
+        raise ValueError(f"{called} is in several places; name one of {several}")
+    return fits[0]
+
+
+def _check_settable(name: str, node: Any) -> None:
+    """Raises ValueError where a value that is set would be lost or spoiled."""
+    if name in getattr(node, "hyperparams_states", {}):
+        raise ValueError(
+            f"{name} follows a schedule, which would overwrite it at the next step; "
+            f"make the optimizer with a number in place of the schedule"
+        )
+    dtype = jnp.asarray(node.hyperparams[name]).dtype
+    if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32:
+        raise ValueError(
+            f"{name} is held as {dtype}, which has two or three digits (0.999 becomes "
+            f"1); make the optimizer with "
+            f"optax.inject_hyperparams(..., hyperparam_dtype=jnp.float32)"
+        )
 
 
 def _like(old: Any, value: Any) -> jax.Array:

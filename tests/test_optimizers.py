@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from hyperdyn_jax import optimizers
@@ -39,15 +40,20 @@ def sgd(trajectory, decay_all):
 
 def adam(trajectory, decay_all):
     (params, first), (_, second) = start(), start()
-    for t, h in enumerate(trajectory, start=1):
+    for h, (c1, c2) in zip(trajectory, moment_weights(trajectory), strict=True):
         for k, w in params.items():
             first[k] = h["b1"] * first[k] + (1 - h["b1"]) * GRADS[k]
             second[k] = h["b2"] * second[k] + (1 - h["b2"]) * GRADS[k] ** 2
-            m = first[k] / (1 - h["b1"] ** t)
-            v = second[k] / (1 - h["b2"] ** t)
+            m, v = first[k] / c1, second[k] / c2
             decay = h["weight_decay"] * w * (decay_all or k == "kernel")
             params[k] = w - h["learning_rate"] * (m / (np.sqrt(v) + 1e-8) + decay)
     return params
+
+
+def moment_weights(trajectory):
+    """What each moment weighs all gradients with: 1 less the product of the betas."""
+    products = np.cumprod([[h["b1"], h["b2"]] for h in trajectory], axis=0)
+    return 1 - products
 
 
 def lars(trajectory, decay_all):
@@ -68,10 +74,10 @@ def prodigy(trajectory, decay_all):
     (params, first), (first_params, second) = start(), start()
     _, sums = start()
     d, r = 1e-6, 0.0
-    for t, h in enumerate(trajectory, start=1):
+    for h, (c1, c2) in zip(trajectory, moment_weights(trajectory), strict=True):
         b1, b2 = h["b1"], h["b2"]
         b3 = np.sqrt(b2)
-        rate = d * h["learning_rate"] * np.sqrt(1 - b2**t) / (1 - b1**t)
+        rate = d * h["learning_rate"] * np.sqrt(c2) / c1
         g = {k: decayed(w, h, k, decay_all) for k, w in params.items()}
         inner = sum(np.sum(g[k] * (first_params[k] - params[k])) for k in g)
         r = b3 * r + d / 1e-6 * rate * inner
@@ -115,17 +121,17 @@ REFERENCES = {
 }
 
 
-def optimize(name, decay_all=False):
-    """Two steps, a change of settings, two steps -> parameters, state, settings."""
+def optimize(name, decay_all=False, steps=2):
+    """Some steps, a change of settings, as many -> parameters, state, settings."""
     optimizer = optimizers.create_optimizer(name, HPARAMS[name], decay_all=decay_all)
     new = {k: v for k, v in NEW.items() if k in HPARAMS[name]}
-    params, state = PARAMS, optimizer.init(PARAMS)
-    for i in range(4):
-        if i == 2:
+    params, state, update = PARAMS, optimizer.init(PARAMS), jax.jit(optimizer.update)
+    for i in range(2 * steps):
+        if i == steps:
             state = optimizers.set_hyperparams(state, new)
-        updates, state = optimizer.update(GRADS, state, params, value=jnp.float32(1))
+        updates, state = update(GRADS, state, params, value=jnp.float32(1))
         params = jax.tree.map(jnp.add, params, updates)
-    return params, state, [HPARAMS[name]] * 2 + [HPARAMS[name] | new] * 2
+    return params, state, [HPARAMS[name]] * steps + [HPARAMS[name] | new] * steps
 
 
 @pytest.mark.parametrize("decay_all", [False, True])
@@ -135,6 +141,32 @@ def test_updates_follow_the_definition_before_and_after_a_change(name, decay_all
     wanted = REFERENCES[name](trajectory, decay_all)
     for k in PARAMS:
         np.testing.assert_allclose(params[k], wanted[k], rtol=2e-5)
+
+
+def test_prodigy_follows_it_for_long_enough_to_move():
+    """Where its estimate doubles at every step, and with it what float32 rounds."""
+    params, _, trajectory = optimize("prodigy", steps=12)
+    wanted = prodigy(trajectory, decay_all=False)
+    for k, before in PARAMS.items():
+        moved = wanted[k] - before
+        np.testing.assert_allclose(params[k] - before, moved, rtol=0.05)
+        assert np.abs(moved).min() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "change", [{"b2": 0.9999}, {"b1": 0.99}, {"b1": 0.0}, {"b1": 0.99, "b2": 0.9}]
+)
+def test_adam_takes_steps_of_the_learning_rate_whatever_becomes_of_its_betas(change):
+    """Under a constant gradient both moments are it, once they are unbiased."""
+    hparams = {"learning_rate": 0.1, "b1": 0.5, "b2": 0.9, "weight_decay": 0.0}
+    optimizer = optimizers.create_optimizer("adam", hparams)
+    state, update = optimizer.init(PARAMS), jax.jit(optimizer.update)
+    for step in range(60):
+        if step == 30:
+            state = optimizers.set_hyperparams(state, change)
+        changes, state = update(GRADS, state, PARAMS)
+        for k, gradient in GRADS.items():
+            np.testing.assert_allclose(changes[k], -0.1 * np.sign(gradient), rtol=1e-3)
 
 
 def test_schedule_free_is_evaluated_at_its_average():
@@ -227,6 +259,93 @@ def test_unknown_names_are_refused():
     state = optimizers.create_optimizer("plain_sgd", HPARAMS["plain_sgd"]).init(PARAMS)
     with pytest.raises(ValueError, match="no hyperparameter momentum; it has learn"):
         optimizers.set_hyperparams(state, {"momentum": 0.9})
+
+
+def injected(make=optax.sgd, dtype=jnp.float32, **hparams):
+    return optax.inject_hyperparams(make, hyperparam_dtype=dtype)(**hparams)
+
+
+NESTED = {
+    "chain": optax.chain(optax.clip(1.0), injected(learning_rate=0.1)),
+    "steps": optax.MultiSteps(injected(learning_rate=0.1), 1),
+    "masked": optax.masked(
+        injected(learning_rate=0.1), {"kernel": True, "bias": False}
+    ),
+    "finite": optax.apply_if_finite(injected(learning_rate=0.1), 3),
+    "inside": injected(
+        lambda weight_decay: optax.chain(
+            optax.add_decayed_weights(weight_decay), injected(learning_rate=0.1)
+        ),
+        weight_decay=0.01,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_hyperparameters_are_found_wherever_they_are(name):
+    optimizer = NESTED[name]
+    old = optimizer.init(PARAMS)
+    state = optimizers.set_hyperparams(old, {"learning_rate": 0.5})
+    assert optimizers.get_hyperparams(state)["learning_rate"] == 0.5
+    assert optimizers.get_hyperparams(old)["learning_rate"] == np.float32(0.1)
+    assert jax.tree.structure(state) == jax.tree.structure(old)
+    update = jax.jit(optimizer.update)
+    with jax.numpy_dtype_promotion("standard"):  # as Optax needs it
+        changes = [update(GRADS, each, PARAMS)[0]["kernel"] for each in (old, state)]
+    np.testing.assert_allclose(changes[1], 5 * changes[0], rtol=1e-6)
+
+
+def test_hyperparameters_of_one_name_are_told_apart():
+    parts = {
+        "encoder": injected(learning_rate=0.1),
+        "head": injected(optax.adam, learning_rate=0.2),
+    }
+    labels = {"kernel": "encoder", "bias": "head"}
+    state = optax.multi_transform(parts, labels).init(PARAMS)
+    found = optimizers.get_hyperparams(state)
+    assert found["encoder/learning_rate"] == np.float32(0.1)
+    assert found["head/learning_rate"] == np.float32(0.2)
+    assert found["b1"] == np.float32(0.9)
+    with pytest.raises(
+        ValueError,
+        match="learning_rate is in several places; name one of encoder/learning_rate, "
+        "head/learning_rate",
+    ):
+        optimizers.set_hyperparams(state, {"learning_rate": 0.5})
+    state = optimizers.set_hyperparams(
+        state, {"head/learning_rate": 0.5, "encoder/learning_rate": 0.25, "b1": 0.0}
+    )
+    found = optimizers.get_hyperparams(state)
+    names = ("encoder/learning_rate", "head/learning_rate", "b1")
+    assert [float(found[name]) for name in names] == [0.25, 0.5, 0.0]
+
+
+def test_what_a_schedule_would_overwrite_is_refused():
+    optimizer = injected(
+        learning_rate=optax.linear_schedule(0.1, 0.0, 10), momentum=0.9
+    )
+    state = optimizer.init(PARAMS)
+    with pytest.raises(ValueError, match="learning_rate follows a schedule, which"):
+        optimizers.set_hyperparams(state, {"learning_rate": 0.5})
+    state = optimizers.set_hyperparams(state, {"momentum": 0.5})
+    assert optimizers.get_hyperparams(state)["momentum"] == 0.5
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_hyperparameters_of_two_digits_are_refused(dtype):
+    params = {"kernel": jnp.ones((2, 2), dtype)}
+    state = injected(optax.adam, None, learning_rate=0.1).init(params)
+    with pytest.raises(ValueError, match=f"b2 is held as {dtype}.*=jnp.float32"):
+        optimizers.set_hyperparams(state, {"b2": 0.999})
+    state = injected(optax.adam, learning_rate=0.1).init(params)
+    optimizers.set_hyperparams(state, {"b2": 0.999})
+
+
+def test_an_optimizer_without_hyperparameters_is_told_how_to_have_some():
+    state = optax.sgd(0.1).init(PARAMS)
+    with pytest.raises(ValueError, match=r"make it with optax.inject_hyperparams"):
+        optimizers.set_hyperparams(state, {"learning_rate": 0.5})
+    assert optimizers.get_hyperparams(state) == {}
 
 
 @pytest.mark.parametrize(
