@@ -86,17 +86,22 @@ def train_and_evaluate(
     return directory.rows["metrics"]
 
 
-def check(config: Mapping[str, Any], workdir: Path) -> config_lib.Setup:
-    """The parts of the run, if there is no problem with config and workdir."""
-    problems = rundir.problems(workdir, config) if hosts.first() else []
-    try:
-        setup = config_lib.build(config)
-    except config_lib.ConfigError as error:
-        problems = error.problems + problems
-    if problems:
+def check(config: Mapping[str, Any], workdir: Path | None) -> config_lib.Setup:
+    """The parts of the run, if there is no problem with config and workdir.
+
+    The directory is looked at when the config is right: what it holds would else be
+    compared with settings that no run can have.
+
+    Args:
+      config: nested settings.
+      workdir: the run directory; None where it does not matter.
+    """
+    setup = config_lib.build(config)
+    if not hosts.first():
+        return setup
+    if workdir and (problems := rundir.problems(workdir, config)):
         raise config_lib.ConfigError(problems)
-    begins = hosts.first() and not (workdir / "checkpoints").exists()
-    if setup.fork and begins:
+    if setup.fork and not (workdir and (workdir / "checkpoints").exists()):
         shape = setup.dataset.image_shape
         forked(setup.fork, state_shapes(setup.model, setup.optimizer, shape))
     return setup

@@ -61,7 +61,7 @@ def test_it_tells_what_a_run_would_tell(tmp_path, monkeypatch, capsys):
         cli.parse_flags(words)
     assert left.value.code == 2
     assert capsys.readouterr().err.splitlines() == [
-        "error: --dry_run is true or false, got 'perhaps'",
+        "error: --dry_run must be true or false, got 'perhaps'",
         "error: config.epochs must be >= 1, got -1",
     ]
     assert list(tmp_path.iterdir()) == []
