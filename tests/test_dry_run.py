@@ -126,10 +126,12 @@ def test_every_help_fits_a_screen_in_the_same_words(capsys, monkeypatch):
             program.main(["--help"])
         assert left.value.code == 0
         helps[name] = capsys.readouterr().out
-    for words in (["train.py"], ["-m", "hyperdyn_jax.study"]):
+    modules = ("hyperdyn_jax.study", "hyperdyn_jax.train")
+    for words in (["train.py"], *(["-m", module] for module in modules)):
         done = command(*words, "--help")
         assert (done.returncode, done.stderr) == (0, "")
         helps[words[-1]] = done.stdout
+    assert helps["train.py"] == helps["hyperdyn_jax.train"]
     options = {}
     for name, text in helps.items():
         assert 10 <= len(text.splitlines()) <= 36, name
