@@ -168,19 +168,20 @@ def exit_code(command: Callable[[], Any]) -> int:
             print_problems(str(error).splitlines())
             return DIVERGED
         except SaveError as error:
-            return _try_again(error)
+            return _try_again(error, error.full)
         except OSError as error:
-            if error.errno not in FULL:
+            if error.filename is None and error.errno not in FULL:
                 raise
-            return _try_again(error)
+            return _try_again(error, error.errno in FULL)
         except Exception:
             hosts.await_cause()
             raise
     return DONE
 
 
-def _try_again(error: Exception) -> int:
-    print_problems([f"{reason(error)}; make room, and the same command goes on"])
+def _try_again(error: Exception, full: bool) -> int:
+    mend = "make room" if full else "mend that"
+    print_problems([f"{reason(error)}; {mend}, and run the same command to resume"])
     return TRY_AGAIN
 
 
