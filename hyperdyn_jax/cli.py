@@ -1,5 +1,6 @@
 """The command line: from flags to a run, and every way in which they can be wrong."""
 
+import errno
 import os
 import sys
 import textwrap
@@ -13,7 +14,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from hyperdyn_jax import config as config_lib
-from hyperdyn_jax import config_files, dry_run, hosts, loop, signals
+from hyperdyn_jax import config_files, dry_run, files, hosts, loop, signals
 from hyperdyn_jax.arguments import BAD_INPUT as BAD_INPUT
 from hyperdyn_jax.checkpoints import FULL, SaveError
 from hyperdyn_jax.records import DataError, reason
@@ -139,15 +140,24 @@ def keep_programs() -> None:
     """
     settings: Any = jax.config  # its attributes have no types
     if settings.jax_compilation_cache_dir is None:
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = Path(cache, "hyperdyn_jax")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            return  # a home that cannot be written to
+            folder = _cache_folder()
+        except (OSError, ValueError) as error:
+            print(f"note: compiled programs are not kept: {error}", file=sys.stderr)
+            return
         jax.config.update("jax_compilation_cache_dir", str(folder))
     # JAX keeps what took a second; many small programs take longer together.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def _cache_folder() -> Path:
+    """A folder that can be written to; OSError or ValueError where there is none."""
+    cache = os.environ.get("XDG_CACHE_HOME") or files.expand("~/.cache")
+    folder = Path(cache, "hyperdyn_jax")
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+    return folder
 
 
 def exit_code(command: Callable[[], Any]) -> int:

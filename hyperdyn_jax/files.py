@@ -26,10 +26,9 @@ def expand(path: str | Path) -> Path:
         raise ValueError(f"{path}: there is no such home folder") from None
 
 
-def same(one: str | Path, other: str | Path) -> bool:
-    """Whether two paths lead to one place, however they are written."""
-    ends = (os.path.realpath(os.path.expanduser(path)) for path in (one, other))
-    return next(ends) == next(ends)
+def absolute(path: str) -> str:
+    """The one path of a place that can be written in several ways."""
+    return os.path.realpath(os.path.expanduser(path))
 
 
 def sync(descriptor: int) -> None:

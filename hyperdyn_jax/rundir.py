@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from hyperdyn_jax import files, jsonl, trackers
 from hyperdyn_jax.checkpoints import Checkpoints
-from hyperdyn_jax.config import ConfigError, differences
+from hyperdyn_jax.config import ConfigError, differences, with_folders
 from hyperdyn_jax.jsonl import Row, dump, dump_config, replace_bytes
 from hyperdyn_jax.schedule import to_schedule
 
@@ -212,6 +212,11 @@ def _add(there: Mapping[str, list[Row]], rows: Mapping[str, Row]) -> None:
 def problems(path: Path, config: Row) -> list[str]:
     """Why a directory cannot be the run directory of a config; changes nothing."""
     file, where = path / "config.json", f"--workdir={path}"
+    try:
+        os.path.realpath(path).encode()
+    except UnicodeEncodeError:
+        problem = "its name is no text in UTF-8, which checkpoints need"
+        return [f"{where}: {problem}; choose another, or a locale such as C.UTF-8"]
     # Not Path.exists, which raises where a name is too long.
     first = next(p for p in (path, *path.absolute().parents) if os.path.exists(p))
     if not (first.is_dir() and os.access(first, os.W_OK | os.X_OK)):
@@ -226,17 +231,21 @@ def problems(path: Path, config: Row) -> list[str]:
             raise ValueError("it is no object of settings")
     except (ValueError, RecursionError) as error:
         return [f"{where}: {file.name} is damaged: {error}"]
-    configs = there, json.loads(dump_config(config))
-    for each in configs:
-        for name in MAY_CHANGE:
-            each.pop(name, None)
-    changes = "; ".join(differences(*configs))
+    then, now = map(_comparable, (there, json.loads(dump_config(config))))
+    changes = "; ".join(differences(then, now))
     advice = (
         f"choose the same settings, or another directory, where --fork={path} starts"
     )
     advice += " anew from its weights"
     message = f"{where} holds a run of another config; {advice}: {changes}"
     return [message] if changes else []
+
+
+def _comparable(config: Row) -> Row:
+    """A config as it is compared: without what may change, and each folder written in
+    one way."""
+    config = {name: x for name, x in config.items() if name not in MAY_CHANGE}
+    return with_folders(config, files.absolute)
 
 
 def _claim(path: Path, config: Row) -> tuple[TextIO, bool]:
