@@ -162,7 +162,7 @@ def _cache_folder() -> Path:
 
 def exit_code(command: Callable[[], Any]) -> int:
     """Runs a command to its end or to a signal; prints a line for each problem."""
-    with signals.stoppable("stopped; the same command goes on"):
+    with signals.stoppable():
         try:
             command()
         except config_lib.ConfigError as error:

@@ -5,6 +5,7 @@ import math
 import os
 import sys
 import types
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +71,14 @@ def _shipped(name: str) -> Path | None:
 
 def _run(file: Path, argument: str | None) -> ConfigDict:
     try:
-        content = file.read_bytes()
+        file.open().close()
     except OSError as error:
         raise ValueError(error.strerror) from None
-    # In sys.modules, where dataclasses and the like look for the names of their module.
-    module = types.ModuleType(f"{file.stem}_config")
+    name = f"{file.stem}_config"
+    module = types.ModuleType(name)
     module.__file__ = str(file)
-    sys.modules[module.__name__] = module
-    exec(compile(content, file, "exec"), module.__dict__)
+    sys.modules[name] = module  # where dataclasses and the like look for it
+    SourceFileLoader(name, str(file)).exec_module(module)
     make = getattr(module, "get_config", None)
     if make is None:
         raise ValueError("it has no get_config()")

@@ -10,7 +10,6 @@ import importlib.util
 import json
 import os
 import time
-import urllib.parse
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -144,8 +143,8 @@ def _sqlite(file: Path) -> str:
     """A database in a file whose path may have any characters, a ? among them."""
     from sqlalchemy import URL
 
-    name = f"file:{urllib.parse.quote(str(file.absolute()))}"
-    return URL.create("sqlite", database=name, query={"uri": "true"}).render_as_string()
+    name, query = file.absolute().as_uri(), {"uri": "true"}
+    return URL.create("sqlite", database=name, query=query).render_as_string()
 
 
 TRACKERS: dict[str, Callable[[Place], Tracker]] = {

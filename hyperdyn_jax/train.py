@@ -14,7 +14,7 @@ import sys
 
 from absl import app, flags, logging
 
-from hyperdyn_jax import cli, process
+from hyperdyn_jax import cli, process, signals
 
 # Of one run in several processes, the same command in each but for --process:
 PLACE = {
@@ -47,7 +47,9 @@ def _train(_: list[str]) -> int:
     given = flags.FLAGS
     place = [given[name].value for name in PLACE]
     config = cli.load_config(sys.argv)
-    return cli.run(config, given.workdir, given.fork, place, given.dry_run)
+    code = cli.run(config, given.workdir, given.fork, place, given.dry_run)
+    signals.ignore()  # one that comes again must not change the exit code
+    return code
 
 
 if __name__ == "__main__":
