@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import shutil
+import tempfile
 import zlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from hyperdyn_jax import files
 from hyperdyn_jax.config import ConfigError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -25,7 +27,14 @@ MISSES = 3  # in a row, before a run that cannot save its state gives up
 
 
 class SaveError(RuntimeError):
-    """The state of a run cannot be written; the newest checkpoint is as it was."""
+    """The state of a run cannot be written; the newest checkpoint is as it was.
+
+    full: whether that is for want of room.
+    """
+
+    def __init__(self, problem: str, full: bool):
+        super().__init__(problem)
+        self.full = full
 
 
 class Checkpoints:
@@ -39,14 +48,23 @@ class Checkpoints:
       folder: where they are kept; made by the first if it is not there.
       say: is told, in a line, of each that could not be written.
       keep: how many.
+      plain: whether their file system can do what Orbax asks of it (`files.lacks`);
+        else it writes to a temporary folder, whose files are then copied.
 
     Attributes:
       damaged: what is wrong, in a few words, by the number of each that `latest`
         passed over.
     """
 
-    def __init__(self, folder: Path, say: Callable[[str], Any] = print, keep: int = 2):
+    def __init__(
+        self,
+        folder: Path,
+        say: Callable[[str], Any] = print,
+        keep: int = 2,
+        plain: bool = True,
+    ):
         self._folder, self._say, self._keep = folder.resolve(), say, keep
+        self._plain = plain
         # Of several processes one writes, and the others do not wait for it.
         alone = {jax.process_index()} if jax.process_count() > 1 else None
         options = ocp.options.MultiprocessingOptions(
@@ -59,7 +77,7 @@ class Checkpoints:
         self._writer = ThreadPoolExecutor(1)  # one: in order, and Orbax from one thread
         self._future: Future[None] | None = None
         self._number = 0  # of the last, written or not
-        self._misses, self._miss = 0, ""
+        self._misses, self._miss, self._full = 0, "", False
         self._missed: Callable[[], None] | None = None  # the last one's second chance
         self._arrays: dict[str, np.ndarray] = {}
         self.damaged: dict[int, str] = {}
@@ -177,7 +195,7 @@ class Checkpoints:
         """Ends the run when it has not been able to save its state for some time."""
         if self._misses >= (MISSES if self._numbers() else 1):
             where = f"{self._folder} takes no checkpoint"
-            raise SaveError(f"{where}: {self._miss}")
+            raise SaveError(f"{where}: {self._miss}", self._full)
 
     def _write(
         self,
@@ -208,6 +226,7 @@ class Checkpoints:
             self._misses, self._missed = 0, None
         except Exception as error:
             self._misses, self._miss = self._misses + 1, _in_a_line(error)
+            self._full = isinstance(error, OSError) and error.errno in FULL
             self._missed = functools.partial(self._write, number, arrays, facts, then)
             times = f"{self._misses} of {MISSES} misses in a row"
             self._say(
@@ -216,14 +235,14 @@ class Checkpoints:
         self._prune(self._keep)
 
     def _store(self, number: int, arrays: Any, facts: dict[str, Any]) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(exist_ok=True)  # in a run directory that is still there
         # Asked beforehand: on a full disk Orbax prints tracebacks from its threads.
         size = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(arrays))
-        if shutil.disk_usage(self._folder).free < size + MARGIN:
+        if files.free(self._folder) < size + MARGIN:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         part = self._folder / f"{number}{PART}"
         shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
-        self._orbax.save(part / "arrays", arrays)
+        self._save(part / "arrays", arrays)
         sealed = {
             "facts": facts,
             "arrays": {
@@ -233,8 +252,18 @@ class Checkpoints:
         }
         text = json.dumps(sealed | {"digest": _digest_json(sealed)}, indent=1)
         (part / FACTS).write_text(text + "\n")
-        _sync(part)
-        part.rename(self._folder / str(number))
+        files.sync_tree(part)  # older ones are removed after that
+        files.move(part, self._folder / str(number))
+
+    def _save(self, folder: Path, arrays: Any) -> None:
+        if self._plain:
+            self._orbax.save(folder, arrays)
+            return
+        with tempfile.TemporaryDirectory() as elsewhere:
+            written = Path(elsewhere, "arrays")
+            self._orbax.save(written, arrays)
+            folder.parent.mkdir()
+            files.copy(written, folder)
 
     def _read(self, number: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """The facts, and the arrays by name.
@@ -311,16 +340,6 @@ def _digest_file(path: Path) -> int:
         while part := file.read(2**20):
             digest = zlib.crc32(part, digest)
     return digest
-
-
-def _sync(folder: Path) -> None:
-    """Waits until a folder is on the disk: older ones are removed after that."""
-    for path in (*folder.rglob("*"), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _compare(found: dict[str, int], written: dict[str, int]) -> None:

@@ -1,5 +1,6 @@
 """The command line: from flags to a run, and every way in which they can be wrong."""
 
+import errno
 import os
 import sys
 import textwrap
@@ -10,10 +11,10 @@ from typing import Any
 
 import jax
 from absl import flags
-from ml_collections import ConfigDict, config_dict, config_flags
+from ml_collections import ConfigDict
 
 from hyperdyn_jax import config as config_lib
-from hyperdyn_jax import dry_run, hosts, loop, signals
+from hyperdyn_jax import config_files, dry_run, files, hosts, loop, signals
 from hyperdyn_jax.arguments import BAD_INPUT as BAD_INPUT
 from hyperdyn_jax.checkpoints import FULL, SaveError
 from hyperdyn_jax.records import DataError, reason
@@ -23,7 +24,8 @@ flags.disclaim_key_flags()  # --help shows them as those of the program
 LONGEST = 1000  # characters of a line that is told; beyond it is what was given
 DONE, DIVERGED, TRY_AGAIN = 0, 3, 75  # exit codes, beside BAD_INPUT
 PLACE = ("coordinator", "processes", "process", "heartbeat")  # flags of many processes
-HELP = ("help", "h", "helpshort")
+OTHERS = (*PLACE, "dry_run", "fork", "workdir")  # the other flags of a run
+HELP = ("help", "h", "helpshort", "helpfull")
 # What stands for the value of a flag in --help; those without it are switches.
 VALUES = {
     "config": "FILE",
@@ -41,83 +43,18 @@ SWITCHES = ("dry_run",)
 
 
 def define_config(
-    values: flags.FlagValues = flags.FLAGS, argv: Sequence[str] | None = None
-) -> flags.FlagHolder[Any]:
-    """Defines --config=FILE and with it every --config.x=y.
-
-    Args:
-      values: where.
-      argv: the command line, sys.argv by default.
-    """
-    holder = config_flags.DEFINE_config_file(
-        "config",
-        None,
-        "Config file, Python or JSON; --config.x=y changes a setting in it.",
-        flag_values=values,
-        sys_argv=argv and list(argv),
-    )
-    values["config"].parser = _ConfigParser(values["config"].parser)
-    return holder
-
-
-class _ConfigParser(flags.ArgumentParser[Any]):
-    """Config files: those in JSON are read and nothing in them is run.
-
-    Args:
-      python: parser of the others.
-    """
-
-    def __init__(self, python: flags.ArgumentParser[Any]):
-        self._python = python
-
-    def parse(self, path: str) -> ConfigDict:
-        file, colon, argument = path.partition(":")
-        if found := _shipped(file):
-            file, path = str(found), f"{found}{colon}{argument}"
-        try:
-            Path(file).open().close()
-        except OSError as error:
-            raise ValueError(str(error.strerror)) from None
-        if Path(file).suffix != ".json":
-            return self._run(path)
-        if colon:
-            raise ValueError(f"a JSON file takes no argument, got {argument!r}")
-        settings = config_lib.read_json(Path(file))
-        # None has no type that a flag could be parsed as.
-        for name, (kind, _) in config_lib.OPTIONAL.items():
-            if name in settings and settings[name] is None:
-                settings[name] = config_dict.placeholder(kind)
-        return ConfigDict(settings).lock()
-
-    def _run(self, path: str) -> ConfigDict:
-        try:
-            config = self._python.parse(path)
-            # What an OSError in it has led to raises that at a touch.
-            getattr(config, "to_dict", None)
-        except AttributeError as error:
-            if error.name != "get_config":
-                raise
-            raise ValueError("it has no get_config()") from None
-        except OSError as error:
-            raise ValueError(str(error.__cause__ or error)) from None
-        if not isinstance(config, ConfigDict):
-            found = str(config)[:40]
-            raise ValueError(f"get_config() must return a ConfigDict, got {found}")
-        return config
-
-
-def _shipped(name: str) -> Path | None:
-    """The config file of a name such as digits, if no file is called so."""
-    package = Path(__file__).parent  # in a wheel configs/ is in it, else beside it
-    files = [folder / "configs" / f"{name}.py" for folder in (package, package.parent)]
-    plain = name.isidentifier() and not Path(name).exists()
-    return next((file for file in files if plain and file.is_file()), None)
+    values: flags.FlagValues = flags.FLAGS,
+) -> flags.FlagHolder[str | None]:
+    """Defines --config=FILE; `load_config` reads it, and every --config.x=y."""
+    about = "Config file, Python or JSON; --config.x=y changes a setting in it."
+    return flags.DEFINE_string("config", None, about, flag_values=values)
 
 
 def parse_flags(
     argv: Sequence[str],
-    others: Sequence[str] = (*PLACE, "dry_run", "fork", "workdir"),
+    others: Sequence[str] = OTHERS,
     check: Callable[[Sequence[str]], list[str]] | None = None,
+    about: str | None = None,
 ) -> list[str]:
     """Parses the command line, or prints every problem with it and exits with 2.
 
@@ -125,27 +62,28 @@ def parse_flags(
       argv: the command line.
       others: names of the flags that it may have beside those of the config.
       check: what else is wrong with a command line whose flags can all be parsed; by
-        default what is with the run of its config.
+        default what is with its config.
+      about: what --help says of the program; the docstring of it by default.
     """
     words = _join_values(argv[1:])
     if any(word.lstrip("-").partition("=")[0] in HELP for word in words):
-        print(usage(("config", *others)))
+        print(usage(("config", *others), about))
         raise SystemExit(DONE)
-    if not any(word.startswith("--help") for word in words):  # absl's own, the longer
-        problems, good = _check_flags(argv[0], words, others)
-        problems += _check_place(words) if set(PLACE) <= set(others) else []
-        if problems:
-            if good is not None:
-                problems += (check or _check_run)(good)
-            print_problems(problems)
-            raise SystemExit(BAD_INPUT)
-    return flags.FLAGS(argv)
+    problems, good = _check_flags(argv[0], words, others)
+    problems += _check_place(words) if set(PLACE) <= set(others) else []
+    if problems:
+        if good is not None:
+            problems += (check or _check_config)(good)
+        print_problems(problems)
+        raise SystemExit(BAD_INPUT)
+    words = [word for word in words if not word.startswith("--config.")]
+    return flags.FLAGS([argv[0], *words])
 
 
-def usage(names: Sequence[str], width: int = 24) -> str:
-    """What --help prints: the program's docstring, and its flags with their values."""
-    about = (sys.modules["__main__"].__doc__ or "").strip()
-    lines = [about, "", "options:"]
+def usage(names: Sequence[str], about: str | None = None, width: int = 24) -> str:
+    """What --help prints: what the program is, and its flags with their values."""
+    about = about or sys.modules["__main__"].__doc__ or ""
+    lines = [about.strip(), "", "options:"]
     for name in sorted(names):
         flag, value = flags.FLAGS[name], VALUES.get(name)
         head = f"  --{name}={value}" if value else f"  --{name}"
@@ -172,8 +110,7 @@ def run(
       place: values of the flags `PLACE`.
       dry: whether it is only told what would be trained.
     """
-    settings = config.to_dict() | ({"fork": fork} if fork else {})
-    path = _path(config, workdir)
+    settings, path = _settings(config, fork), _path(config, workdir)
     if not dry:
         keep_programs()
 
@@ -181,7 +118,7 @@ def run(
         if where := hosts.place(*place):
             hosts.join(where, settings)
         if dry:
-            dry_run.describe(settings, loop.check(settings, path))
+            dry_run.describe(settings, loop.check(settings, None))
         else:
             loop.train_and_evaluate(settings, path)
 
@@ -203,20 +140,29 @@ def keep_programs() -> None:
     """
     settings: Any = jax.config  # its attributes have no types
     if settings.jax_compilation_cache_dir is None:
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = Path(cache, "hyperdyn_jax")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            return  # a home that cannot be written to
+            folder = _cache_folder()
+        except (OSError, ValueError) as error:
+            print(f"note: compiled programs are not kept: {error}", file=sys.stderr)
+            return
         jax.config.update("jax_compilation_cache_dir", str(folder))
     # JAX keeps what took a second; many small programs take longer together.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
+def _cache_folder() -> Path:
+    """A folder that can be written to; OSError or ValueError where there is none."""
+    cache = os.environ.get("XDG_CACHE_HOME") or files.expand("~/.cache")
+    folder = Path(cache, "hyperdyn_jax")
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+    return folder
+
+
 def exit_code(command: Callable[[], Any]) -> int:
     """Runs a command to its end or to a signal; prints a line for each problem."""
-    with signals.stoppable("stopped; the same command goes on"):
+    with signals.stoppable():
         try:
             command()
         except config_lib.ConfigError as error:
@@ -232,19 +178,20 @@ def exit_code(command: Callable[[], Any]) -> int:
             print_problems(str(error).splitlines())
             return DIVERGED
         except SaveError as error:
-            return _try_again(error)
+            return _try_again(error, error.full)
         except OSError as error:
-            if error.errno not in FULL:
+            if error.filename is None and error.errno not in FULL:
                 raise
-            return _try_again(error)
+            return _try_again(error, error.errno in FULL)
         except Exception:
             hosts.await_cause()
             raise
     return DONE
 
 
-def _try_again(error: Exception) -> int:
-    print_problems([f"{reason(error)}; make room, and the same command goes on"])
+def _try_again(error: Exception, full: bool) -> int:
+    mend = "make room" if full else "mend that"
+    print_problems([f"{reason(error)}; {mend}, and run the same command to resume"])
     return TRY_AGAIN
 
 
@@ -256,27 +203,45 @@ def load_config(argv: Sequence[str], argument: str = "") -> ConfigDict:
       argument: more for the config file, beside what FILE has after a colon.
 
     Raises:
-      ValueError: the file does not take the argument.
+      ValueError: there is no config, the file does not take the argument, or a setting
+        cannot be changed so.
     """
     words = _join_values(argv[1:])
-    source = [word for word in words if word.startswith("--config=")][-1]
-    settings = [word for word in words if word.startswith("--config.")]
-    if argument:
-        source += f",{argument}" if ":" in source else f":{argument}"
+    config, problems = _load(words, argument)
+    if config is None or problems:
+        raise ValueError("\n".join(problems))
+    return config
+
+
+def _load(
+    words: Sequence[str], argument: str = ""
+) -> tuple[ConfigDict | None, list[str]]:
+    """The config with the changes that can be made, and a line for each problem."""
+    source = flag_value(words, "config")
+    if source is None:
+        return None, ["--config is missing, for example --config=configs/digits.py"]
     try:
-        return _parse([argv[0], source, *settings])
-    except flags.Error as error:
-        raise ValueError(_reason(error)) from None
+        config = config_files.load(source, argument)
+    except Exception as error:  # of the code in it
+        reason = _reason(error)
+        cannot = f"--config={source} cannot be loaded: {reason}"
+        return None, [reason if argument else cannot]
+    problems = []
+    for word in words:
+        if word.startswith("--config."):
+            try:
+                config_files.change(config, word)
+            except ValueError as error:
+                problems.append(str(error))
+    return config, problems
 
 
-def _reason(error: BaseException) -> str:
-    """What a config file said, without what the parser says of it."""
-    if isinstance(error, flags.IllegalFlagValueError):
-        error = error.__context__ or error
+def _reason(error: Exception) -> str:
+    """Why a config cannot be loaded, in a line."""
     line = (str(error).strip().splitlines() or [""])[-1].strip()
-    if not isinstance(error, ValueError | TypeError | SyntaxError | flags.Error):
-        line = f"{type(error).__name__}: {line}"  # of the file's own code
-    return line.removeprefix("ValueError: ")
+    if isinstance(error, ValueError | TypeError | SyntaxError):
+        return line
+    return f"{type(error).__name__}: {line}"  # of the file's own code
 
 
 def flag_value(argv: Sequence[str], name: str) -> str | None:
@@ -293,14 +258,17 @@ def _check_place(words: Sequence[str]) -> list[str]:
     return []
 
 
-def _check_run(argv: Sequence[str]) -> list[str]:
-    config, fork = load_config(argv), flag_value(argv, "fork")
-    settings = config.to_dict() | ({"fork": fork} if fork else {})
+def _check_config(argv: Sequence[str]) -> list[str]:
+    """What is wrong with a config; the run directory matters when it is right."""
     try:
-        loop.check(settings, _path(config, flag_value(argv, "workdir")))
+        loop.check(_settings(load_config(argv), flag_value(argv, "fork")), None)
     except config_lib.ConfigError as error:
         return error.problems
     return []
+
+
+def _settings(config: ConfigDict, fork: str | None) -> dict[str, Any]:
+    return config.to_dict() | ({"fork": fork} if fork else {})
 
 
 def _path(config: ConfigDict, workdir: str | None) -> Path:
@@ -316,13 +284,11 @@ def print_problems(problems: Sequence[str]) -> None:
 def _check_flags(
     program: str, words: Sequence[str], others: Sequence[str]
 ) -> tuple[list[str], list[str] | None]:
-    """Every problem, where a parser stops at the first: each setting is tried alone.
+    """Every problem, where a parser stops at the first.
 
     Returns:
       The problems; and the command line without them, or None if it has no config.
     """
-    sources = [word for word in words if word.startswith("--config=")]
-    settings = [word for word in words if word.startswith("--config.")]
     known = tuple(f"--{name}=" for name in ("config", *others))
     names = ", ".join(f"--{name}" for name in ("config", "config.x=y", *others[:-1]))
     problems = [
@@ -332,26 +298,18 @@ def _check_flags(
     ]
     given = ((name, flag_value(words, name)) for name in SWITCHES if name in others)
     problems += [
-        f"--{name} is true or false, got {value!r}"
+        f"--{name} must be true or false, got {value!r}"
         for name, value in given
-        if value not in (None, "true", "false")
+        if value is not None and value.lower() not in config_files.BOOLS
     ]
-    if not sources:
-        missing = "--config is missing, for example --config=configs/digits.py"
-        return [*problems, missing], None
-    good = [program, sources[-1]]
-    try:
-        config = _parse(good)
-        config.to_dict()  # a file that is not there is not missed before
-    except Exception as error:
-        return [*problems, f"{sources[-1]} cannot be loaded: {_reason(error)}"], None
-    for word in settings:
-        try:
-            _parse([*good, word])
-            good.append(word)
-        except (flags.Error, AttributeError, LookupError, TypeError):
-            problems.append(_explain(word, config))
-    return problems, good + [word for word in words if word.startswith(known[1:])]
+    config, wrong = _load(words)
+    problems += wrong
+    if config is None:
+        return problems, None
+    bad = {line.partition(" ")[0] for line in wrong}
+    settings = [word for word in words if word.startswith("--config.")]
+    good = [word for word in settings if word.partition("=")[0] not in bad]
+    return problems, [program, *good, *(w for w in words if w.startswith(known))]
 
 
 def _join_values(words: Sequence[str]) -> list[str]:
@@ -359,13 +317,13 @@ def _join_values(words: Sequence[str]) -> list[str]:
     joined: list[str] = []
     for word in words:
         if word.startswith("-") and not _is_number(word):  # -3 is a value
-            name = word.lstrip("-")
-            joined.append(f"--{name}" + "=true" * (name in SWITCHES))
-        elif joined and "=" not in joined[-1]:
+            joined.append(f"--{word.lstrip('-')}")
+        elif joined and joined[-1].startswith("--") and "=" not in joined[-1]:
             joined[-1] += f"={word}"
         else:
             joined.append(word)
-    return joined
+    switches = [f"--{name}" for name in SWITCHES]
+    return [f"{word}=true" if word in switches else word for word in joined]
 
 
 def _is_number(word: str) -> bool:
@@ -374,25 +332,3 @@ def _is_number(word: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _parse(argv: Sequence[str]) -> ConfigDict:
-    values = flags.FlagValues()
-    define_config(values, argv)
-    values(argv)
-    return values.config
-
-
-def _explain(word: str, config: ConfigDict) -> str:
-    """Why a --config.x=y cannot be taken, and what could be."""
-    name, _, value = word.partition("=")
-    setting: Any = config
-    for part in name.split(".")[1:]:
-        names = list(setting) if isinstance(setting, ConfigDict) else []
-        if part not in names:
-            return f"{name} is no setting; {config_lib.suggest(part, names)}"
-        setting = setting[part]
-    if isinstance(setting, ConfigDict):
-        return f"{name} is a section; it has {', '.join(setting)}"
-    kinds = {bool: "true or false", int: "a whole number", float: "a number"}
-    return f"{name} must be {kinds.get(type(setting), 'text')}, got {value!r}"

@@ -5,6 +5,7 @@ import difflib
 import functools
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -71,6 +72,9 @@ MOST = {
     "image_size": 4096,
 }
 
+# Settings that are folders, of a run or of data.
+FOLDERS = (("data_dir",), ("fork",), ("explore", "warm_start"), ("replay", "run"))
+
 # How JSON, which has no such numbers, holds them in a config.json.
 NOT_FINITE = {str(value): value for value in (math.inf, -math.inf, math.nan)}
 
@@ -128,6 +132,7 @@ def build(config: Config) -> Setup:
     Raises:
       ConfigError: with all problems at once.
     """
+    config = with_folders(config, os.path.expanduser)
     names = [*FIELDS, *(name for name in OPTIONAL if name in config)]
     # By part of the config, the lines that are told of it.
     problems = {name: [line] for name in names if (line := _check_field(config, name))}
@@ -191,6 +196,20 @@ def build(config: Config) -> Setup:
     )
 
 
+def with_folders(config: Config, change: Callable[[str], str]) -> dict[str, Any]:
+    """A config with its folders written in another way."""
+    config = dict(config)
+    for *sections, name in FOLDERS:
+        place: Any = config
+        for section in sections:
+            if isinstance(place.get(section), Mapping):
+                place[section] = dict(place[section])
+            place = place.get(section)
+        if isinstance(place, dict) and isinstance(place.get(name), str) and place[name]:
+            place[name] = change(place[name])
+    return config
+
+
 def _stand_ins(
     problems: Iterable[str], devices: int
 ) -> tuple[dict[str, int], dict[str, int]]:
@@ -212,6 +231,7 @@ def make_tuner(config: Config, steps_per_epoch: int) -> types.Strategy:
     Raises:
       ValueError, TypeError, KeyError: it was not.
     """
+    config = with_folders(config, os.path.expanduser)
     axes = {name: _axis(config, name=name) for name in _names(config)}
     config = {**config, "steps_per_epoch": steps_per_epoch}
     return _make_strategy(config, config["strategy"], axes)

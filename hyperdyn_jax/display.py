@@ -4,7 +4,6 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -70,8 +69,8 @@ class Display:
             following = min(decision["epoch"] + 1, self.epochs - 1)
             self._status.update(f"epoch {following}/{last}")
 
-    def summary(self, metrics: Sequence[Row], page: Path) -> None:
-        """The closing lines of a finished run."""
+    def summary(self, metrics: Sequence[Row], page: str) -> None:
+        """The closing lines of a finished run, and where its report is."""
         last = metrics[-1]
         step, total = last["step"], last["total_steps"]
         seconds = sum(row["seconds"] for row in metrics)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hyperdyn_jax import files
 from hyperdyn_jax.types import Decision, Trials
 
 Row = Mapping[str, Any]
@@ -105,7 +106,7 @@ def append(file: Path, content: bytes) -> None:
         with file.open("ab") as stream:
             stream.write(content)
             stream.flush()
-            os.fsync(stream.fileno())
+            files.sync(stream.fileno())
     except OSError:
         os.truncate(file, size)
         raise
@@ -117,5 +118,5 @@ def replace_bytes(file: Path, content: bytes) -> None:
     with part.open("wb") as stream:
         stream.write(content)
         stream.flush()
-        os.fsync(stream.fileno())
+        files.sync(stream.fileno())
     os.replace(part, file)

@@ -14,7 +14,7 @@ import numpy as np
 
 from hyperdyn_jax import config as config_lib
 from hyperdyn_jax import display as display_lib
-from hyperdyn_jax import hosts, jsonl, rundir, signals, switch
+from hyperdyn_jax import files, hosts, jsonl, rundir, signals, switch
 from hyperdyn_jax.display import Display
 from hyperdyn_jax.host import key_data
 from hyperdyn_jax.jsonl import Row
@@ -65,8 +65,8 @@ def train_and_evaluate(
       DivergedError: no setting could be found that trains with finite numbers.
       SaveError: the disk is full or the like; the newest checkpoint is as it was.
     """
-    path, leads = Path(workdir), hosts.first()
-    setup = check(config, path)
+    leads = hosts.first()
+    setup, path = check(config, workdir), files.expand(workdir)
     setup = dataclasses.replace(setup, tuner=hosts.shared(setup.tuner))
     display = display or Display(setup.epochs, quiet=not leads)
     # Opened first: what is wrong with it is noticed before anything is shared.
@@ -75,28 +75,45 @@ def train_and_evaluate(
         directory.rows = hosts.share_json(directory.rows)
         if directory.is_finished():
             directory.resume()  # the last rows, if only the checkpoint has them
-            display.say(f"{workdir} is finished already; nothing to do")
+            display.say(f"{path} is finished already; nothing to do")
         else:
             run_to_end(setup, directory, display)
     if leads:
-        from hyperdyn_jax import report  # Matplotlib comes with it
-
-        page = report.write_report([workdir])
-        display.summary(directory.rows["metrics"], page)
+        display.summary(directory.rows["metrics"], _report(path))
     return directory.rows["metrics"]
 
 
-def check(config: Mapping[str, Any], workdir: Path) -> config_lib.Setup:
-    """The parts of the run, if there is no problem with config and workdir."""
-    problems = rundir.problems(workdir, config) if hosts.first() else []
+def _report(path: Path) -> str:
+    """The page of a finished run, or why there is none: no reason to fail for a run."""
     try:
-        setup = config_lib.build(config)
-    except config_lib.ConfigError as error:
-        problems = error.problems + problems
-    if problems:
+        from hyperdyn_jax import report  # Matplotlib comes with it
+
+        return str(report.write_report([path]))
+    except (ImportError, OSError) as error:
+        again = f"python -m hyperdyn_jax.report {path}"
+        return f"no report: {error}; to try again: {again}"
+
+
+def check(config: Mapping[str, Any], workdir: str | Path | None) -> config_lib.Setup:
+    """The parts of the run, if there is no problem with config and workdir.
+
+    The directory is looked at when the config is right: what it holds would else be
+    compared with settings that no run can have.
+
+    Args:
+      config: nested settings.
+      workdir: the run directory; None where it does not matter.
+    """
+    setup = config_lib.build(config)
+    if not hosts.first():
+        return setup
+    try:
+        path = files.expand(workdir) if workdir else None
+    except ValueError as error:
+        raise config_lib.ConfigError([f"--workdir={error}"]) from None
+    if path and (problems := rundir.problems(path, config)):
         raise config_lib.ConfigError(problems)
-    begins = hosts.first() and not (workdir / "checkpoints").exists()
-    if setup.fork and begins:
+    if setup.fork and not (path and (path / "checkpoints").exists()):
         shape = setup.dataset.image_shape
         forked(setup.fork, state_shapes(setup.model, setup.optimizer, shape))
     return setup

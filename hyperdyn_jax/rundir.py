@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from hyperdyn_jax import jsonl, trackers
+from hyperdyn_jax import files, jsonl, trackers
 from hyperdyn_jax.checkpoints import Checkpoints
-from hyperdyn_jax.config import ConfigError, differences
+from hyperdyn_jax.config import ConfigError, differences, with_folders
 from hyperdyn_jax.jsonl import Row, dump, dump_config, replace_bytes
 from hyperdyn_jax.schedule import to_schedule
 
@@ -39,8 +39,13 @@ class RunDirectory:
 
     def __init__(self, path: Path, config: Row, say: Callable[[str], Any] = print):
         self.path = path
-        self._lock = _claim(path, config)
-        self.checkpoints = Checkpoints(path / "checkpoints", say)
+        self._lock, locked = _claim(path, config)
+        missing = files.lacks(path)
+        self.checkpoints = Checkpoints(path / "checkpoints", say, plain=not missing)
+        missing += [] if locked else ["lock files"]
+        if missing:
+            line = f"the file system of {path} cannot {', '.join(missing)}"
+            say(f"warning: {line}{'' if locked else '; start no second run there'}")
         names = ["tensorboard", *trackers.parse(config.get("trackers", ""))]
         self._trackers = trackers.Trackers(
             path, list(dict.fromkeys(names)), config, say
@@ -207,7 +212,13 @@ def _add(there: Mapping[str, list[Row]], rows: Mapping[str, Row]) -> None:
 def problems(path: Path, config: Row) -> list[str]:
     """Why a directory cannot be the run directory of a config; changes nothing."""
     file, where = path / "config.json", f"--workdir={path}"
-    first = next(p for p in (path, *path.absolute().parents) if p.exists())
+    try:
+        os.path.realpath(path).encode()
+    except UnicodeEncodeError:
+        problem = "its name is no text in UTF-8, which checkpoints need"
+        return [f"{where}: {problem}; choose another, or a locale such as C.UTF-8"]
+    # Not Path.exists, which raises where a name is too long.
+    first = next(p for p in (path, *path.absolute().parents) if os.path.exists(p))
     if not (first.is_dir() and os.access(first, os.W_OK | os.X_OK)):
         return [f"{where} cannot be written: {first} is no writable folder"]
     if not file.exists():
@@ -220,11 +231,8 @@ def problems(path: Path, config: Row) -> list[str]:
             raise ValueError("it is no object of settings")
     except (ValueError, RecursionError) as error:
         return [f"{where}: {file.name} is damaged: {error}"]
-    configs = there, json.loads(dump_config(config))
-    for each in configs:
-        for name in MAY_CHANGE:
-            each.pop(name, None)
-    changes = "; ".join(differences(*configs))
+    then, now = map(_comparable, (there, json.loads(dump_config(config))))
+    changes = "; ".join(differences(then, now))
     advice = (
         f"choose the same settings, or another directory, where --fork={path} starts"
     )
@@ -233,10 +241,20 @@ def problems(path: Path, config: Row) -> list[str]:
     return [message] if changes else []
 
 
-def _claim(path: Path, config: Row) -> TextIO:
+def _comparable(config: Row) -> Row:
+    """A config as it is compared: without what may change, and each folder written in
+    one way."""
+    config = {name: x for name, x in config.items() if name not in MAY_CHANGE}
+    return with_folders(config, files.absolute)
+
+
+def _claim(path: Path, config: Row) -> tuple[TextIO, bool]:
     """Makes the directory this config's and, until the file is closed, this process's.
 
     The lock goes with the process, however it ends.
+
+    Returns:
+      The file, and whether it is locked: not every file system can.
     """
     if found := problems(path, config):
         raise ConfigError(found)
@@ -246,14 +264,17 @@ def _claim(path: Path, config: Row) -> TextIO:
     except OSError as error:
         message = f"--workdir={path} cannot be written: {error.strerror}"
         raise ConfigError([message]) from None
+    locked = True
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         lock.close()
         message = f"--workdir={path} is in use by another process"
         raise ConfigError([message]) from None
+    except OSError:
+        locked = False
     replace_bytes(path / "config.json", dump_config(config).encode())
-    return lock
+    return lock, locked
 
 
 def _read(path: Path, log: str, count: int | None, last: int) -> list[Row]:

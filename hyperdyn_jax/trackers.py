@@ -107,7 +107,7 @@ class MLflow:
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param
 
-        local = f"sqlite:///{(place.path / 'mlflow.db').absolute()}"
+        local = _sqlite(place.path / "mlflow.db")
         self._client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI", local))
         self._metric = Metric
         if "run" in place.memory:
@@ -137,6 +137,14 @@ class MLflow:
 
     def close(self) -> None:
         self._client.set_terminated(self._run)
+
+
+def _sqlite(file: Path) -> str:
+    """A database in a file whose path may have any characters, a ? among them."""
+    from sqlalchemy import URL
+
+    name, query = file.absolute().as_uri(), {"uri": "true"}
+    return URL.create("sqlite", database=name, query=query).render_as_string()
 
 
 TRACKERS: dict[str, Callable[[Place], Tracker]] = {

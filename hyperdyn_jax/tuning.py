@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hyperdyn_jax import averaging, jsonl, pytrees
+from hyperdyn_jax import averaging, files, jsonl, pytrees
 from hyperdyn_jax import trackers as tracking
 from hyperdyn_jax.baselines import Schedule, common
 from hyperdyn_jax.explore import ExploreThenCommit
@@ -153,7 +153,9 @@ def tune(
     if names and workdir is None:
         raise ValueError(f"trackers={trackers!r} need a workdir")
     with contextlib.ExitStack() as stack:
-        store = workdir and stack.enter_context(_Store(Path(workdir), about, names))
+        store = workdir and stack.enter_context(
+            _Store(files.expand(workdir), about, names)
+        )
         run = store.load(strategy, key, loop.begin(state)) if store else None
         if run is None:
             score = float(evaluate(state))

@@ -194,6 +194,10 @@ CASES = [
     Case("a value for a section", digits("hyperdyn=3"), ("--config.hyperdyn is a section; it has alpha, ascent_steps, beta,",)),
     Case("an unknown flag", (DIGITS, "--epochs=3"), ("'--epochs=3' is no flag; there are --config, --config.x=y",)),
     Case("a stray word", (DIGITS, "--workdir=HERE/run", "fast"), ("'fast' is no flag; there are --config, --config.x=y, --coordinator, ",)),
+    Case("a stray word after a switch", (DIGITS, "--dry_run", "true", "false"), ("'false' is no flag; there are --config, --config.x=y, --coordinator, ",)),
+    Case("a word that is no switch", (*digits("backtracking"), "maybe"), ("--config.backtracking must be true or false, got 'maybe'",)),
+    Case("a switch that is turned off in another way", (DIGITS, "--nodry_run", "--noconfig.backtracking"), ("'--nodry_run' is no flag;", "'--noconfig.backtracking' is no flag;")),
+    Case("a setting without a value", (*digits("epochs"), "--dry_run"), ("--config.epochs needs a value; it must be a whole number",)),
     Case("no config", (), ("--config is missing, for example --config=configs/digits.py",)),
     # The config file.
     Case("a config that is not there", ("--config=HERE/none.py",), ("--config=HERE/none.py cannot be loaded: No such file or directory",)),
@@ -266,6 +270,8 @@ CASES = [
     # The run directory.
     Case("a run directory under a file", (DIGITS, "--workdir=HERE/file/run"), ("--workdir=HERE/file/run cannot be written: HERE/file is no writable folder",), file("file", "")),
     Case("a run directory that is a file", (DIGITS, "--workdir=HERE/file"), ("--workdir=HERE/file cannot be written: HERE/file is no writable folder",), file("file", "")),
+    Case("a wrong setting beside a run directory of another config", digits("epochs=0"), ("config.epochs must be >= 1, got 0",), run_directory()),
+    Case("a stray word beside a run directory of another config", (*digits("epochs=9"), "fast"), ("'fast' is no flag",), run_directory()),
     Case("a run directory of another config", digits("epochs=9"), ("--workdir=HERE/run holds a run of another config; choose the same settings, or another directory, where --fork=HERE/run starts",), run_directory()),
     Case("no run to fork", (DIGITS, "--fork=HERE/none"), ("--fork=HERE/none holds no good checkpoint of a run",)),
     Case("a run directory in use", (DIGITS,), ("--workdir=HERE/run is in use by another process",), held),
@@ -280,14 +286,15 @@ CASES = [
     Case(
         "twelve problems at once",
         (
-            *digits("optimizr.name=sgd", "seed=x", "epochs=0", "batch_size=-3", "eval_batch_size=12", "search_space.learning_rate.low=2", "optimizer.momentum=1.0", "optimizer.learning_rate=-1", "hyperdyn.window=0", "hyperdyn.alpha=0", "model.depth=9"),
-            "--workdir=HERE/file",
+            *digits("optimizr.name=sgd", "seed=x", "epochs=0", "batch_size=-3", "eval_batch_size=12", "search_space.learning_rate.low=2", "optimizer.momentum=1.0", "optimizer.learning_rate=-1", "hyperdyn.window=0", "hyperdyn.alpha=0", "model.depth=9", "pad=-1"),
+            "--workdir=HERE/file",  # is not looked at
         ),
         (
             "--config.optimizr.name is no setting; did you mean optimizer?",
             "--config.seed must be a whole number, got 'x'",
             "config.epochs must be >= 1, got 0",
             "config.batch_size must be >= 1, got -3",
+            "config.pad must be >= 0, got -1",
             f"{RATE}bounds are reversed: low=2.0 > high=0.5",
             "config.eval_batch_size must be a positive multiple of the number of devices, got 12 for 8 devices",
             "config.hyperdyn.alpha: TimeKernel needs alpha > 0 and finite, got 0.0",
@@ -295,7 +302,6 @@ CASES = [
             "config.optimizer.learning_rate must be a number >= 0 and finite, got -1.0",
             "config.optimizer.momentum must be a number >= 0 and < 1, got 1.0",
             "config.model.depth must be 6 n + 2",
-            "--workdir=HERE/file cannot be written: HERE/file is no writable folder",
         ),
         file("file", ""),
     ),

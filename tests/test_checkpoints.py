@@ -1,18 +1,23 @@
 """Checkpoints in Orbax's real format: damage, full disks, and what comes of them."""
 
 import errno
+import fcntl
+import functools
 import json
 import os
 import shutil
+import tempfile
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
-from hyperdyn_jax import checkpoints, config, rundir, steps
+from hyperdyn_jax import checkpoints, cli, config, rundir, steps
 from hyperdyn_jax.checkpoints import Checkpoints, SaveError
+from hyperdyn_jax.files import lacks
 
 FACTS = {"score": 1.5, "rows": {"decisions": 1, "metrics": 1}}
 
@@ -232,7 +237,7 @@ class Disk:
         size = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(arrays()))
         used = sum(path.name.isdecimal() for path in folder.iterdir())
         free = (self.room - used) * size + checkpoints.MARGIN
-        return SimpleNamespace(free=free)
+        return SimpleNamespace(free=free, total=free)
 
 
 def write(store, number):
@@ -307,6 +312,90 @@ def test_what_fails_half_way_is_said_cleared_away_and_tried_again(
     store.close()  # its last chance
     assert Checkpoints(tmp_path).latest()["number"] == 2
     assert len(said) == 1
+
+
+class Refusing:
+    """A file system under a folder that refuses calls, as some of a network do."""
+
+    def __init__(self, monkeypatch, folder, *calls):
+        self._folder = str(folder)
+        for module, name, number in calls:
+            call = functools.partial(self._call, getattr(module, name), number)
+            monkeypatch.setattr(module, name, call)
+
+    def _call(self, whole, number, place, *args):
+        path = place if isinstance(place, str | Path) else self._path(place)
+        if str(path).startswith(self._folder):
+            raise OSError(number, os.strerror(number), str(path))
+        return whole(place, *args)
+
+    @staticmethod
+    def _path(file):
+        number = file if isinstance(file, int) else file.fileno()
+        return os.readlink(f"/proc/self/fd/{number}")
+
+
+def two_runs(path, said):
+    """A run directory that is used twice, and what it then holds."""
+    content = {"x": np.arange(3.0)}
+    for number in range(2):
+        with rundir.RunDirectory(path, {}, said.append) as directory:
+            facts = directory.resume()
+            assert (facts or {}).get("number") == (number - 1 if number else None)
+            if number:
+                assert same(directory.restore(content), content)
+            row = {"decisions": {"epoch": number, "branch": -1}}
+            directory.commit(row, content, {"number": number})
+    return (path / "decisions.jsonl").read_text().splitlines()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux")
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+def test_what_a_file_system_refuses_ends_no_run(tmp_path, monkeypatch, number):
+    """Orbax's own calls are refused too, so it has to write elsewhere."""
+    path = tmp_path / "run"
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    calls = [(os, "fsync", number), (os, "rename", errno.EXDEV)]
+    calls += [(os, "chmod", errno.EPERM), (os, "statvfs", errno.ENOSYS)]
+    Refusing(monkeypatch, path, *calls, (fcntl, "flock", errno.ENOLCK))
+    said = []
+    assert len(two_runs(path, said)) == 2
+    cannot = "sync files, sync folders, rename folders, lock files"
+    line = f"warning: the file system of {path} cannot {cannot}"
+    assert said == [f"{line}; start no second run there"] * 2
+    assert sorted(p.name for p in (path / "checkpoints").iterdir()) == ["1", "2"]
+
+
+def test_each_call_that_is_refused_is_named_and_no_other(tmp_path, monkeypatch):
+    assert lacks(tmp_path) == []
+    Refusing(monkeypatch, tmp_path, (os, "rename", errno.EXDEV))
+    assert lacks(tmp_path) == ["rename folders"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_that_matter_are_no_refusals(tmp_path, monkeypatch):
+    """A disk that fails must not pass for one that cannot sync."""
+    said = []
+    store = Checkpoints(tmp_path, said.append)
+    write(store, 1)
+    Refusing(monkeypatch, tmp_path, (os, "fsync", errno.EIO))
+    write(store, 2)
+    assert "Input/output error" in said[0]
+    monkeypatch.undo()
+    store.close()
+
+
+def test_only_a_full_disk_is_to_be_emptied(tmp_path, monkeypatch, capsys):
+    Disk(monkeypatch, 0)
+    for folder, mend in ((tmp_path / "full", "make room"), (tmp_path / "gone", "mend")):
+        store = Checkpoints(folder / "checkpoints", print)
+        if mend == "make room":
+            folder.mkdir()
+        assert cli.exit_code(lambda: write(store, 1)) == 75  # noqa: B023
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"; {mend}" in line
+        assert line.endswith(", and run the same command to resume")
+    assert not (tmp_path / "gone").exists()  # it is not made again, without its rows
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import flags
 
 from hyperdyn_jax import cli, config, loop, rundir, signals
 
@@ -102,6 +103,104 @@ def test_configs_come_back_from_json_as_they_were(tmp_path, file):
     assert third.hyperdyn.offset == np.inf
 
 
+def loaded(*words):
+    return cli.load_config(["train.py", *words])
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        ((), True),
+        (("true",), True),
+        (("=True",), True),
+        (("=1",), True),
+        (("false",), False),
+        (("False",), False),
+        (("=0",), False),
+        (("--config.seed=3",), True),
+    ],
+)
+def test_a_switch_means_what_is_written_after_it(words, value):
+    for flag in ("--config.backtracking", "--config.optimizer.decay_all"):
+        if words and words[0].startswith("="):
+            config = loaded(DIGITS, flag + words[0], *words[1:])
+        else:
+            config = loaded(DIGITS, flag, *words)
+        section = config.optimizer if "optimizer" in flag else config
+        assert section[flag.rpartition(".")[2]] is value
+
+
+def test_a_dry_run_is_one_only_if_it_is_told_so(monkeypatch):
+    values = flags.FlagValues()
+    cli.define_config(values)
+    flags.DEFINE_bool("dry_run", False, "", flag_values=values)
+    monkeypatch.setattr(flags, "FLAGS", values)
+    for words, value in {("false",): False, ("True",): True, (): True}.items():
+        values.unparse_flags()
+        cli.parse_flags(["train.py", DIGITS, "--dry_run", *words])
+        assert values.dry_run is value
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("optimizer.learning_rate=0.05", 0.05),
+        ("optimizer.learning_rate=2", 2),
+        ("hyperdyn.beta=1e-3", 1e-3),
+        ("epochs=1e3", 1000),
+        ("epochs=20.0", 20),
+        ("averaging=2", 2),
+        ("averaging=None", None),
+        ("averaging=none", None),
+        ("backtracking=null", None),
+        ("save_minutes=None", None),
+        ("image_size=32", 32),
+        ("trackers=None", "None"),
+        ("explore.warm_start=1", "1"),
+    ],
+)
+def test_the_type_of_a_setting_is_not_that_of_its_value_by_chance(
+    tmp_path, word, value
+):
+    """In JSON a rate may be 1, and what is None may be a number."""
+    content = settings(image_size=8) | {"averaging": None, "backtracking": None}
+    content["optimizer"]["learning_rate"] = content["hyperdyn"]["beta"] = 1
+    name = word.partition("=")[0].split(".")
+    python = tmp_path / "c.py"
+    python.write_text(
+        "from ml_collections import FrozenConfigDict\n"
+        f"def get_config():\n    return FrozenConfigDict({content!r})\n"
+    )
+    for flag in (as_json(content, tmp_path), f"--config={python}"):
+        found = loaded(flag, f"--config.{word}").to_dict()
+        for part in name:
+            found = found[part]
+        assert (type(found), found) == (type(value), value)
+
+
+COLON = "def get_config(argument='none'):\n    from ml_collections import ConfigDict\n    return ConfigDict({'name': argument})\n"
+
+
+@pytest.mark.parametrize(
+    "folder",
+    ["2026-11-29_12:30:00", "a b", "größe ½", "what?", "a#b", "100%", "a:b:c", "x=y"],
+)
+def test_folders_may_have_any_name(tmp_path, monkeypatch, folder):
+    (tmp_path / folder).mkdir()
+    file = tmp_path / folder / "c.py"
+    file.write_text(COLON)
+    (tmp_path / "link").symlink_to(tmp_path / folder)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for place in (file, f"{folder}/c.py", "link/c.py", f"~/{folder}/c.py"):
+        assert loaded(f"--config={place}").name == "none"
+        assert loaded(f"--config={place}:adam,x:y").name == "adam,x:y"
+    more = cli.load_config(["study", f"--config={file}"], "batch=3")
+    assert more.name == "batch=3"
+    more = cli.load_config(["study", f"--config={file}:adam"], "batch=3")
+    assert more.name == "adam,batch=3"
+
+
 def test_json_is_checked_as_python_is(capsys, tmp_path):
     flag = as_json(settings(epochs=0), tmp_path)
     lines = problems(capsys, flag, "--config.seed=x", "--config.sed=1")
@@ -161,7 +260,7 @@ def test_all_problems_are_told_at_once(capsys, tmp_path):
         "--config.strategy=hyperdyn",
         "--config.hyperdyn.window=0",
         "--config.model.depth=9",
-        f"--workdir={tmp_path / 'file'}",
+        f"--workdir={tmp_path / 'file'}",  # which is not looked at
     )
     assert [line.split(" ", 1)[0].rstrip(":") for line in lines] == [
         "--config.optimizr.name",
@@ -172,7 +271,6 @@ def test_all_problems_are_told_at_once(capsys, tmp_path):
         "config.hyperdyn.window",
         "config.optimizer.momentum",
         "config.model.depth",
-        f"--workdir={tmp_path / 'file'}",
     ]
 
 
@@ -309,7 +407,7 @@ def test_a_signal_is_exit_code_0_and_a_full_disk_75(capsys):
     assert cli.exit_code(stopped) == 0
     assert cli.exit_code(full) == 75
     stop, error = capsys.readouterr().err.splitlines()
-    assert stop == "stopped; the same command goes on"
+    assert stop == signals.SAVED
     assert error.startswith("error: [Errno 28] No space left on device: 'metrics.json")
 
 

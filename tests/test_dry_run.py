@@ -61,7 +61,7 @@ def test_it_tells_what_a_run_would_tell(tmp_path, monkeypatch, capsys):
         cli.parse_flags(words)
     assert left.value.code == 2
     assert capsys.readouterr().err.splitlines() == [
-        "error: --dry_run is true or false, got 'perhaps'",
+        "error: --dry_run must be true or false, got 'perhaps'",
         "error: config.epochs must be >= 1, got -1",
     ]
     assert list(tmp_path.iterdir()) == []
@@ -126,10 +126,12 @@ def test_every_help_fits_a_screen_in_the_same_words(capsys, monkeypatch):
             program.main(["--help"])
         assert left.value.code == 0
         helps[name] = capsys.readouterr().out
-    for words in (["train.py"], ["-m", "hyperdyn_jax.study"]):
+    modules = ("hyperdyn_jax.study", "hyperdyn_jax.train")
+    for words in (["train.py"], *(["-m", module] for module in modules)):
         done = command(*words, "--help")
         assert (done.returncode, done.stderr) == (0, "")
         helps[words[-1]] = done.stdout
+    assert helps["train.py"] == helps["hyperdyn_jax.train"]
     options = {}
     for name, text in helps.items():
         assert 10 <= len(text.splitlines()) <= 36, name

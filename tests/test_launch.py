@@ -60,7 +60,7 @@ def test_every_flag_of_the_recipes_is_one_of_the_program(monkeypatch, capsys):
     for file, words in commands():
         # Settings alone: what they say of data is for the machine that has them.
         argv, values = ["train.py", *words], flags.FlagValues()
-        cli.define_config(values, argv)
+        cli.define_config(values)
         for name in (*cli.PLACE, "fork", "workdir"):
             flags.DEFINE_string(name, None, "", flag_values=values)
         monkeypatch.setattr(flags, "FLAGS", values)

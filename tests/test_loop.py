@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from hyperdyn_jax import config as config_lib
-from hyperdyn_jax import loop, rundir, schedule
+from hyperdyn_jax import loop, rundir, schedule, signals
 from hyperdyn_jax.training import Evaluation
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -189,7 +189,7 @@ def test_a_stopped_run_exits_with_0_and_goes_on(finished, environment, tmp_path)
         began = time.monotonic()
         _, err = process.communicate()
         assert time.monotonic() - began < 10
-        assert (process.returncode, err) == (0, "stopped; the same command goes on\n")
+        assert (process.returncode, err) == (0, f"{signals.SAVED}\n")
     assert run(environment, workdir).returncode == 0
     assert_same_run(workdir, finished[0])
 

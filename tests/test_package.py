@@ -28,6 +28,15 @@ def built(tmp_path_factory):
     return folder
 
 
+# What the command that pip makes of it does.
+CONSOLE = """
+import importlib.metadata, sys
+(entry,) = importlib.metadata.entry_points(name="hyperdyn-train")
+sys.argv[0] = entry.name
+sys.exit(entry.load()())
+"""
+
+
 def test_the_wheel_runs_the_quick_start_from_an_empty_folder(built, tmp_path):
     (wheel,) = built.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
@@ -46,7 +55,7 @@ def test_the_wheel_runs_the_quick_start_from_an_empty_folder(built, tmp_path):
     empty.mkdir()
     short = ["--config.strategy=cosine", "--config.epochs=1", "--config.model.width=4"]
     ended = subprocess.run(
-        [sys.executable, "-m", f"{module}.train", "--config=digits", *short],
+        [sys.executable, "-c", CONSOLE, "--config=digits", *short],
         cwd=empty,
         env=os.environ | {"PYTHONPATH": str(tmp_path / "installed"), "XLA_FLAGS": ""},
         capture_output=True,

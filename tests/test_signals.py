@@ -28,28 +28,28 @@ def handlers():
 def test_the_next_check_stops_and_says_so(capsys, number):
     before = handlers()
     steps = 0
-    with signals.stoppable("stopped; go on"):
+    with signals.stoppable():
         signals.check()
         send(number)
         steps += 1  # the step in progress ends
         signals.check()
         steps += 1
     assert steps == 1
-    assert capsys.readouterr().err == "stopped; go on\n"
+    assert capsys.readouterr().err == signals.SAVED + "\n"
     assert handlers() == before
     signals.check()  # and what comes after may run
 
 
 def test_nothing_is_said_of_a_run_that_ends_by_itself(capsys):
     before = handlers()
-    with signals.stoppable("stopped"):
+    with signals.stoppable():
         signals.check()
     assert capsys.readouterr().err == ""
     assert handlers() == before
 
 
 def test_other_errors_pass():
-    with pytest.raises(ZeroDivisionError), signals.stoppable("stopped"):
+    with pytest.raises(ZeroDivisionError), signals.stoppable():
         raise ZeroDivisionError
 
 
@@ -60,7 +60,7 @@ def test_garbage_collection_does_not_swallow_it(capsys):
         if phase == "start" and not signals._asked:
             send(signal.SIGINT)
 
-    with signals.stoppable("stopped"):
+    with signals.stoppable():
         gc.callbacks.append(callback)
         try:
             gc.collect()
@@ -68,21 +68,33 @@ def test_garbage_collection_does_not_swallow_it(capsys):
             gc.callbacks.remove(callback)
         signals.check()
         pytest.fail("not stopped")
-    assert capsys.readouterr().err == "stopped\n"
+    assert capsys.readouterr().err == signals.SAVED + "\n"
 
 
 STUCK = """
-import signal, sys, time
+import os, signal, sys, time
 from hyperdyn_jax import signals
 signals.GRACE = float(sys.argv[1])
-with signals.stoppable("stopped"):
+with signals.stoppable():
     print("ready", flush=True)
     time.sleep(60)  # as a compiler would, it does not look at the flag
 """
+AT_ONCE = signals.AT_ONCE.format("SIGTERM")
+TERM, HUP, CPU = signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU
 
 
-@pytest.mark.parametrize(("grace", "count", "code"), [(0.2, 1, 0), (50, 2, 143)])
-def test_a_run_that_is_stuck_ends_in_time_or_at_a_second_signal(grace, count, code):
+@pytest.mark.parametrize(
+    ("grace", "sent", "code", "line"),
+    [
+        (0.2, [TERM], 0, signals.STUCK),
+        (50, [TERM, TERM], 143, AT_ONCE),
+        (50, [HUP, TERM], 143, AT_ONCE),
+        (2, [TERM, CPU], 0, signals.STUCK),  # which comes every second
+    ],
+)
+def test_a_run_that_is_stuck_ends_in_time_or_at_a_second_signal(
+    grace, sent, code, line
+):
     process = subprocess.Popen(
         [sys.executable, "-c", STUCK, str(grace)],
         stdout=subprocess.PIPE,
@@ -91,10 +103,33 @@ def test_a_run_that_is_stuck_ends_in_time_or_at_a_second_signal(grace, count, co
     )
     assert process.stdout.readline() == "ready\n"
     began = time.monotonic()
-    for _ in range(count):
-        process.send_signal(signal.SIGTERM)
-        time.sleep(0.1)  # two that are pending at once are one
+    for number in sent:
+        process.send_signal(number)
+        time.sleep(1.3 * signals.TWICE)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert err == ("stopped\n" if code == 0 else "")
+    assert (process.returncode, err) == (code, line + "\n")
     assert time.monotonic() - began < 30
+
+
+def test_a_signal_that_is_sent_twice_is_one(capsys):
+    """As `timeout` does to a command and its group, and shells to what they end."""
+    with signals.stoppable():
+        for _ in range(20):
+            send(signal.SIGTERM)
+        signals.check()
+    assert capsys.readouterr().err == signals.SAVED + "\n"
+
+
+@pytest.mark.parametrize("number", signals.STOPPING)
+def test_what_is_ignored_stays_so(number):
+    """SIGHUP under `nohup`, SIGINT in what a shell runs in the background."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with signals.stoppable():
+            os.kill(os.getpid(), number)
+            time.sleep(0.05)
+            signals.check()
+            assert signal.getsignal(number) is signal.SIG_IGN
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)

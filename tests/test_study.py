@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hyperdyn_jax import study
+from hyperdyn_jax import signals, study
 from hyperdyn_jax.config import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -113,7 +113,7 @@ def test_a_stopped_study_exits_with_0_and_goes_on(tmp_path):
             break
     process.terminate()
     _, err = process.communicate()
-    assert (process.returncode, err) == (0, "stopped; the same command goes on\n")
+    assert (process.returncode, err) == (0, f"{signals.SAVED}\n")
     done = run(tmp_path, "constant", "--config.epochs=40")
     assert (done.returncode, done.stderr) == (0, "")
     assert "resuming" in done.stdout

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import pytest
+import sqlalchemy
 from tensorboardX.proto import event_pb2
 
 from hyperdyn_jax import Schedule, trackers, tune
@@ -249,6 +250,18 @@ def test_a_service_that_cannot_be_started_is_a_line(service, tmp_path, monkeypat
     monkeypatch.setattr(service, "__init__", refuse)
     with pytest.raises(ValueError, match=r"^mlflow cannot be started: no key$"):
         trackers.Trackers(tmp_path, ["mlflow"], {}).start()
+
+
+def test_the_database_is_where_the_run_is_whatever_its_name(tmp_path):
+    for name in ("plain", "what? #1 100%2F:½", "a=b&c"):
+        file = tmp_path / name / "mlflow.db"
+        file.parent.mkdir()
+        engine = sqlalchemy.create_engine(trackers._sqlite(file))
+        with engine.begin() as connection:
+            connection.execute(sqlalchemy.text("create table t (x int)"))
+        engine.dispose()
+        assert file.stat().st_size
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_names_are_checked(monkeypatch):

@@ -1,0 +1,120 @@
+"""Paths as people write them, and file systems that refuse some calls."""
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# What a call fails with where a file system does not have it. Network file systems and
+# those of object stores refuse to sync a folder, for example.
+REFUSED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EXDEV}
+REFUSED |= {errno.EBADF, errno.EPERM, errno.EACCES}
+
+
+def expand(path: str | Path) -> Path:
+    """The path with the home folder in place of ~.
+
+    Raises:
+      ValueError: there is no such home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path}: there is no such home folder") from None
+
+
+def absolute(path: str) -> str:
+    """The one path of a place that can be written in several ways."""
+    return os.path.realpath(os.path.expanduser(path))
+
+
+def sync(descriptor: int) -> None:
+    """Waits until a file or a folder is on the disk, where it can be waited for."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+
+
+def sync_tree(folder: Path) -> None:
+    """Waits until a folder and all that is in it are on the disk."""
+    for path in (*folder.rglob("*"), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            sync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copies a folder, without modes and times, which not every file system takes.
+
+    In the order of names: the last file is there only if all others are.
+    """
+    target.mkdir()
+    for path in sorted(source.rglob("*")):
+        there = target / path.relative_to(source)
+        if path.is_dir():
+            there.mkdir()
+        else:
+            shutil.copyfile(path, there)
+
+
+def move(source: Path, target: Path) -> None:
+    """Renames a folder; copies it where the file system renames none."""
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        copy(source, target)
+        shutil.rmtree(source)
+
+
+def free(folder: Path) -> float:
+    """Bytes that are free there; without end where the file system does not tell."""
+    try:
+        usage = shutil.disk_usage(folder)
+    except OSError:
+        return float("inf")
+    return usage.free if usage.total else float("inf")
+
+
+def lacks(folder: Path) -> list[str]:
+    """What a folder's file system refuses to do, in words; it is tried."""
+    probe, moved = folder / ".probe", folder / ".probed"
+
+    def try_file() -> None:
+        with (probe / "file").open("w") as file:
+            os.fsync(file.fileno())
+
+    def try_folder() -> None:
+        descriptor = os.open(probe, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    tries: dict[str, Callable[[], Any]] = {
+        "sync files": try_file,
+        "sync folders": try_folder,
+        "rename folders": lambda: probe.rename(moved),
+    }
+    missing = []
+    with contextlib.suppress(OSError):  # which is told when a checkpoint is written
+        for path in (probe, moved):
+            shutil.rmtree(path, ignore_errors=True)
+        probe.mkdir()
+        for what, call in tries.items():
+            try:
+                call()
+            except OSError as error:
+                if error.errno in REFUSED:
+                    missing.append(what)
+    for path in (probe, moved):
+        shutil.rmtree(path, ignore_errors=True)
+    return missing
