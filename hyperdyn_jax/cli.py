@@ -14,8 +14,17 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from hyperdyn_jax import config as config_lib
-from hyperdyn_jax import config_files, dry_run, files, hosts, loop, signals
+from hyperdyn_jax import (
+    config_files,
+    dry_run,
+    files,
+    hosts,
+    loop,
+    platforms,
+    signals,
+)
 from hyperdyn_jax.arguments import BAD_INPUT as BAD_INPUT
+from hyperdyn_jax.arguments import no_folder
 from hyperdyn_jax.checkpoints import FULL, SaveError
 from hyperdyn_jax.records import DataError, reason
 from hyperdyn_jax.types import DivergedError
@@ -162,6 +171,9 @@ def _cache_folder() -> Path:
 
 def exit_code(command: Callable[[], Any]) -> int:
     """Runs a command to its end or to a signal; prints a line for each problem."""
+    if gone := no_folder():
+        print_problems([gone])
+        return BAD_INPUT
     with signals.stoppable():
         try:
             command()
@@ -184,6 +196,9 @@ def exit_code(command: Callable[[], Any]) -> int:
                 raise
             return _try_again(error, error.errno in FULL)
         except Exception:
+            if problem := platforms.problem():
+                print_problems([problem])
+                return BAD_INPUT
             hosts.await_cause()
             raise
     return DONE

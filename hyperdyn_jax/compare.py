@@ -4,37 +4,41 @@
     python -m hyperdyn_jax.compare runs/cosine runs/explore --output=cosine_or_explore
 
 Finished runs are looked for in and below the given folders. Those whose configs differ
-in nothing but the seed are a group, named by its strategy and by what else is not the
-same in all groups. Accuracies are in percentage points; steps are given in both counts,
-accepted and total with every trial.
+in nothing but the seed are a group, named by its strategy and by the settings in which
+it differs. A second run of one config and seed, and replays of a run, are left out.
+Accuracies are in percentage points; steps are given in both counts, accepted and total
+with every trial.
 """
 
 import itertools
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 import hyperdyn_jax
-from hyperdyn_jax import jsonl, report, rundir
-from hyperdyn_jax.arguments import BAD_INPUT, Parser
+from hyperdyn_jax import arguments, process, report
+from hyperdyn_jax.arguments import Parser
 from hyperdyn_jax.paper import table
-from hyperdyn_jax.report import Run, numbers, parts
+from hyperdyn_jax.report import Run, gather, numbers, parts
 from hyperdyn_jax.report.svg import Panel, extent
 
 COUNTS = {"step": "accepted steps", "total_steps": "total steps, trials included"}
 POINTS = 60  # of a band
 MOST_PAIRED = 5  # groups that are compared each with each; of more, with the first
 MOST = 12  # groups that differ in colour or dashes
-# Strategies with the settings of hyperdyn.
-HYPERDYN = ("hyperdyn", "epoch_bo", "greedy", "control")
-TELLING = ("dataset", "optimizer.name", "batch_size", "epochs")  # in names of groups
-# What does not make a run another one.
-OWN = ("seed", "name", "data_dir", *rundir.MAY_CHANGE)
+# What is told first in names of groups, and how.
+TELLING = {
+    "dataset": "{}",
+    "model.name": "{}",
+    "optimizer.name": "{}",
+    "batch_size": "batch {}",
+    "epochs": "{} epochs",
+}
+MOST_TOLD = 4  # settings in a name
 
 
 class Group(NamedTuple):
@@ -50,7 +54,8 @@ class Group(NamedTuple):
 
     def last(self, key: str) -> list[float]:
         """A field of the last row of every run's metrics."""
-        return [run.metrics[-1][key] for run in self.runs.values()]
+        found = (run.metrics[-1].get(key) for run in self.runs.values())
+        return [np.nan if value is None else value for value in found]
 
 
 class Band(NamedTuple):
@@ -68,18 +73,16 @@ class Band(NamedTuple):
 def group(runs: Iterable[Run]) -> list[Group]:
     """Runs by what they have in common, in the order in which they are met.
 
+    Args:
+      runs: no two with one config and one seed, as `report.find_runs` gives them.
+
     Raises:
-      ValueError: two runs of one config have the same seed, or there are more groups
-        than a figure can tell apart.
+      ValueError: there are more groups than a figure can tell apart.
     """
     found: dict[tuple[tuple[str, str], ...], dict[int, Run]] = {}
     for run in runs:
-        mine = found.setdefault(tuple(_settings(run).items()), {})
-        seed = run.config.get("seed", 0)
-        if seed in mine:
-            both = f"{mine[seed].path} and {run.path}"
-            raise ValueError(f"two runs of one config have seed {seed}: {both}")
-        mine[seed] = run
+        mine = found.setdefault(tuple(gather.settings(run).items()), {})
+        mine[gather.seed(run)] = run
     if len(found) > MOST:
         advice = "give fewer folders"
         raise ValueError(f"{len(found)} groups, of which at most {MOST} fit; {advice}")
@@ -88,39 +91,71 @@ def group(runs: Iterable[Run]) -> list[Group]:
     return [Group(name, config, dict(sorted(x.items()))) for name, config, x in groups]
 
 
-def _settings(run: Run) -> dict[str, str]:
-    """The config, flat and as text, without what makes no difference to the run."""
-    strategy = run.config.get("strategy")
-    own = {"model", "optimizer", "search_space", strategy}
-    if strategy in HYPERDYN:
-        own.add("hyperdyn")
-    config = {
-        name: value
-        for name, value in run.config.items()
-        if name not in OWN and (name in own or not isinstance(value, Mapping))
-    }
-    # None is what is usual, as is a setting left out.
-    return {
-        name: str(value)
-        for name, value in sorted(jsonl.flat(config).items())
-        if value is not None
-    }
-
-
 def _labels(configs: Sequence[Mapping[str, str]]) -> list[str]:
-    """Names of groups: the strategy, and as much more as tells them apart."""
-    labels = [config.get("strategy", "run") for config in configs]
-    for name in varied(configs):
-        texts: dict[str, set[str | None]] = {}
+    """Names of groups, no two alike: the strategy, and the settings that differ."""
+    names = varied(configs)
+    told = [[name for name in names if _differs(name, c, configs)] for c in configs]
+    for name in names:  # such as a setting that one has and another lacks
+        values: dict[str, set[str | None]] = {}
+        labels = [_label(c, each, names) for c, each in zip(configs, told, strict=True)]
         for label, config in zip(labels, configs, strict=True):
-            texts.setdefault(label, set()).add(config.get(name))
-        labels = [
-            f"{label}, {name}={config.get(name, 'none')}"
-            if len(texts[label]) > 1
-            else label
-            for label, config in zip(labels, configs, strict=True)
-        ]
-    return labels
+            values.setdefault(label, set()).add(config.get(name))
+        for label, each in zip(labels, told, strict=True):
+            if len(values[label]) > 1 and name not in each:
+                each.append(name)
+    labels = [_label(c, each, names) for c, each in zip(configs, told, strict=True)]
+    short = [
+        _label(c, each, names, MOST_TOLD) for c, each in zip(configs, told, strict=True)
+    ]
+    return [s if short.count(s) == 1 else x for s, x in zip(short, labels, strict=True)]
+
+
+def _differs(
+    name: str, config: Mapping[str, str], configs: Sequence[Mapping[str, str]]
+) -> bool:
+    """Whether others that could have the same value of a setting have another.
+
+    A setting of an optimizer, say, is compared among groups with that optimizer.
+    """
+    if name == "strategy" or name not in config:
+        return False
+    section = name.rpartition(".")[0]
+
+    def place(other: Mapping[str, str]) -> tuple[Any, ...]:
+        kind = "optimizer" if section.startswith("search_space") else section
+        has = not section or any(key.startswith(f"{section}.") for key in other)
+        return has, "" if name == f"{kind}.name" else other.get(f"{kind}.name")
+
+    mine = place(config)
+    return len({other.get(name) for other in configs if place(other) == mine}) > 1
+
+
+def _label(
+    config: Mapping[str, str],
+    told: Sequence[str],
+    names: Sequence[str],
+    most: int | None = None,
+) -> str:
+    """A name of a group. told: the settings in it. names: those that are not to be
+    mistaken for each other. most: of the settings, the others are only counted."""
+    parts = [config.get("strategy", "run")]
+    for name in told[:most]:
+        text = TELLING.get(name, f"{_short(name, names)}={{}}")
+        parts.append(text.format(config.get(name, "none")))
+    if rest := told[len(parts) - 1 :]:
+        parts.append(f"{len(rest)} more settings")
+    return ", ".join(parts)
+
+
+def _short(name: str, names: Sequence[str]) -> str:
+    """As much of the end of a setting's name as tells what it is."""
+    parts = name.split(".")
+    for count in range(1, len(parts)):
+        end = parts[-count:]
+        alike = [other for other in names if other.split(".")[-count:] == end]
+        if len(alike) == 1 and end[0] not in ("name", "kind", "low", "high"):
+            return ".".join(end)
+    return name
 
 
 def varied(configs: Sequence[Mapping[str, str]]) -> list[str]:
@@ -308,40 +343,49 @@ def _sources(groups: Sequence[Group]) -> str:
     return parts.section("runs", "Runs and settings", *body)
 
 
-def write(paths: Sequence[Path], folder: Path) -> tuple[Path, str]:
+def write(
+    paths: Sequence[Path], folder: Path, say: Callable[[str], Any] = print
+) -> tuple[Path, str]:
     """Writes `compare.html` and `compare.png`.
+
+    Args:
+      paths: run directories, or folders of them.
+      folder: to write to.
+      say: is told which runs were left out, a line each.
 
     Returns:
       The path of the page, and its results as Markdown.
 
     Raises:
-      ValueError: there is no finished run, or one cannot be read; nothing has been
-        written then.
+      ValueError: there is no finished run, or one cannot be read, or the folder cannot
+        be written.
     """
-    groups = group(report.find_runs(paths))
+    arguments.check_output(folder)
+    groups = group(report.find_runs(paths, say))
     text = table("|".join(RESULTS), results(groups))
     if len(groups) > 1:
         text += "\n\n" + table("|".join(PAIRS), paired(groups))
-    content, image = page(groups), report.render(draw, groups)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "compare.png").write_bytes(image)
-    (folder / "compare.html").write_text(content, encoding="utf-8")
+    files = {
+        "compare.png": report.render(draw, groups),
+        "compare.html": arguments.encoded(page(groups)),
+    }
+    arguments.write_files(folder, files)
     return folder / "compare.html", text.replace("\u00a0", " ")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns 0, or 2 if runs are missing or cannot be read."""
+    process.begin()
     parser = Parser("compare", __doc__)
     parser.option("runs", "also a folder of them, such as a study's")
     parser.option("output", "comparison by default", default=Path("comparison"))
-    arguments = parser.parse_args(argv)
-    try:
-        file, text = write(arguments.runs, arguments.output)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
-    print(f"{text}\n\n{file}")
-    return 0
+    options = parser.parse_args(argv)
+
+    def command() -> None:
+        file, text = write(options.runs, options.output, arguments.note)
+        print(f"{text}\n\n{file}")
+
+    return arguments.exit_code(command)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hyperdyn_jax import data, models, optimizers, space, steps, trackers, types
+from hyperdyn_jax import (
+    data,
+    models,
+    optimizers,
+    platforms,
+    space,
+    steps,
+    trackers,
+    types,
+)
 from hyperdyn_jax.datasets import DATASETS
 from hyperdyn_jax.strategies import STRATEGIES, Context
 
@@ -132,6 +141,8 @@ def build(config: Config) -> Setup:
     Raises:
       ConfigError: with all problems at once.
     """
+    if problem := platforms.problem():
+        raise ConfigError([problem])
     config = with_folders(config, os.path.expanduser)
     names = [*FIELDS, *(name for name in OPTIONAL if name in config)]
     # By part of the config, the lines that are told of it.

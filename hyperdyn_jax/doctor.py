@@ -9,7 +9,6 @@ never prepared) is no fault.
 """
 
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -24,21 +23,27 @@ import numpy as np
 from packaging.requirements import Requirement
 
 import hyperdyn_jax
-from hyperdyn_jax import cli, prepare, records
+from hyperdyn_jax import arguments, cli, files, platforms, prepare, process, records
 from hyperdyn_jax.arguments import BAD_INPUT, Parser
 from hyperdyn_jax.records import DataError
 
 PACKAGE = "hyperdyn_jax"
+SHOWN = ("jax", "flax", "optax", "tinygp", "orbax-checkpoint", "numpy")
 WRITTEN = 32_000_000  # bytes, to time the disk
 ROOM = 1_000_000_000  # bytes that a disk should have left
 
 
 class Finding(NamedTuple):
-    """What was looked at, what was found, and whether it is in order."""
+    """What was looked at, what was found, whether it is in order, or only missing."""
 
     what: str
     text: str
     good: bool = True
+    missing: bool = False
+
+    def __str__(self) -> str:
+        state = "missing" if self.missing else "ok" if self.good else "wrong"
+        return f"{state:<8} {self.what:<9} {self.text}"
 
 
 def examine(data_dir: Path | None, workdir: Path) -> Iterator[Finding]:
@@ -54,38 +59,45 @@ def examine(data_dir: Path | None, workdir: Path) -> Iterator[Finding]:
         try:
             yield from look()
         except Exception as error:  # it is there to tell of whatever is wrong
-            yield Finding(
-                name, f"{type(error).__name__}: {records.reason(error)}", False
-            )
+            yield Finding(name, _told(error), False)
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return arguments.in_words(error)
+    return f"{type(error).__name__}: {records.reason(error)}"
 
 
 def packages() -> Iterator[Finding]:
     """Versions against what pyproject.toml asks for, and the extras."""
     python = ".".join(map(str, sys.version_info[:3]))
     yield Finding("python", f"{python}, {PACKAGE} {hyperdyn_jax.__version__}")
+    yield Finding("jax", f"{jax.__version__}, jaxlib {metadata.version('jaxlib')}")
     try:
         needed = list(map(Requirement, metadata.requires(PACKAGE) or ()))
         extras = metadata.metadata(PACKAGE).get_all("Provides-Extra") or []
     except metadata.PackageNotFoundError:
         text = "is not installed, so nothing is known of the versions that it needs"
-        yield Finding("packages", f"{PACKAGE} {text}; pip install -e .")
+        line = f"{PACKAGE} {text}; pip install -e ."
+        yield Finding("packages", line, missing=True)
         return
     always = [each for each in needed if _applies(each, "")]
     wrong = [line for each in always if (line := lacking(each))]
     yield from (Finding("packages", line, False) for line in wrong)
     if not wrong:
-        shown = ("jax", "flax", "optax", "tinygp", "orbax-checkpoint", "numpy")
+        shown = [each.name for each in always if each.name in SHOWN]
         versions = ", ".join(f"{name} {metadata.version(name)}" for name in shown)
         yield Finding("packages", f"{len(always)} as they should be: {versions}")
     for extra in extras:
-        yield Finding("extra", _extra(extra, needed))
+        yield _extra(extra, needed)
 
 
-def _extra(extra: str, needed: Sequence[Requirement]) -> str:
-    missing = [line for each in _of(extra, needed) if (line := lacking(each))]
-    if not missing:
-        return f"{extra}: there"
-    return f"{extra}: {missing[0]}; pip install '{PACKAGE}[{extra}]' where it is needed"
+def _extra(extra: str, needed: Sequence[Requirement]) -> Finding:
+    lack = [line for each in _of(extra, needed) if (line := lacking(each))]
+    if not lack:
+        return Finding("extra", f"{extra}: there")
+    advice = f"pip install '{PACKAGE}[{extra}]' where it is needed"
+    return Finding("extra", f"{extra}: {lack[0]}; {advice}", missing=True)
 
 
 def _of(extra: str, needed: Sequence[Requirement]) -> list[Requirement]:
@@ -114,9 +126,12 @@ def lacking(requirement: Requirement) -> str:
 
 def devices() -> Iterator[Finding]:
     """What JAX computes on, and whether it does."""
+    if problem := platforms.problem():
+        yield Finding("devices", problem, False)
+        return
     found = jax.devices()
-    kind = f"{found[0].platform} ({found[0].device_kind})"
-    yield Finding("devices", f"{len(found)} x {kind}, {os.cpu_count()} cores here")
+    kind = platforms.in_words(found)
+    yield Finding("devices", f"{kind}, {os.cpu_count()} cores here")
     ones = np.tri(64, dtype=np.float32)
     for device in found:
         product = jax.jit(jnp.matmul)(*jax.device_put((ones, ones), device))
@@ -145,17 +160,16 @@ def data_sets(data_dir: Path | None) -> Iterator[Finding]:
     if data_dir is None:
         yield Finding("data", "others were not looked for: --data_dir=DIR")
         return
-    folder = data_dir.expanduser()
-    if not folder.is_dir():
+    if not data_dir.is_dir():
         yield Finding("data", f"--data_dir={data_dir} is no folder", False)
         return
     for name, (classes, splits) in prepare.SPLITS.items():
-        if not (folder / records.NAMES[name]).exists():
-            line = f"no {name} in {folder}; {records.command(name, data_dir)}"
-            yield Finding("data", line)
+        if not (data_dir / records.NAMES[name]).exists():
+            line = f"no {name} in {data_dir}; {records.command(name, data_dir)}"
+            yield Finding("data", line, missing=True)
             continue
         try:
-            opened = records.open_splits(name, folder, classes, splits)
+            opened = records.open_splits(name, data_dir, classes, splits)
             shapes = [records.decode(split[0]).shape for split in opened]
         except DataError as error:
             yield Finding("data", str(error), False)
@@ -171,21 +185,23 @@ def data_sets(data_dir: Path | None) -> Iterator[Finding]:
 
 def disk(workdir: Path) -> Iterator[Finding]:
     """Whether runs can be written, and how fast."""
-    path = workdir.expanduser().absolute()
-    place = next(folder for folder in (path, *path.parents) if folder.exists())
-    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
-        yield Finding("disk", f"--workdir={workdir}: {place} cannot be written", False)
+    if why := arguments.unwritable(workdir):
+        yield Finding("disk", f"--workdir={workdir} cannot be written: {why}", False)
         return
-    free = shutil.disk_usage(place).free
+    place = arguments.existing(workdir)
+    free = files.free(place)
     with tempfile.TemporaryFile(dir=place) as file:
         data = os.urandom(WRITTEN)
         began = time.perf_counter()
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
+        files.sync(file.fileno())
         speed = WRITTEN / (time.perf_counter() - began)
     text = f"{_bytes(free)} free, {_bytes(speed)} a second written, in {place}"
     yield Finding("disk", text, free >= ROOM)
+    if lacks := files.lacks(place):
+        text = f"the file system cannot {', '.join(lacks)}; runs go on without"
+        yield Finding("disk", text, missing=True)
 
 
 def _bytes(count: float) -> str:
@@ -197,14 +213,14 @@ def _bytes(count: float) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns 0, or 2 if something is broken."""
+    process.begin()
     parser = Parser("doctor", __doc__)
     parser.option("data_dir")
     parser.option("workdir", "runs by default", default=Path("runs"))
-    arguments = parser.parse_args(argv)
+    options = parser.parse_args(argv)
     broken = []
-    for finding in examine(arguments.data_dir, arguments.workdir):
-        state = "ok" if finding.good else "wrong"
-        print(f"{state:<6} {finding.what:<9} {finding.text}", flush=True)
+    for finding in examine(options.data_dir, options.workdir):
+        print(finding, flush=True)
         broken += [] if finding.good else [f"{finding.what}: {finding.text}"]
     cli.print_problems(broken)
     return BAD_INPUT if broken else 0

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from hyperdyn_jax import hosts, runs
+from hyperdyn_jax import hosts, platforms, runs
 from hyperdyn_jax.config import Config, Setup
 from hyperdyn_jax.explore import ExploreThenCommit
 from hyperdyn_jax.hyperdyn import Hyperdyn
@@ -48,15 +48,13 @@ def facts(config: Config, setup: Setup, trainer: Trainer) -> dict[str, str]:
     parameters = f"{_count(state.params):,} in {network}, {_size(state.params)}"
     each = setup.dataset.steps_per_epoch
     batch = f"{setup.dataset.batch_size} examples, {each:,} batches an epoch"
-    devices = hosts.devices()
-    kind = f"{devices[0].platform} ({devices[0].device_kind})"
     return {
         "run": f"{config['strategy']} with {optimizer}, {setup.epochs:,} epochs",
         "data": f"{config['dataset']}: {data} examples",
         "batch": batch,
         "parameters": parameters,
         "steps": steps_in_words(setup),
-        "devices": f"{len(devices)} x {kind}",
+        "devices": platforms.in_words(hosts.devices()),
         "memory": memory_in_words(state, trainer),
     }
 

@@ -1,5 +1,6 @@
 """Rows as JSON, and files that are written whole or not at all."""
 
+import contextlib
 import json
 import math
 import os
@@ -115,8 +116,13 @@ def append(file: Path, content: bytes) -> None:
 def replace_bytes(file: Path, content: bytes) -> None:
     """Writes a file whole or not at all."""
     part = file.with_name(f".{file.name}.part")
-    with part.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        files.sync(stream.fileno())
-    os.replace(part, file)
+    try:
+        with part.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            files.sync(stream.fileno())
+        os.replace(part, file)
+    except OSError:
+        with contextlib.suppress(OSError):  # the first one is what is told
+            part.unlink(missing_ok=True)
+        raise

@@ -6,23 +6,23 @@
 
 Runs are looked for below the given folders and told apart by their configs. Every
 figure comes with a table: mean ± standard deviation over seeds, the steps of the
-accepted path and the total with every trial in it, and what the paper says.
+accepted path and the total with every trial in it, and what the paper says. `all`
+leaves out what there are no runs for.
 """
 
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from hyperdyn_jax import report
-from hyperdyn_jax.arguments import BAD_INPUT, Parser
-from hyperdyn_jax.report import Run, find_runs, spread
+from hyperdyn_jax import arguments, process, report
+from hyperdyn_jax.arguments import Parser
+from hyperdyn_jax.report import Run, find_runs, gather, spread
 
 
 class Kind(NamedTuple):
@@ -37,11 +37,20 @@ class Kind(NamedTuple):
         """Whether a run is of this kind."""
         config = run.config
         mine = (self.strategy, self.optimizer, self.batch_size)
-        optimizer = config["optimizer"]["name"]
-        return mine == (config["strategy"], optimizer, config["batch_size"])
+        return mine == (
+            config.get("strategy"),
+            _optimizer(config),
+            config.get("batch_size"),
+        )
 
     def __str__(self) -> str:
         return f"{self.strategy} with {self.optimizer} at batch {self.batch_size}"
+
+
+def _optimizer(config: Mapping[str, Any]) -> Any:
+    """Its name; a run that another program wrote may have none."""
+    section = config.get("optimizer")
+    return section.get("name") if isinstance(section, dict) else section
 
 
 class Curve(NamedTuple):
@@ -73,18 +82,22 @@ def collect(kind: Kind, runs: Iterable[Run]) -> Curve:
     """The runs of one kind, by seed.
 
     Raises:
-      ValueError: two are of one seed, or of different data sets.
+      ValueError: their configs differ in more than the seed.
     """
-    chosen: dict[int, Run] = {}
-    for run in filter(kind.has, runs):
-        seed = run.config["seed"]
-        if seed in chosen:
-            both = f"{chosen[seed].path} and {run.path}"
-            raise ValueError(f"two runs of {kind} have seed {seed}: {both}")
-        chosen[seed] = run
-    if len(data := {run.config["dataset"] for run in chosen.values()}) > 1:
-        raise ValueError(f"runs of {kind} are of several data sets, {sorted(data)}")
-    return Curve(kind, tuple(chosen[seed] for seed in sorted(chosen)))
+    runs = sorted(filter(kind.has, runs), key=gather.seed)
+    settings = list(map(gather.settings, runs))
+    names = dict.fromkeys(name for each in settings for name in each)
+    for name in names:
+        values = {each.get(name, "none") for each in settings}
+        if len(values) > 1:
+            found = ", ".join(sorted(values))
+            raise ValueError(f"runs of {kind} differ in {name}, {found}")
+    return Curve(kind, tuple(runs))
+
+
+def _on(data: str, runs: Iterable[Run]) -> list[Run]:
+    """The runs on data sets whose names begin so."""
+    return [run for run in runs if str(run.config.get("dataset", "")).startswith(data)]
 
 
 def curves(name: str, runs: Sequence[Run]) -> list[Curve]:
@@ -94,11 +107,11 @@ def curves(name: str, runs: Sequence[Run]) -> list[Curve]:
       ValueError: naming the runs that are missing.
     """
     figure = FIGURES[name]
-    runs = [run for run in runs if run.config["dataset"].startswith(figure.data)]
+    runs = _on(figure.data, runs)
     found = [collect(kind, runs) for kind in figure.kinds]
     if missing := [str(curve.kind) for curve in found if not curve.runs]:
         raise ValueError(
-            f"{name} needs finished runs on {figure.data} of {'; '.join(missing)}"
+            f"{name} needs finished runs on {figure.data} of {', and '.join(missing)}"
         )
     return found
 
@@ -123,9 +136,8 @@ def steps(runs: Sequence[Run]) -> str:
 def _accuracies(found: Sequence[Curve]) -> str:
     rows = []
     for kind, runs in found:
-        last = [run.metrics[-1] for run in runs]
-        validation = spread([row["validation_accuracy"] for row in last])
-        test = spread([row["test_accuracy"] for row in last])
+        validation = spread([run.column("validation_accuracy")[-1] for run in runs])
+        test = spread([run.metrics[-1]["test_accuracy"] for run in runs])
         rows.append([kind.label, str(len(runs)), validation, test, steps(runs)])
     head = "curve|seeds|validation (%)|test (%)|accepted / total steps"
     return table(head, rows)
@@ -154,7 +166,8 @@ def _paths(names: Sequence[str]) -> Callable[[Sequence[Curve]], str]:
 
 def _path(run: Run, name: str) -> np.ndarray:
     """The accepted values of a hyperparameter, f64[epochs]."""
-    return np.array([row["hyperparams"][name] for row in run.metrics])
+    values = [row["hyperparams"].get(name) for row in run.metrics]
+    return np.array(values, dtype=float)
 
 
 class Row(NamedTuple):
@@ -213,15 +226,20 @@ def table1(runs: Sequence[Run]) -> str:
 
     The best accuracy is the manual runs' highest on validation data, their mean over
     seeds. A speed-up is the manual run's steps over those of the run of the same seed.
+
+    Raises:
+      ValueError: no row can be measured.
     """
     rows = []
+    measured = False
     for row in TABLE1:
-        mine = [run for run in runs if run.config["dataset"].startswith(row.data)]
+        mine = _on(row.data, runs)
         manual, tuned = (
-            {run.config["seed"]: run for run in collect(kind, mine).runs}
+            {gather.seed(run): run for run in collect(kind, mine).runs}
             for kind in (row.manual, row.tuned)
         )
         seeds = sorted(manual.keys() & tuned.keys())
+        measured = measured or bool(seeds)
         best = [manual[seed].column("validation_accuracy").max() for seed in seeds]
         for level, claimed in zip(LEVELS, row.claimed, strict=True):
             head = [row.label, f"{level:.0%}", f"{claimed:g}x"]
@@ -245,6 +263,10 @@ def table1(runs: Sequence[Run]) -> str:
                 for ratio in ratios.values()
             ]
             rows.append([*head, *cells, f"{reached.sum()} of {len(seeds)}"])
+    if not measured:
+        pairs = (f"{row.manual} and {row.tuned} on {row.data}" for row in TABLE1)
+        wanted = ", or ".join(pairs)
+        raise ValueError(f"table1 needs finished runs of the same seed of {wanted}")
     titles = "system|of the best|paper|here, accepted steps|here, total steps|reached"
     return table(titles, rows)
 
@@ -379,53 +401,71 @@ FIGURES: dict[str, Comparison] = {
     ),
 }
 
+NAMES = ("table1", *FIGURES)
 
-def write(name: str, runs: Sequence[Run], folder: Path) -> str:
-    """Writes a table as NAME.md and, of a figure, the picture as NAME.png.
+
+def make(name: str, runs: Sequence[Run]) -> tuple[str, dict[str, bytes]]:
+    """A table and, of a figure, its picture.
 
     Returns:
-      The text of the table.
+      The text of the table; and the contents of NAME.md and NAME.png.
 
     Raises:
-      ValueError: naming the runs that are missing; nothing has been written then.
+      ValueError: naming the runs that are missing.
     """
     if name == "table1":
-        text = table1(runs)
+        text, files = table1(runs), {}
     else:
         figure, found = FIGURES[name], curves(name, runs)
         text = f"{figure.tabulate(found)}\n\nThe paper says: {figure.claim}."
-        image = report.render(figure.draw, found)
-        (folder / f"{name}.png").write_bytes(image)
-    (folder / f"{name}.md").write_text(text + "\n")
-    return text
+        files = {f"{name}.png": report.render(figure.draw, found)}
+    return text, files | {f"{name}.md": arguments.encoded(text + "\n")}
+
+
+def make_all(
+    runs: Sequence[Run], say: Callable[[str], Any]
+) -> dict[str, tuple[str, dict[str, bytes]]]:
+    """Everything that there are runs for; `say` is told of the rest, a line each.
+
+    Raises:
+      ValueError: there are runs for nothing.
+    """
+    made, left_out = {}, []
+    for name in NAMES:
+        try:
+            made[name] = make(name, runs)
+        except ValueError as error:
+            text = str(error)
+            left_out.append(text if text.startswith(name) else f"{name}: {text}")
+    if not made:
+        raise ValueError(f"nothing can be made of these runs: {left_out[0]}")
+    for why in left_out:
+        say(f"left out: {why}")
+    return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns 0, or 2 if runs are missing or cannot be read."""
+    process.begin()
     parser = Parser("paper", __doc__)
-    names = ["table1", *FIGURES]
-    listed = f"{', '.join(names)} or all"
-    parser.add_argument("what", choices=[*names, "all"], metavar="WHAT", help=listed)
+    listed = f"{', '.join(NAMES)} or all"
+    parser.add_argument("what", choices=[*NAMES, "all"], metavar="WHAT", help=listed)
     parser.option("runs", "also a folder of them")
     parser.option("output", "paper by default", default=Path("paper"))
-    arguments = parser.parse_args(argv)
-    folder = arguments.output
-    problems = []
-    try:
-        runs = find_runs(arguments.runs)
-        folder.mkdir(parents=True, exist_ok=True)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
-    for name in names if arguments.what == "all" else [arguments.what]:
-        try:
-            print(f"{name}\n\n{write(name, runs, folder)}\n")
-        except (ValueError, OSError) as error:
-            problems.append(f"error: {error}")
-    print(f"written to {folder}/")
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    return BAD_INPUT if problems else 0
+    options = parser.parse_args(argv)
+
+    def command() -> None:
+        what, folder = options.what, options.output
+        arguments.check_output(folder)
+        runs = find_runs(options.runs, arguments.note)
+        all_of_it = what == "all"
+        made = make_all(runs, arguments.note) if all_of_it else {what: make(what, runs)}
+        for name, (text, files) in made.items():
+            arguments.write_files(folder, files)
+            print(f"{name}\n\n{text}\n")
+        print(f"written to {folder}/: {', '.join(made)}")
+
+    return arguments.exit_code(command)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hyperdyn_jax import records
-from hyperdyn_jax.arguments import BAD_INPUT, Parser
+from hyperdyn_jax import arguments, process, records
+from hyperdyn_jax.arguments import Parser
 from hyperdyn_jax.records import DataError
 
 # Of each data set: the number of classes, and the splits that training uses.
@@ -34,20 +34,22 @@ ARCHIVES = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prepares what the command line names; returns the exit code."""
-    args = _parser().parse_args(argv)
-    data_dir = str(args.data_dir.expanduser())
-    try:
-        prepare(args.dataset, data_dir, args.manual_dir, args.from_tfrecord)
-        sizes = _check(args.dataset, data_dir)
-    except (DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
-    print(f"{args.dataset} is ready in {data_dir}: {sizes}")
-    return 0
+    process.begin()
+    options = _parser().parse_args(argv)
+
+    def command() -> None:
+        name, data_dir = options.dataset, options.data_dir
+        prepare(name, data_dir, options.manual_dir, options.from_tfrecord)
+        print(f"{name} is ready in {data_dir}: {_check(name, data_dir)}")
+
+    return arguments.exit_code(command)
 
 
 def prepare(
-    name: str, data_dir: str, manual_dir: str | None = None, from_tfrecord: bool = False
+    name: str,
+    data_dir: str | Path,
+    manual_dir: str | Path | None = None,
+    from_tfrecord: bool = False,
 ) -> None:
     """Writes a data set as ArrayRecord, unless it is there already.
 
@@ -60,6 +62,8 @@ def prepare(
     Raises:
       DataError: what it needs is not there, or it went wrong.
     """
+    if why := arguments.unwritable(Path(data_dir)):
+        raise DataError(f"--data_dir={data_dir} cannot be written: {why}")
     if from_tfrecord:
         convert(records.find(name, data_dir))
     elif not _is_there(name, data_dir):
@@ -85,15 +89,15 @@ def convert(folder: Path) -> None:
     shards = sorted(folder.glob("*.tfrecord-*"))
     if not shards:
         raise DataError(f"there are no TFRecord shards to convert in {folder}")
+    # Told last: until then the data set is as it was.
+    description = folder / "dataset_info.json"
+    info = _description(description)
     for number, source in enumerate(shards, 1):
         name = source.name.replace(".tfrecord-", ".array_record-")
         if not (folder / name).exists():
             _write(folder / f"{name}.incomplete", read_tfrecord(source))
             (folder / f"{name}.incomplete").replace(folder / name)
         print(f"{number} of {len(shards)} shards converted", flush=True)
-    # Told last: until then the data set is as it was.
-    description = folder / "dataset_info.json"
-    info = json.loads(description.read_text())
     formats = {*info.get("alternativeFileFormats", []), "array_record"}
     info["alternativeFileFormats"] = sorted(formats - {info.get("fileFormat")})
     new = description.with_suffix(".incomplete")
@@ -132,6 +136,16 @@ def _u32(data: bytes) -> int:
     return int.from_bytes(data, "little")
 
 
+def _description(path: Path) -> dict[str, Any]:
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
+    if not isinstance(info, dict):
+        raise DataError(f"{path} is no description of a data set")
+    return info
+
+
 def _write(path: Path, contents: Iterable[bytes]) -> None:
     module = records.import_extra("array_record.python.array_record_module")
     writer = module.ArrayRecordWriter(str(path), "group_size:1")  # as TFDS does
@@ -140,7 +154,7 @@ def _write(path: Path, contents: Iterable[bytes]) -> None:
     writer.close()
 
 
-def _generate(name: str, data_dir: str, manual: Path) -> None:
+def _generate(name: str, data_dir: str | Path, manual: Path) -> None:
     _import("tensorflow")
     tfds = _import("tensorflow_datasets")
     try:
@@ -154,7 +168,7 @@ def _generate(name: str, data_dir: str, manual: Path) -> None:
         raise DataError(line) from error
 
 
-def _is_there(name: str, data_dir: str) -> bool:
+def _is_there(name: str, data_dir: str | Path) -> bool:
     """Raises DataError where it is, but not whole: nothing is deleted unasked."""
     try:
         records.find(name, data_dir)
@@ -164,7 +178,7 @@ def _is_there(name: str, data_dir: str) -> bool:
     return True
 
 
-def _check(name: str, data_dir: str) -> str:
+def _check(name: str, data_dir: str | Path) -> str:
     """The sizes of the splits, if they are whole."""
     classes, splits = SPLITS[name]
     opened = records.open_splits(name, data_dir, classes, splits)
@@ -192,6 +206,7 @@ def _parser() -> Parser:
     parser.option("data_dir", "they are written there", required=True)
     parser.add_argument(
         "--manual_dir",
+        type=arguments.path,
         metavar="DIR",
         help="folder of ImageNet's archives; DATA_DIR/downloads/manual by default",
     )

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from hyperdyn_jax import cli, config, report, study
+from hyperdyn_jax import arguments, cli, config, platforms, process, report, study
 from hyperdyn_jax.arguments import Parser
+from hyperdyn_jax.types import DivergedError
 
 LEVEL = 0.95  # of the interval
 
@@ -66,14 +67,10 @@ def replay_config(run: Path) -> dict[str, Any]:
     """The config that plays a finished run's schedule.
 
     Raises:
-      ConfigError: the run's files are not there or damaged.
+      OSError, ValueError: the run's files are not there or damaged.
     """
-    try:
-        settings = config.read_json(run / "config.json")
-        setup = config.build(settings)
-    except (OSError, ValueError) as error:
-        why = "; ".join(str(error).splitlines())
-        raise config.ConfigError([f"{run} is no run to replay: {why}"]) from None
+    settings = config.read_json(run / "config.json")
+    setup = config.build(settings)
     return {
         **settings,
         "averaging": setup.averaging,
@@ -94,17 +91,24 @@ def verify(run: Path, seeds: list[int], output: Path, say: Any = print) -> Gap:
 
     Raises:
       ConfigError: before any replay.
+      DivergedError: of some replays; the others are done.
     """
-    settings = replay_config(run)
+    if problem := platforms.problem():
+        raise config.ConfigError([problem])
+    try:
+        settings = replay_config(run)
+        original = report.load_run(run).metrics[-1]
+    except (OSError, ValueError) as error:
+        why = "; ".join(arguments.in_words(error).splitlines())
+        raise config.ConfigError([f"{run} is no run to replay: {why}"]) from None
     if settings["seed"] in seeds:
         raise config.ConfigError(
             [f"--seeds must not have the run's own, {settings['seed']}"]
         )
-    original = report.load_run(run).metrics[-1]
-    if "test_accuracy" not in original:
+    if original.get("test_accuracy") is None:
         raise config.ConfigError([f"{run} is not finished: it has no test accuracy"])
     if diverged := study.run_all({"replay": settings}, seeds, output, say):
-        raise config.ConfigError(diverged)
+        raise DivergedError("\n".join(diverged))
     runs = [report.load_run(output / "replay" / f"seed{seed}") for seed in seeds]
     accuracies = [row.metrics[-1]["test_accuracy"] for row in runs]
     return replay_gap(original["test_accuracy"], accuracies)
@@ -120,20 +124,22 @@ def in_words(gap: Gap, seeds: int) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    process.begin()
     parser = Parser("replay", __doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="finished run directory")
+    path = arguments.path
+    parser.add_argument("run", type=path, metavar="RUN", help="finished run directory")
     parser.option("seeds", "1,2,3,4,5 by default", default="1,2,3,4,5")
     parser.option("output", "RUN/replays by default")
-    arguments = parser.parse_args(argv)
-    words = arguments.seeds.split(",")
-    if wrong := [seed for seed in words if not seed.isdecimal()]:
-        cli.print_problems([f"--seeds must be whole numbers >= 0, got {wrong[0]!r}"])
+    options = parser.parse_args(argv)
+    words = options.seeds.split(",")
+    if wrong := study.wrong_seeds(words):
+        cli.print_problems(wrong)
         return cli.BAD_INPUT
-    output = arguments.output or arguments.run / "replays"
+    output = options.output or options.run / "replays"
     cli.keep_programs()
 
     def command() -> None:
-        gap = verify(arguments.run, [int(word) for word in words], output)
+        gap = verify(options.run, [int(word) for word in words], output)
         print(in_words(gap, len(words)))
 
     return cli.exit_code(command)

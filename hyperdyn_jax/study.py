@@ -18,7 +18,7 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
-from hyperdyn_jax import cli, loop
+from hyperdyn_jax import arguments, cli, files, loop, process
 from hyperdyn_jax.config import ConfigError
 from hyperdyn_jax.types import DivergedError
 
@@ -76,6 +76,7 @@ def check_runs(
     configs: Mapping[str, Mapping[str, Any]], seeds: list[int], output: Path
 ) -> dict[Path, dict[str, Any]]:
     """The config of every run by its directory; ConfigError with all their problems."""
+    why = arguments.unwritable(output)
     runs = {
         output / name / f"seed{seed}": {**config, "seed": seed}
         for seed in seeds
@@ -84,9 +85,11 @@ def check_runs(
     problems: dict[str, None] = {}  # each once, in order
     for path, settings in runs.items():
         try:
-            loop.check(settings, path)
+            loop.check(settings, None if why else path)
         except ConfigError as error:
             problems |= dict.fromkeys(error.problems)
+    if why:
+        problems[f"--output={output} cannot be written: {why}"] = None
     if problems:
         raise ConfigError(list(problems))
     return runs
@@ -123,9 +126,22 @@ def load_configs(
 
 
 def wrong_seeds(seeds: Sequence[str]) -> list[str]:
-    """A line for each that is no whole number."""
-    wrong = [seed for seed in seeds if not seed.isdecimal()]
-    return [f"--seeds must be whole numbers >= 0, got {seed!r}" for seed in wrong]
+    """A line for each that is no whole number, or is given twice."""
+    wrong = [seed for seed in seeds or [""] if not seed.isdecimal()]
+    lines = [f"--seeds must be whole numbers >= 0, got {seed!r}" for seed in wrong]
+    return lines + _repeated("seeds", seeds)
+
+
+def wrong_strategies(strategies: Sequence[str]) -> list[str]:
+    """A line for each that is given twice, and where there is none."""
+    if not strategies:
+        return ["--strategies must name at least one, for example hyperdyn"]
+    return _repeated("strategies", strategies)
+
+
+def _repeated(flag: str, values: Sequence[str]) -> list[str]:
+    twice = dict.fromkeys(value for value in values if values.count(value) > 1)
+    return [f"--{flag} has {value} more than once" for value in twice]
 
 
 def check_flags(argv: Sequence[str]) -> list[str]:
@@ -136,25 +152,32 @@ def check_flags(argv: Sequence[str]) -> list[str]:
         given, flag = cli.flag_value(argv, name), flags.FLAGS[name]
         return flag.default if given is None else flag.parser.parse(given)
 
-    lines = wrong_seeds(value("seeds"))
+    lines = wrong_seeds(value("seeds")) + wrong_strategies(value("strategies"))
     seeds = [int(seed) for seed in value("seeds") if seed.isdecimal()] or [0]
     for item in value("strategies"):
         try:
-            check_runs(load_configs([item], argv), seeds, Path(value("output")))
+            check_runs(load_configs([item], argv), seeds, _folder(value("output")))
         except ConfigError as error:
             lines += error.problems
     return list(dict.fromkeys(lines))
+
+
+def _folder(text: str) -> Path:
+    try:
+        return files.expand(text)
+    except ValueError as error:
+        raise ConfigError([f"--output: {error}"]) from None
 
 
 def main(_: list[str]) -> int:
     logging.set_verbosity(logging.ERROR)
     # The runs share their steps: compiled for the first, they are read for the others.
     cli.keep_programs()
-    output = Path(OUTPUT.value)
 
     def command() -> None:
-        if wrong := wrong_seeds(SEEDS.value):
+        if wrong := wrong_seeds(SEEDS.value) + wrong_strategies(STRATEGIES.value):
             raise ConfigError(wrong)
+        output = _folder(OUTPUT.value)
         configs = load_configs(STRATEGIES.value, sys.argv)
         seeds = [int(seed) for seed in SEEDS.value]
         if diverged := run_all(configs, seeds, output):
@@ -164,5 +187,6 @@ def main(_: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    process.begin()
     parse = functools.partial(cli.parse_flags, others=OTHERS, check=check_flags)
     app.run(main, flags_parser=parse)

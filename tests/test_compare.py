@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from scipy import stats
-from test_report import Page, make_run, metric, setting
+from test_report import METRICS, Page, make_run, metric, setting
 
 from hyperdyn_jax import compare, report
 
@@ -46,10 +46,10 @@ def test_groups_are_named_by_what_tells_them_apart(tmp_path):
     finished(tmp_path / "d", 1, 60.0, "wsd", optimizer=optimizers[0], **usual)
     groups = compare.group(report.find_runs([tmp_path]))
     assert [each.label for each in groups] == [
-        "cosine, optimizer.name=sgd, batch_size=none",
-        "cosine, optimizer.name=adam",
-        "cosine, optimizer.name=sgd, batch_size=1000",
-        "wsd",
+        "cosine, sgd",
+        "cosine, adam",
+        "cosine, sgd, batch 1000",
+        "wsd, sgd",
     ]
     assert list(groups[-1].runs) == [0, 1]
 
@@ -142,8 +142,7 @@ def test_bad_input_is_a_line_and_exit_code_2(tmp_path, capsys):
         return error
 
     assert "error: no finished run in or below" in told(tmp_path / "none")
-    one, two = (finished(tmp_path / "twice" / name, 0, 60.0) for name in "ab")
-    assert f"have seed 0: {one} and {two}" in told(tmp_path / "twice")
+    one = finished(tmp_path / "one", 0, 60.0)
     for i in range(13):
         finished(tmp_path / "many" / str(i), 0, 60.0, batch_size=i + 1)
     assert "13 groups, of which at most 12 fit" in told(tmp_path / "many")
@@ -155,3 +154,131 @@ def test_bad_input_is_a_line_and_exit_code_2(tmp_path, capsys):
 def test_the_same_run_given_twice_counts_once(study):
     again = [study, study / "cosine"]
     assert len(report.find_runs(again)) == 6
+
+
+def optimizer(name, rate, **more):
+    return {"optimizer": {"name": name, "learning_rate": rate, **more}}
+
+
+@pytest.mark.parametrize(
+    ("configs", "labels"),
+    [
+        (  # what no group shares with another is told of each
+            [
+                ("hyperdyn", optimizer("sgd", 0.1)),
+                ("cosine", optimizer("adam", 0.001, b1=0.9)),
+                ("explore", optimizer("sgd", 0.2)),
+            ],
+            [
+                "hyperdyn, sgd, learning_rate=0.1",
+                "cosine, adam",
+                "explore, sgd, learning_rate=0.2",
+            ],
+        ),
+        (  # the settings of the strategies themselves are not
+            [
+                ("hyperdyn", {"hyperdyn": {"window": 4}, "epochs": 9}),
+                ("explore", {"explore": {"probes": 3}, "epochs": 3}),
+            ],
+            ["hyperdyn, 9 epochs", "explore, 3 epochs"],
+        ),
+        (
+            [
+                ("hyperdyn", {"hyperdyn": {"window": 4, "alpha": 1.0}}),
+                ("greedy", {"hyperdyn": {"window": 8, "alpha": 1.0}}),
+            ],
+            ["hyperdyn, window=4", "greedy, window=8"],
+        ),
+        (  # an average that one has and the other, usually, has not
+            [
+                ("cosine", {"averaging": 5.0}),
+                ("wsd", {"averaging": None, "backtracking": False}),
+            ],
+            ["cosine, averaging=5.0", "wsd"],
+        ),
+        (  # what the section of a base says is one of its search
+            [
+                ("explore", {"explore": {"base": "cosine"}, "cosine": {"floor": f}})
+                for f in (0.0, 0.1)
+            ],
+            ["explore, floor=0.0", "explore, floor=0.1"],
+        ),
+        (  # more than a name can hold
+            [("cosine", {"model": dict.fromkeys("abcdef", i), "pad": i}) for i in "12"],
+            [f"cosine, a={i}, b={i}, c={i}, d={i}, 3 more settings" for i in "12"],
+        ),
+    ],
+)
+def test_groups_are_named_by_every_setting_that_differs(tmp_path, configs, labels):
+    for i, (strategy, config) in enumerate(configs):
+        finished(tmp_path / f"{i}", 0, 60.0, strategy, search_space={}, **config)
+    groups = compare.group(report.find_runs([tmp_path]))
+    assert [each.label for each in groups] == labels
+
+
+def test_bounds_are_named_with_their_axis(tmp_path):
+    for i, high in enumerate((0.5, 1.0)):
+        axes = {"learning_rate": {"low": 0.1, "high": high}, "momentum": {"high": 0.9}}
+        finished(tmp_path / f"{i}", 0, 60.0, search_space=axes)
+    groups = compare.group(report.find_runs([tmp_path]))
+    labels = ["cosine, learning_rate.high=0.5", "cosine, learning_rate.high=1.0"]
+    assert [each.label for each in groups] == labels
+
+
+def test_what_is_left_out_is_told(study, tmp_path, capsys):
+    run = study / "hyperdyn" / "seed1"
+    copy = finished(study / "hyperdyn_again", 1, 9.0, "hyperdyn", data_dir="elsewhere")
+    replays = [run / "replays" / "replay" / f"seed{i}" for i in (7, 8)]
+    for i, path in enumerate([*replays, study / "replays" / "seed9"]):
+        finished(path, i, 1.0, "replay")
+    running = make_run(study / "running", METRICS[:-1], [])
+    with (running / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 9, "test_accuracy": 9')  # it is being written
+    out = f"--output={tmp_path / 'out'}"
+    assert compare.main([str(study), out]) == 0
+    text, notes = capsys.readouterr()
+    assert "| hyperdyn | 3 | 64.00 ± 2.65 |" in text
+    assert "replay" not in text
+    places = f"{run / 'replays'}, {study / 'replays'}"
+    advice = "give that folder itself to include them"
+    assert notes.splitlines() == [
+        f"note: {running} is left out: not finished",
+        f"note: {places} are left out: replays of a run; {advice}",
+        f"note: {copy} is left out: the same config and seed 1 as {run}",
+    ]
+    assert compare.main([str(run / "replays"), out]) == 0
+    text, notes = capsys.readouterr()
+    assert "| replay | 2 |" in text
+    assert notes == ""
+
+
+def test_a_folder_of_unfinished_runs_says_so(tmp_path, capsys):
+    make_run(tmp_path / "runs" / "a", METRICS[:-1], [])
+    assert compare.main([str(tmp_path / "runs")]) == 2
+    out, error = capsys.readouterr()
+    where = tmp_path / "runs"
+    why = (
+        f"no finished run in or below {where}; {where / 'a'} is left out: not finished"
+    )
+    assert (out, error) == ("", f"error: {why}\n")
+
+
+def test_a_folder_without_runs_beside_others_is_told(study, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    out = f"--output={tmp_path / 'out'}"
+    assert compare.main([str(study), str(tmp_path / "empty"), out]) == 0
+    told = capsys.readouterr().err
+    assert told == f"note: {tmp_path / 'empty'} is left out: there is no run in it\n"
+
+
+def test_an_output_that_is_a_file_is_told_before_anything(study, tmp_path, capsys):
+    (tmp_path / "file").write_text("kept")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert compare.main([str(study), f"--output={place}"]) == 2
+        out, error = capsys.readouterr()
+        why = f"{tmp_path / 'file'} is no writable folder"
+        assert (out, error) == (
+            "",
+            f"error: --output={place} cannot be written: {why}\n",
+        )
+    assert (tmp_path / "file").read_text() == "kept"

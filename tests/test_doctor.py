@@ -20,12 +20,14 @@ def test_a_sound_machine_is_found_so(tmp_path, capsys):
     out, errors = capsys.readouterr()
     assert errors == ""
     lines = [line.split(maxsplit=2) for line in out.splitlines()]
-    assert {state for state, *_ in lines} == {"ok"}
+    assert {what for state, what, _ in lines if state != "ok"} <= {"extra"}
+    assert {state for state, *_ in lines} <= {"ok", "missing"}
     told = {}
     for _, what, text in lines:
         told.setdefault(what, []).append(text)
     version = ".".join(map(str, sys.version_info[:3]))
     assert told["python"][0].startswith(version)
+    assert told["jax"][0].startswith(metadata.version("jax"))
     assert f"jax {metadata.version('jax')}" in told["packages"][0]
     assert told["devices"][0].startswith("8 x cpu")
     assert "free, " in told["disk"][0]
@@ -43,18 +45,42 @@ def test_what_is_broken_is_told_and_exits_2(tmp_path, capsys):
     assert data.startswith("error: data: --data_dir=")
     assert "is no folder" in data
     assert disk.startswith("error: disk: --workdir=")
-    assert f"{file} cannot be written" in disk
+    assert f"cannot be written: {file} is no writable folder" in disk
 
 
 def test_one_part_that_fails_hides_no_other(tmp_path, monkeypatch, capsys):
     def fail():
         raise RuntimeError("no device answers")
 
-    monkeypatch.setattr(doctor.jax, "devices", fail)
+    monkeypatch.setattr(doctor, "devices", fail)
     assert doctor.main([f"--workdir={tmp_path}"]) == 2
     out, errors = capsys.readouterr()
     assert errors == "error: devices: RuntimeError: no device answers\n"
     assert "disk" in out
+
+
+def test_what_is_not_installed_is_missing_and_not_broken(monkeypatch, capsys, tmp_path):
+    def lacking(requirement):
+        return "wandb is not installed" if requirement.name == "wandb" else ""
+
+    monkeypatch.setattr(doctor, "lacking", lacking)
+    assert doctor.main([f"--workdir={tmp_path}", f"--data_dir={tmp_path}"]) == 0
+    out, errors = capsys.readouterr()
+    advice = "pip install 'hyperdyn_jax[wandb]' where it is needed"
+    assert f"missing  extra     wandb: wandb is not installed; {advice}\n" in out
+    assert f"missing  data      no cifar10 in {tmp_path}; python -m" in out
+    assert errors == ""
+
+
+def test_the_version_of_jax_is_told_where_nothing_is_installed(monkeypatch):
+    def fail(_):
+        raise metadata.PackageNotFoundError
+
+    monkeypatch.setattr(doctor.metadata, "requires", fail)
+    python, jax, package = doctor.packages()
+    assert python.text.startswith(".".join(map(str, sys.version_info[:3])))
+    assert jax.text.startswith(metadata.version("jax"))
+    assert (package.missing, package.good) == (True, True)
 
 
 @pytest.mark.parametrize(

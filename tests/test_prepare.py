@@ -167,6 +167,25 @@ def test_a_stopped_conversion_goes_on(capsys, tmp_path):
     assert len(cifar.cifar10(tmp_path)["train"].labels) == 270
 
 
+def test_a_damaged_description_is_told_before_anything_is_written(capsys, tmp_path):
+    folder = tfds_fixture.write_cifar10(tmp_path)
+    as_tfrecord(folder)
+    words = ["cifar10", f"--data_dir={tmp_path}", "--from_tfrecord"]
+    for content in ('{"name": ', "[1]"):
+        (folder / "dataset_info.json").write_text(content)
+        before = sorted(folder.iterdir())
+        assert "dataset_info.json" in refused(capsys, *words)
+        assert sorted(folder.iterdir()) == before
+
+
+def test_a_folder_that_cannot_be_written_is_named(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    place = tmp_path / "file" / "data"
+    line = refused(capsys, "cifar10", f"--data_dir={place}")
+    why = f"{tmp_path / 'file'} is no writable folder"
+    assert line == f"error: --data_dir={place} cannot be written: {why}\n"
+
+
 def test_without_a_tfrecord_copy_there_is_nothing_to_convert(capsys, tmp_path):
     words = ["cifar10", f"--data_dir={tmp_path}", "--from_tfrecord"]
     assert "there is no cifar10 in" in refused(capsys, *words)

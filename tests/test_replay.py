@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -81,14 +82,43 @@ def test_interval_covers_as_often_as_it_says():
     [
         (["{run}", "--seeds=0,1"], "--seeds must not have the run's own, 0"),
         (["{run}", "--seeds=x"], "--seeds must be whole numbers >= 0, got 'x'"),
+        (["{run}", "--seeds=1,2,1"], "--seeds has 1 more than once"),
+        (["{run}", "--seeds="], "--seeds must be whole numbers >= 0, got ''"),
         (["{run}/nothing"], "nothing is no run to replay"),
+        (["{run}/config.json"], "config.json is no run to replay"),
+        (["{run}", "--output={run}/config.json"], "--output={run}/config.json cannot"),
     ],
 )
 def test_problems_in_one_line(run, arguments, message, capsys):
     assert replay.main([a.format(run=run) for a in arguments]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
+    assert message.format(run=run) in error
+
+
+@pytest.mark.parametrize(
+    ("log", "content", "message"),
+    [
+        ("metrics", "", "no accepted epoch in it yet"),
+        ("metrics", "{1}\n{}\n", "row 1: not valid JSON"),
+        ("decisions", None, "decisions.jsonl: missing"),
+        ("metrics", -1, "is not finished: it has no test accuracy"),
+    ],
+)
+def test_what_cannot_be_replayed_is_one_line(
+    run, tmp_path, log, content, message, capsys
+):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    file = copy / f"{log}.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.unlink()
+    if content is not None:
+        file.write_text(content if isinstance(content, str) else lines[0])
+    assert replay.main([str(copy)]) == 2
+    out, error = capsys.readouterr()
+    assert (out, error.count("\n")) == ("", 1)
     assert message in error
+    assert not (copy / "replays").exists()
 
 
 def test_steps_that_do_not_increase_are_refused():

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -164,12 +165,18 @@ def test_the_command_draws(two, tmp_path):
         (["{a}", "{a}/nothing"], "No such file or directory"),
         (["diff", "{a}"], "diff takes two runs and nothing else"),
         (["{a}", "--output={a}/x.txt"], "Format 'txt' is not supported"),
-        (["{a}", "--output={a}/no/x.png"], "No such file or directory"),
+        (["{a}", "--output={a}/no/x.png"], "{a}/no: No such file or directory"),
+        (["{a}", "--output={a}/figure"], "figure must end in .png, .svg or .pdf"),
+        (["{a}", "--output={a}/dir.png"], "{a}/dir.png cannot be written: Is a direct"),
     ],
 )
 def test_problems_in_one_line(two, words, message, capsys):
+    Path(two[0], "dir.png").mkdir()
+    before = sorted(Path(two[0]).rglob("*"))
     assert main([word.format(a=two[0]) for word in words]) == 2
-    error = capsys.readouterr().err
+    assert sorted(Path(two[0]).rglob("*")) == before
+    out, error = capsys.readouterr()
+    assert out == ""
     assert error.startswith("error: ")
     assert error.count("\n") == 1
-    assert message in error
+    assert message.format(a=two[0]) in error

@@ -7,12 +7,14 @@ Accuracies, scores and gains are in percentage points, 0..100. Steps are always
 given in both counts: on the accepted path, and in total with every trial in them.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+
 import hyperdyn_jax
-from hyperdyn_jax.arguments import BAD_INPUT, Parser
+from hyperdyn_jax import arguments, process
+from hyperdyn_jax.arguments import Parser
 from hyperdyn_jax.report import numbers as numbers
 from hyperdyn_jax.report import parts as parts
 from hyperdyn_jax.report.figures import FIGURES as FIGURES
@@ -25,8 +27,8 @@ from hyperdyn_jax.report.figures import hyperparameters as hyperparameters
 from hyperdyn_jax.report.figures import log_axis as log_axis
 from hyperdyn_jax.report.figures import render as render
 from hyperdyn_jax.report.figures import with_legend as with_legend
+from hyperdyn_jax.report.gather import find_runs as find_runs
 from hyperdyn_jax.report.numbers import Run as Run
-from hyperdyn_jax.report.numbers import find_runs as find_runs
 from hyperdyn_jax.report.numbers import load_run as load_run
 from hyperdyn_jax.report.numbers import load_runs
 from hyperdyn_jax.report.numbers import predictions as predictions
@@ -43,34 +45,35 @@ def write_report(paths: Sequence[str | Path], output: str | Path | None = None) 
         one, else `report` in the current directory.
 
     Raises:
-      ValueError: a run directory cannot be read; nothing has been written then.
+      ValueError: a run directory cannot be read, and nothing has been written then; or
+        the folder cannot be written.
     """
     from hyperdyn_jax.report import belief  # the tuner, which a reader of rows has not
 
     runs = load_runs(paths)
-    beliefs = [belief.recompute(run) for run in runs]
     folder = Path(output or (runs[0].path if len(runs) == 1 else "report"))
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    arguments.check_output(folder)
+    beliefs = [belief.recompute(run) for run in runs]
     images = {draw.__name__: render(draw, runs) for draw in FIGURES}
     known = [pair for pair in zip(runs, beliefs, strict=True) if pair[1] is not None]
     for i, pair in enumerate(known):
         images["belief" + str(i) * (len(known) > 1)] = render(draw_beliefs, pair)
-    for name, image in images.items():
-        (folder / "figures" / f"{name}.png").write_bytes(image)
-    file = folder / "report.html"
-    file.write_text(page(runs, beliefs, hyperdyn_jax.__version__), encoding="utf-8")
-    return file
+    files = {f"figures/{name}.png": image for name, image in images.items()}
+    text = page(runs, beliefs, hyperdyn_jax.__version__)
+    files["report.html"] = arguments.encoded(text)
+    arguments.write_files(folder, files)
+    return folder / "report.html"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns 0, or 2 if a run directory cannot be read."""
+    process.begin()
     parser = Parser("report", __doc__)
     parser.option("runs")
     parser.option("output", "the run directory of a single run, else report")
-    arguments = parser.parse_args(argv)
-    try:
-        print(write_report(arguments.runs, arguments.output))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
-    return 0
+    options = parser.parse_args(argv)
+    # The models are computed anew on the processor: no accelerator has to be there.
+    jax.config.update("jax_platforms", "cpu")
+    return arguments.exit_code(
+        lambda: print(write_report(options.runs, options.output))
+    )

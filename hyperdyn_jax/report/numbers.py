@@ -7,7 +7,7 @@ counts: on the accepted path, and in total with every trial in them.
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import NormalDist
@@ -112,25 +112,6 @@ def load_runs(paths: Sequence[str | Path]) -> list[Run]:
     where = ["/".join(run.path.resolve().parts[-2:]) for run in runs]
     pairs = zip(runs, where, strict=True)
     return [replace(run, label=f"{run.label} ({place})") for run, place in pairs]
-
-
-def find_runs(folders: Iterable[str | Path]) -> list[Run]:
-    """Every finished run in the folders, or below them, each once.
-
-    Raises:
-      ValueError: there is none, or one cannot be read.
-    """
-    paths = [Path(folder) for folder in folders]
-    configs = {c.resolve(): c for p in paths for c in sorted(p.rglob("config.json"))}
-    runs = []
-    for config in configs.values():
-        rows = config.with_name("metrics.jsonl")
-        if rows.is_file() and '"test_accuracy"' in rows.read_text(errors="replace"):
-            runs.append(load_run(config.parent))
-    if not runs:
-        where = ", ".join(map(str, folders))
-        raise ValueError(f"no finished run in or below {where}")
-    return runs
 
 
 def _parse(text: str, where: object) -> Row:

@@ -69,7 +69,7 @@ def read_schedule(path: str | Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     file = Path(path)
     file = file / "schedule.json" if file.is_dir() else file
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file} is not a schedule: {error!r}") from None
     return _parse(content, file)

@@ -7,12 +7,20 @@
 RUN is a run directory or its schedule.json.
 """
 
+import errno
+import io
 import itertools
-import sys
+import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from hyperdyn_jax.arguments import BAD_INPUT, Parser
+from hyperdyn_jax import arguments, process
+from hyperdyn_jax.arguments import Parser
 from hyperdyn_jax.schedule import Difference, differences, read_schedule
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def table(run: str) -> str:
@@ -34,13 +42,28 @@ def table(run: str) -> str:
     return "\n".join([run, *(f"  {line}".rstrip() for line in lines)])
 
 
-def plot(runs: Sequence[str], output: str) -> None:
+def plot(runs: Sequence[str], output: Path) -> None:
     """Draws the schedules over accepted steps, a panel a hyperparameter.
 
     Raises:
-      ValueError: it is no kind of file that Matplotlib writes.
+      ValueError: it is no kind of file that Matplotlib writes, or cannot be written.
     """
-    from matplotlib.figure import Figure  # which the library itself does without
+    import matplotlib  # which the library itself does without
+
+    kind = output.suffix.removeprefix(".").lower()
+    if not kind:
+        raise ValueError(f"--output={output} must end in .png, .svg or .pdf")
+    if not output.parent.is_dir():
+        why = f"{output.parent}: {os.strerror(errno.ENOENT)}"
+        raise ValueError(f"--output={output} cannot be written: {why}")
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"text.parse_math": False}):  # $ in the name of a run
+        _draw(runs).savefig(buffer, format=kind, dpi=150)
+    arguments.write_files(output.parent, {output.name: buffer.getvalue()})
+
+
+def _draw(runs: Sequence[str]) -> "Figure":
+    from matplotlib.figure import Figure
 
     paths = {run: read_schedule(run) for run in runs}
     names = list(dict.fromkeys(n for _, values in paths.values() for n in values))
@@ -52,11 +75,13 @@ def plot(runs: Sequence[str], output: str) -> None:
         if min(values.min() for _, values in shown.values()) > 0:
             axes.set_yscale("log")
         for run, (ends, values) in shown.items():
-            color = f"C{runs.index(run)}"
-            axes.stairs(values, [0, *ends], baseline=None, label=run, color=color)
+            # Matplotlib leaves labels that begin with _ out of a legend.
+            label = f"./{run}" if run.startswith("_") else run
+            style: Any = {"label": label, "color": f"C{runs.index(run)}"}
+            axes.stairs(values, [0, *ends], baseline=None, **style)
     panels[-1].set_xlabel("accepted optimizer steps")
     panels[0].legend()
-    figure.savefig(output, dpi=150)
+    return figure
 
 
 def diff(a: str, b: str) -> Iterator[str]:
@@ -88,25 +113,25 @@ def _in_words(found: Difference | None, steps: int) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns 0, or 2 if a run cannot be read or a file not written."""
+    process.begin()
     parser = Parser("schedule", __doc__)
-    parser.add_argument("runs", nargs="+", metavar="[diff] RUN", help="run directory")
-    parser.add_argument("--output", metavar="FILE", help="draw them: .png, .svg, .pdf")
-    arguments = parser.parse_args(argv)
-    runs = arguments.runs
-    try:
+    parser.option("runs", metavar="[diff] RUN")
+    parser.option("output", metavar="FILE", help="draw them: .png, .svg or .pdf")
+    options = parser.parse_args(argv)
+    runs = list(map(str, options.runs))
+
+    def command() -> None:
         if runs[0] == "diff":
-            if len(runs) != 3 or arguments.output:
+            if len(runs) != 3 or options.output:
                 raise ValueError("diff takes two runs and nothing else")
             print("\n".join(diff(*runs[1:])))
-        elif arguments.output:
-            plot(runs, arguments.output)
-            print(arguments.output)
+        elif options.output:
+            plot(runs, options.output)
+            print(options.output)
         else:
             print("\n\n".join(map(table, runs)))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
-    return 0
+
+    return arguments.exit_code(command)
 
 
 if __name__ == "__main__":
