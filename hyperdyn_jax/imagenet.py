@@ -365,8 +365,13 @@ def crop(example: Example, box: Box, size: int, mirrored: bool = False) -> np.nd
     reduction = next(k for k in (8, 4, 2, 1) if k <= max(1, times))
     image = records.load_image(example, reduction)
     top, left, height, width = box
-    corners = (left, top, left + width, top + height)
-    return _resize(image.crop([x // reduction for x in corners]), size, mirrored)
+    part = (
+        left // reduction,
+        top // reduction,
+        (left + width) // reduction,
+        (top + height) // reduction,
+    )
+    return _resize(image.crop(part), size, mirrored)
 
 
 def _resize(image: "Image.Image", size: int, mirrored: bool) -> np.ndarray:
@@ -382,10 +387,11 @@ def _resize(image: "Image.Image", size: int, mirrored: bool) -> np.ndarray:
     first, second, share = _neighbours(image.width, size)
     if mirrored:
         first, second, share = first[::-1], second[::-1], share[::-1]
-    columns = [
-        words.take(x, 1).view(np.uint8).astype(np.float32) for x in (first, second)
-    ]
-    wide = _between(*columns, share.repeat(4))
+    left, right = (
+        words.take(columns, 1).view(np.uint8).astype(np.float32)
+        for columns in (first, second)
+    )
+    wide = _between(left, right, share.repeat(4))
     first, second, share = _neighbours(image.height, size)
     mixed = _between(wide.take(first, 0), wide.take(second, 0), share[:, None])
     mixed += 0.5  # the cast below rounds down
