@@ -58,13 +58,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from IPython.display import HTML, display
-from sklearn.datasets import load_digits
 
 from hyperdyn_jax import Hyperdyn, LogUniform, SearchSpace, gp, host, hyperdyn
+from hyperdyn_jax.data import load_digits
 
 EPOCHS = int(os.environ.get("EPOCHS", 12))
 STEPS, BATCH = 40, 32
-images, labels = load_digits(return_X_y=True)
+images, labels = load_digits()
 images, labels = jnp.asarray(images / 16, jnp.float32), jnp.asarray(labels)
 
 

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # Quick start: digits
 #
-# A small ResNet on 1,797 handwritten digits, which come with scikit-learn. A fifth of
+# A small ResNet on 1,797 handwritten digits, which come with the package. A fifth of
 # the steps at most goes into short probes of learning rates; the rest of the run trains
 # with what was found. Under two minutes on two CPU cores.
 
