@@ -26,6 +26,8 @@ if TYPE_CHECKING:  # other data do without it
 # What TFDS calls the data sets.
 NAMES = {"cifar10": "cifar10", "imagenet": "imagenet2012"}
 
+FORMATS = ("JPEG", "PNG")  # of images, as Pillow calls them
+
 
 class DataError(ValueError):
     """Data that are missing, unfinished or damaged: one line that names them."""
@@ -306,14 +308,15 @@ def load_image(example: Example, reduction: int = 1) -> "Image.Image":
     Raises:
       DataError: it cannot be decoded, with its place.
     """
-    opener = import_package("PIL.Image")
+    image = _open_image(example)
     try:
-        image: Image.Image = opener.open(io.BytesIO(example.image))
-        whole = width, height = image.size
-        image.draft(None, (width // reduction, height // reduction))  # JPEG alone
-        if image.size == whole and reduction > 1:
-            image = image.reduce(reduction)
-        return image.convert("RGB")
+        if reduction > 1:
+            whole = width, height = image.size
+            image.draft(None, (width // reduction, height // reduction))  # JPEG alone
+            if image.size == whole:
+                image = image.reduce(reduction)
+        image.load()
+        return image if image.mode == "RGB" else image.convert("RGB")
     except Exception as error:
         raise DataError(f"{example.place}: the image cannot be decoded") from error
 
@@ -324,12 +327,18 @@ def image_size(example: Example) -> tuple[int, int]:
     Raises:
       DataError: it is no image, with its place.
     """
-    image = import_package("PIL.Image")
+    width, height = _open_image(example).size
+    return height, width
+
+
+def _open_image(example: Example) -> "Image.Image":
+    """Reads the head of a file that has one of `FORMATS`."""
+    opener = import_package("PIL.Image")
     try:
-        width, height = image.open(io.BytesIO(example.image)).size
+        opened: Image.Image = opener.open(io.BytesIO(example.image), "r", FORMATS)
     except Exception as error:
         raise DataError(f"{example.place}: the image cannot be decoded") from error
-    return height, width
+    return opened
 
 
 def import_package(module: str) -> Any:

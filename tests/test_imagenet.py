@@ -360,6 +360,14 @@ def test_reduced_images_are_rounded_up(kind, reduction):
     assert np.abs(inner - blocks.mean((1, 3))).mean() < 2
 
 
+def test_no_other_formats_are_read():
+    """Each is a decoder of bytes that may be anyone's."""
+    file = example(np.zeros((8, 8, 3), np.uint8), "BMP")
+    for read in (records.decode, records.image_size):
+        with pytest.raises(records.DataError, match="the image cannot be decoded"):
+            read(file)
+
+
 def test_an_image_that_is_cut_off_is_a_bad_record():
     whole = example(tfds_fixture.picture(np.random.default_rng(7), 200, 200))
     half = whole._replace(image=whole.image[: len(whole.image) // 2])
