@@ -1,6 +1,6 @@
 """P9: JPEG files -> training crops of 224x224 pixels, on one core; waits for batches.
 
-    pip install -e ".[bench,data]"
+    pip install -e ".[bench]"
     python benchmarks/jpeg.py   # PYTHON_TF=... where another Python has tensorflow-cpu
 
 ImageNet is not at hand: the images are parts of scikit-learn's two photographs, cut out
@@ -10,7 +10,7 @@ all, drawn as training draws them. In turn, each in a process of its own on one 
     here          what a worker runs: Grain over `imagenet.crop`, in batches
     tf.data       decode_and_crop_jpeg, resize, mirror, in batches
     DataLoader    torch's, with the calls of Pillow that torchvision makes for its crops
-    decode        OpenCV's libjpeg-turbo decodes whole images, and nothing else: a limit
+    decode        Pillow's libjpeg-turbo decodes whole images, and nothing else: a limit
 
 That crops equal those of tf.data (which interpolates as we do) is checked; Pillow
 averages over more pixels when it shrinks. Then, with a worker a core, the share of time
@@ -45,7 +45,7 @@ Batches = Callable[[], Iterable[np.ndarray]]  # all of them, as often as it is c
 
 def make_images(count: int) -> list[dict[str, Any]]:
     """JPEG files with a box and a mirror each."""
-    import cv2
+    from PIL import Image
     from sklearn.datasets import load_sample_images
 
     from hyperdyn_jax.imagenet import random_box
@@ -58,10 +58,13 @@ def make_images(count: int) -> list[dict[str, Any]]:
         height = int(rng.uniform(0.6, 1.0) * 427)
         width = min(height * WIDTH // HEIGHT, 640)
         top, left = rng.integers((428 - height, 641 - width))
-        part = photograph[top : top + height, left : left + width, ::-1]
-        image = cv2.resize(part, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
-        quality = [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
-        image = cv2.imencode(".jpg", image, quality)[1].tobytes()
+        part = photograph[top : top + height, left : left + width]
+        enlarged = Image.fromarray(part).resize(
+            (WIDTH, HEIGHT), Image.Resampling.BICUBIC
+        )
+        with io.BytesIO() as file:
+            enlarged.save(file, "JPEG", quality=QUALITY)
+            image = file.getvalue()
         box = tuple(random_box(HEIGHT, WIDTH, rng))
         made.append({"image": image, "box": box, "mirror": bool(rng.random() < 0.5)})
     return made
@@ -75,13 +78,12 @@ def ours(images: list[dict[str, Any]]) -> Batches:
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
-    records.import_extra("cv2").setNumThreads(0)  # as in a worker
 
     def load(number: int) -> np.ndarray:
         example = records.Example(images[number]["image"], 0, "")
         records.image_size(example)  # which the box is drawn from
-        crop = imagenet.crop(example, imagenet.Box(*images[number]["box"]), SIZE)
-        return crop[:, ::-1] if images[number]["mirror"] else crop
+        box = imagenet.Box(*images[number]["box"])
+        return imagenet.crop(example, box, SIZE, images[number]["mirror"])
 
     loaded = grain.MapDataset.range(len(images)).map(load).batch(BATCH)
     loaded = loaded.to_iter_dataset(grain.ReadOptions(0, 0))
@@ -131,14 +133,13 @@ def data_loader(images: list[dict[str, Any]]) -> Batches:
 
 
 def decode(images: list[dict[str, Any]]) -> Batches:
-    import cv2
-
-    cv2.setNumThreads(0)
+    from hyperdyn_jax import records
 
     def batches() -> Iterable[np.ndarray]:
         for start in range(0, len(images), BATCH):
             for image in images[start : start + BATCH]:
-                decoded = cv2.imdecode(np.frombuffer(image["image"], np.uint8), 1)
+                example = records.Example(image["image"], 0, "")
+                decoded = records.decode(example)
             yield decoded
 
     return batches
@@ -307,7 +308,7 @@ def main() -> None:
         "mean_bytes": statistics.mean(len(x["image"]) for x in images),
     }
     results = {"images": made, "rates": rows, "stall": waiting}
-    versions = ("jax", "grain", "opencv-python-headless", "pillow", "torch")
+    versions = ("jax", "grain", "pillow", "torch")
     record.write(arguments.output, versions, results)
 
 

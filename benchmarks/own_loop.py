@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import record
-from sklearn.datasets import load_digits
 
 from hyperdyn_jax import LogUniform, SearchSpace, tune
+from hyperdyn_jax.data import load_digits
 
 OUTPUT = Path(__file__).parent / "results" / "own_loop.json"
 SPACE = SearchSpace(learning_rate=LogUniform(1e-4, 1.0))
@@ -36,7 +36,7 @@ OPTIMIZER = optax.sgd  # of a rate and momentum
 
 def split(mixed: bool) -> dict[str, tuple[jax.Array, jax.Array]]:
     """Digits in the order they come in, by writer, or mixed."""
-    images, labels = load_digits(return_X_y=True)
+    images, labels = load_digits()
     order = np.random.default_rng(0).permutation(len(images))
     order = order if mixed else np.arange(len(images))
     images, labels = jnp.float32(images[order] / 16), jnp.int32(labels[order])

@@ -37,9 +37,9 @@ if importlib.util.find_spec("hyperdyn_jax") is None:
     # A new JAX for the accelerator that the one which is there sees, if there is one.
     look = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
     found = subprocess.run(look, capture_output=True, text=True).stdout.strip()
-    extras = {"gpu": "data,cuda12", "tpu": "data,tpu"}.get(found, "data")
+    extras = {"gpu": "[cuda12]", "tpu": "[tpu]"}.get(found, "")
     install = [sys.executable, "-m", "pip", "install", "--quiet", "-e"]
-    subprocess.run([*install, f"{root}[{extras}]"], check=True)
+    subprocess.run([*install, f"{root}{extras}"], check=True)
     sys.path.insert(0, str(root))  # where a new session would look
     importlib.invalidate_caches()
 
@@ -58,13 +58,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from IPython.display import HTML, display
-from sklearn.datasets import load_digits
 
 from hyperdyn_jax import Hyperdyn, LogUniform, SearchSpace, gp, host, hyperdyn
+from hyperdyn_jax.data import load_digits
 
 EPOCHS = int(os.environ.get("EPOCHS", 12))
 STEPS, BATCH = 40, 32
-images, labels = load_digits(return_X_y=True)
+images, labels = load_digits()
 images, labels = jnp.asarray(images / 16, jnp.float32), jnp.asarray(labels)
 
 

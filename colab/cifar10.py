@@ -38,9 +38,9 @@ if importlib.util.find_spec("hyperdyn_jax") is None:
     # A new JAX for the accelerator that the one which is there sees, if there is one.
     look = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
     found = subprocess.run(look, capture_output=True, text=True).stdout.strip()
-    extras = {"gpu": "data,cuda12", "tpu": "data,tpu"}.get(found, "data")
+    extras = {"gpu": "[cuda12]", "tpu": "[tpu]"}.get(found, "")
     install = [sys.executable, "-m", "pip", "install", "--quiet", "-e"]
-    subprocess.run([*install, f"{root}[{extras}]"], check=True)
+    subprocess.run([*install, f"{root}{extras}"], check=True)
     sys.path.insert(0, str(root))  # where a new session would look
     importlib.invalidate_caches()
 

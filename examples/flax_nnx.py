@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from sklearn.datasets import load_digits
 
 from hyperdyn_jax import LogUniform, SearchSpace, optimizers, tune
+from hyperdyn_jax.data import load_digits
 
 EPOCHS, STEPS_PER_EPOCH, BATCH = 20, 40, 32
-images, labels = load_digits(return_X_y=True)
+images, labels = load_digits()
 images, labels = jnp.asarray(images / 16, jnp.float32), jnp.asarray(labels)
 train_set = images[:1280], labels[:1280]
 validation_set = images[1280:], labels[1280:]

@@ -9,12 +9,12 @@ weights on the same batches, and one of the two becomes the run.
 import jax
 import jax.numpy as jnp
 import optax
-from sklearn.datasets import load_digits
 
 from hyperdyn_jax import Hyperdyn, LogComplement, LogUniform, SearchSpace, tune
+from hyperdyn_jax.data import load_digits
 
 EPOCHS, STEPS_PER_EPOCH, BATCH = 10, 40, 32
-images, labels = load_digits(return_X_y=True)
+images, labels = load_digits()
 order = jax.random.permutation(jax.random.key(3), len(images))  # writers, mixed
 images, labels = (
     jnp.asarray(images / 16, jnp.float32)[order],

@@ -147,7 +147,7 @@ def _description(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, contents: Iterable[bytes]) -> None:
-    module = records.import_extra("array_record.python.array_record_module")
+    module = records.import_package("array_record.python.array_record_module")
     writer = module.ArrayRecordWriter(str(path), "group_size:1")  # as TFDS does
     for record in contents:
         writer.write(record)

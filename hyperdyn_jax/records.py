@@ -13,16 +13,20 @@ import io
 import itertools
 import re
 import shlex
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:  # other data do without it
+    from PIL import Image
 
 # What TFDS calls the data sets.
 NAMES = {"cifar10": "cifar10", "imagenet": "imagenet2012"}
 
-INSTALL = "pip install 'hyperdyn_jax[data]'"
+FORMATS = ("JPEG", "PNG")  # of images, as Pillow calls them
 
 
 class DataError(ValueError):
@@ -210,7 +214,8 @@ def open_splits(
     Raises:
       DataError: it is missing or not whole, with the command that prepares it.
     """
-    tfds = import_extra("tensorflow_datasets")
+    tfds = import_package("tensorflow_datasets")
+    import_package("array_record")  # TFDS would ask for it in words of its own
     folder, again = find(name, data_dir), command(name, data_dir)
     again = f"delete that folder and prepare it again with: {again}"
     try:
@@ -278,33 +283,42 @@ def command(name: str, data_dir: str | Path) -> str:
     return f"python -m hyperdyn_jax.prepare {name} --data_dir={folder}"
 
 
-def decode(example: Example, reduction: int = 1) -> np.ndarray:
+def decode(example: Example) -> np.ndarray:
     """An image: u8[h, w, 3], red, green, blue; grey and CMYK ones are converted.
 
     Args:
       example: with a JPEG or PNG file.
-      reduction: 1, 2, 4 or 8; the height and width are divided by it, which makes a
-        JPEG much faster to decode.
 
     Raises:
       DataError: it cannot be decoded, with its place.
     """
-    cv2 = import_extra("cv2")
-    mode = {
-        1: cv2.IMREAD_COLOR,
-        2: cv2.IMREAD_REDUCED_COLOR_2,
-        4: cv2.IMREAD_REDUCED_COLOR_4,
-        8: cv2.IMREAD_REDUCED_COLOR_8,
-    }[reduction]
-    data = np.frombuffer(example.image, np.uint8)
+    return np.asarray(load_image(example))
+
+
+def load_image(example: Example, reduction: int = 1) -> "Image.Image":
+    """An image in Pillow's form, as red, green and blue.
+
+    It is not turned, whatever EXIF says; TensorFlow does not either.
+
+    Args:
+      example: with a JPEG or PNG file.
+      reduction: 1, 2, 4 or 8, at most the height and width; they are divided by it
+        and rounded up, which makes a JPEG much faster to decode.
+
+    Raises:
+      DataError: it cannot be decoded, with its place.
+    """
+    image = _open_image(example)
     try:
-        # As TensorFlow and Pillow decode: not turned, whatever EXIF says.
-        image = cv2.imdecode(data, mode | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:
-        image = None  # of no bytes at all
-    if image is None:
-        raise DataError(f"{example.place}: the image cannot be decoded")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        if reduction > 1:
+            whole = width, height = image.size
+            image.draft(None, (width // reduction, height // reduction))  # JPEG alone
+            if image.size == whole:
+                image = image.reduce(reduction)
+        image.load()
+        return image if image.mode == "RGB" else image.convert("RGB")
+    except Exception as error:
+        raise DataError(f"{example.place}: the image cannot be decoded") from error
 
 
 def image_size(example: Example) -> tuple[int, int]:
@@ -313,15 +327,21 @@ def image_size(example: Example) -> tuple[int, int]:
     Raises:
       DataError: it is no image, with its place.
     """
-    image = import_extra("PIL.Image")
-    try:
-        width, height = image.open(io.BytesIO(example.image)).size
-    except Exception as error:
-        raise DataError(f"{example.place}: the image cannot be decoded") from error
+    width, height = _open_image(example).size
     return height, width
 
 
-def import_extra(module: str) -> Any:
+def _open_image(example: Example) -> "Image.Image":
+    """Reads the head of a file that has one of `FORMATS`."""
+    opener = import_package("PIL.Image")
+    try:
+        opened: Image.Image = opener.open(io.BytesIO(example.image), "r", FORMATS)
+    except Exception as error:
+        raise DataError(f"{example.place}: the image cannot be decoded") from error
+    return opened
+
+
+def import_package(module: str) -> Any:
     """Imports what only these data sets need, when one of them is asked for.
 
     Raises:
@@ -330,14 +350,19 @@ def import_extra(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
+        top = module.partition(".")[0]
+        name = {"PIL": "pillow"}.get(top, top.replace("_", "-"))
+        mend = f"install it with: pip install {name}"
+        if sys.platform == "win32" and name == "array-record":
+            mend = "there is none for Windows: use Linux, macOS or WSL"
         raise DataError(
-            f"reading CIFAR-10 or ImageNet needs the package of {module}, which is not "
-            f"installed; install it with: {INSTALL}"
+            f"reading CIFAR-10 or ImageNet needs the package {name}, which is not "
+            f"installed; {mend}"
         ) from error
 
 
 def _open(builder: Any, split: str, classes: int) -> Records:
-    tfds = import_extra("tensorflow_datasets")
+    tfds = import_package("tensorflow_datasets")
     source = builder.as_data_source(
         split,
         decoders={"image": tfds.decode.SkipDecoding()},

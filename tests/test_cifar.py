@@ -306,8 +306,17 @@ def test_a_batch_larger_than_the_split_is_refused(small):
 def test_packages_that_are_not_installed_are_named(data_dir, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     line = refused(data_dir)
-    assert "needs the package of tensorflow_datasets" in line
-    assert line.endswith("pip install 'hyperdyn_jax[data]'")
+    assert "needs the package tensorflow-datasets" in line
+    assert line.endswith("; install it with: pip install tensorflow-datasets")
+
+
+def test_a_system_without_the_reader_is_told_in_one_line(data_dir, monkeypatch):
+    monkeypatch.setitem(sys.modules, "array_record", None)
+    assert refused(data_dir).endswith("pip install array-record")
+    monkeypatch.setattr(sys, "platform", "win32")
+    line = refused(data_dir)
+    assert "needs the package array-record" in line
+    assert line.endswith("there is none for Windows: use Linux, macOS or WSL")
 
 
 SCRIPT = """

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn import datasets
 
 from hyperdyn_jax import data
 
@@ -130,3 +131,17 @@ def test_labels_out_of_range_are_refused():
             split(20, classes=5), split(4), split(4), classes=3, batch_size=4,
             eval_batch_size=4, devices=1, seed=0,
         )  # fmt: skip
+
+
+def test_the_digits_are_those_of_scikit_learn():
+    images, labels = data.load_digits()
+    theirs, their_labels = datasets.load_digits(return_X_y=True)
+    assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
+    np.testing.assert_array_equal(images, theirs)
+    np.testing.assert_array_equal(labels, their_labels)
+    parts = data.digits()
+    together = [parts[name] for name in ("train", "validation", "test")]
+    assert [len(part.labels) for part in together] == [1280, 257, 260]
+    pixels = np.concatenate([part.images.reshape(-1, 64) for part in together])
+    order = np.random.RandomState(0).permutation(1797)
+    np.testing.assert_array_equal(pixels, 15 * theirs[order])

@@ -1,6 +1,5 @@
 """ImageNet as TFDS keeps it: crops, order, workers, hosts, and what can be wrong."""
 
-import io
 import multiprocessing
 import os
 import signal
@@ -330,14 +329,61 @@ def test_large_images_are_decoded_at_a_fraction():
     assert np.abs(image.astype(int) - np.asarray(part)).mean() < 2
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize(
+    "box",
+    [(0, 0, 300, 200), (17, 30, 60, 40), (250, 3, 50, 190), (99, 99, 1, 1)],
+    ids=["shrunk", "enlarged", "both", "a pixel"],
+)
+def test_crops_are_those_of_bilinear_interpolation(box, mirrored):
+    picture = tfds_fixture.picture(np.random.default_rng(5), 300, 200)
+    box = imagenet.Box(*box)
+    made = imagenet.crop(example(picture, "PNG"), box, 120, mirrored)
+    wanted = resized(picture, box, 120)
+    wanted = wanted[:, ::-1] if mirrored else wanted
+    assert (made.dtype, made.shape) == (np.uint8, (120, 120, 3))
+    assert made.flags.c_contiguous  # batches are put together of whole rows
+    np.testing.assert_allclose(made, wanted, atol=0.51)
+
+
+@pytest.mark.parametrize("reduction", [2, 4, 8])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_reduced_images_are_rounded_up(kind, reduction):
+    picture = tfds_fixture.picture(np.random.default_rng(6), 41, 50)
+    file = example(picture, kind, **({"quality": 95} if kind == "JPEG" else {}))
+    reduced = np.asarray(records.load_image(file, reduction))
+    size = (-(-41 // reduction), -(-50 // reduction))
+    assert reduced.shape == (*size, 3)
+    whole = picture[: 41 // reduction * reduction, : 50 // reduction * reduction]
+    blocks = whole.reshape(41 // reduction, reduction, 50 // reduction, reduction, 3)
+    inner = reduced[: 41 // reduction, : 50 // reduction].astype(int)
+    assert np.abs(inner - blocks.mean((1, 3))).mean() < 2
+
+
+def test_no_other_formats_are_read():
+    """Each is a decoder of bytes that may be anyone's."""
+    file = example(np.zeros((8, 8, 3), np.uint8), "BMP")
+    for read in (records.decode, records.image_size):
+        with pytest.raises(records.DataError, match="the image cannot be decoded"):
+            read(file)
+
+
+def test_an_image_that_is_cut_off_is_a_bad_record():
+    whole = example(tfds_fixture.picture(np.random.default_rng(7), 200, 200))
+    half = whole._replace(image=whole.image[: len(whole.image) // 2])
+    assert records.image_size(half) == (200, 200)
+    with pytest.raises(records.DataError, match="the image cannot be decoded"):
+        records.decode(half)
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_colour_modes_are_decoded_as_pillow_does(mode):
+def test_colour_modes_become_red_green_and_blue(mode):
     picture = tfds_fixture.picture(np.random.default_rng(3), 40, 50)
-    file = example(picture, mode=mode)
+    file = example(picture, mode=mode, quality=95, subsampling=0)
     decoded = records.decode(file)
-    expected = np.asarray(Image.open(io.BytesIO(file.image)).convert("RGB"))
     assert records.image_size(file) == decoded.shape[:2] == (40, 50)
-    np.testing.assert_allclose(decoded, expected.astype(int), atol=1)
+    wanted = np.asarray(Image.fromarray(picture).convert(mode).convert("RGB"))
+    assert np.abs(decoded - wanted.astype(int)).mean() < 2
 
 
 def test_a_photograph_is_not_turned():

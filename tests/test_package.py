@@ -1,5 +1,6 @@
 """What is installed: a wheel is whole and runs the quick start from an empty folder."""
 
+import ast
 import os
 import re
 import subprocess
@@ -7,14 +8,20 @@ import sys
 import tarfile
 import tomllib
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import hyperdyn_jax
 
 ROOT = Path(__file__).resolve().parents[1]
+# What needs an extra, and says which where it is asked for and missing.
+EXTRAS = {"google_crc32c", "mlflow", "tensorflow", "wandb"}
+IMPORTS = re.compile(r"(import_package|import_module|\b_import)$")  # by name
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +80,48 @@ def test_the_sdist_has_what_the_tests_and_the_docs_need(built):
     for name in ("train.py", "README.md", "LICENSE", "docs/conf.py", "launch/run.sh"):
         assert name in names
     assert "tests/test_package.py" in names
+
+
+def imported(file):
+    """The packages that a file imports, also by name."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module
+        elif isinstance(node, ast.Call) and IMPORTS.search(ast.unparse(node.func)):
+            yield from (a.value for a in node.args if isinstance(a, ast.Constant))
+
+
+def test_what_is_imported_is_installed_without_an_extra():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {canonicalize_name(Requirement(x).name) for x in project["dependencies"]}
+    files = [ROOT / "train.py", *(ROOT / "configs").glob("*.py")]
+    files += [*(ROOT / "hyperdyn_jax").rglob("*.py"), *(ROOT / "examples").glob("*.py")]
+    modules = {name.partition(".")[0] for file in files for name in imported(file)}
+    modules -= {*sys.stdlib_module_names, "hyperdyn_jax", *EXTRAS, "equinox"}
+    comes_from = metadata.packages_distributions()
+    missing = {
+        module
+        for module in modules
+        if not needed & set(map(canonicalize_name, comes_from.get(module, [module])))
+    }
+    assert missing == set()
+    assert {"PIL", "array_record", "grain", "tensorflow_datasets"} <= modules
+
+
+@pytest.mark.parametrize("system", ["linux", "darwin", "win32"])
+def test_only_what_a_system_has_is_asked_for(system):
+    """There is no array-record for Windows; the rest installs there."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    place = {"sys_platform": system, "python_version": "3.12"}
+    left_out = {
+        each.name
+        for each in map(Requirement, project["dependencies"])
+        if each.marker and not each.marker.evaluate(place)
+    }
+    windows = {"array-record"} if system == "win32" else set()
+    assert left_out == {"importlib_resources"} | windows
 
 
 def test_one_version_everywhere():
