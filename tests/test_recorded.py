@@ -1,0 +1,49 @@
+"""Decisions of recorded runs, made again from their scores on this Python and jax.
+
+Training rounds differently in every version of XLA, and a long run then goes another
+way; what the tuner makes of the same scores does not.
+"""
+
+import functools
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from hyperdyn_jax import host
+from hyperdyn_jax.config import make_tuner, read_json
+
+DIGITS = Path(__file__).parents[1] / "benchmarks" / "results" / "digits"
+STEPS_PER_EPOCH = 40  # 1,280 training digits in batches of 32
+
+
+@functools.cache
+def recorded(strategy, seed):
+    folder = DIGITS / strategy / f"seed{seed}"
+    rows = (folder / "decisions.jsonl").read_text().splitlines()
+    return read_json(folder / "config.json"), [json.loads(row) for row in rows]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("strategy", ["explore", "hyperdyn"])
+def test_the_same_scores_lead_to_the_same_decisions(strategy, seed):
+    config, rows = recorded(strategy, seed)
+    tuner = make_tuner(config, STEPS_PER_EPOCH)
+    key = jax.random.split(jax.random.key(seed), 3)[1]  # as `runs.keys`
+    state = tuner.init(host.key_data(key), rows[0]["score_before"])
+    for row in rows:
+        trials = tuner.ask(state)
+        for name in row["trials"][0]:
+            wanted = [setting[name] for setting in row["trials"]]
+            np.testing.assert_allclose(trials.hparams[name], wanted, rtol=1e-4)
+        # The same trials, to the bit, whatever the model rounded.
+        hparams = {
+            name: np.float32([setting[name] for setting in row["trials"]])
+            for name in row["trials"][0]
+        }
+        scores = [np.nan if score is None else score for score in row["scores"]]
+        trials = trials._replace(hparams=hparams)
+        state, decision = tuner.tell(state, trials, np.float32(scores))
+        assert decision.branch == row["branch"]
