@@ -221,9 +221,9 @@ def problems(path: Path, config: Row) -> list[str]:
     first = next(p for p in (path, *path.absolute().parents) if os.path.exists(p))
     if not (first.is_dir() and os.access(first, os.W_OK | os.X_OK)):
         return [f"{where} cannot be written: {first} is no writable folder"]
-    if not file.exists():
+    if not os.path.exists(file):
         parts = ["checkpoints", *(f"{log}.jsonl" for log in LOGS)]
-        found = [name for name in parts if (path / name).exists()]
+        found = [name for name in parts if os.path.exists(path / name)]
         return [f"{where} holds {name} but no {file.name}" for name in found]
     try:
         there = json.loads(file.read_text())

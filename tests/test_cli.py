@@ -9,11 +9,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
 
-from hyperdyn_jax import cli, config, loop, rundir, signals
+from hyperdyn_jax import (
+    Schedule,
+    cli,
+    config,
+    loop,
+    report,
+    rundir,
+    signals,
+    tune,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
@@ -453,6 +463,126 @@ def test_checkpoints_of_an_unknown_config_are_not_taken(tmp_path):
         (tmp_path / name).unlink()
     with pytest.raises(config.ConfigError, match=r"holds checkpoints but no config"):
         rundir.RunDirectory(tmp_path, settings())
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home"
+
+
+def test_home_is_written_as_a_tilde(tmp_path, monkeypatch, home):
+    monkeypatch.chdir(tmp_path)
+    (home / "x").write_text("")
+    for call in (loop.check, loop.train_and_evaluate):
+        with pytest.raises(config.ConfigError) as caught:
+            call(settings(), "~/x")
+        (line,) = caught.value.problems
+        assert (
+            line
+            == f"--workdir={home / 'x'} cannot be written: {home / 'x'} is no writable folder"
+        )
+    for change in (
+        {"fork": "~/run"},
+        {"strategy": "replay", "replay": {"run": "~/run"}},
+        {"dataset": "cifar10", "data_dir": "~/run"},
+    ):
+        with pytest.raises(config.ConfigError) as caught:
+            loop.check(settings() | change, None)
+        assert any(str(home / "run") in line for line in caught.value.problems)
+
+    def halve(w, hparams, steps):  # noqa: ARG001 (as `tune` calls it)
+        return w * 0.5
+
+    schedule, one = Schedule.constant(learning_rate=0.1), jax.random.key(0)
+    result = tune(
+        halve, lambda w: -abs(w), 1.0, schedule,
+        epochs=1, steps_per_epoch=1, key=one, workdir="~/tuned",
+    )  # fmt: skip
+    assert result.state == 0.5
+    assert (home / "tuned" / "metrics.jsonl").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+def test_a_home_that_there_is_not_is_a_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as without HOME
+    for call in (loop.check, loop.train_and_evaluate):
+        with pytest.raises(config.ConfigError) as caught:
+            call(settings(), "~/x")
+        assert caught.value.problems == ["--workdir=~/x: there is no such home folder"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_folder_may_be_written_in_several_ways(tmp_path, monkeypatch, home):
+    monkeypatch.chdir(tmp_path)
+    (home / "x").mkdir()
+    (tmp_path / "link").symlink_to(home)
+    run = tmp_path / "run"
+    rundir.RunDirectory(
+        run, settings() | {"fork": "home/x", "data_dir": "~/x"}
+    ).__exit__()
+    for name in (
+        "home/x/",
+        "link/x",
+        "~/x",
+        str(home / "x"),
+        "home/../home/x",
+        "./home/x",
+    ):
+        same = settings() | {"fork": name, "data_dir": name}
+        assert rundir.problems(run, same) == []
+    for other in ("home", "home/y", ""):
+        (line,) = rundir.problems(run, settings() | {"fork": other, "data_dir": "~/x"})
+        assert "config.fork is " in line
+
+
+def test_names_that_no_folder_can_have_are_a_line(tmp_path):
+    for name, why in {
+        "x" * 300: "File name too long",
+        "\udcff": "is no text in UTF-8",
+    }.items():
+        path = tmp_path / name
+        with pytest.raises(config.ConfigError) as caught:
+            rundir.RunDirectory(path, settings())
+        (line,) = caught.value.problems
+        assert why in line
+
+
+@pytest.mark.parametrize("cause", ["none", "file", "read-only"])
+def test_a_user_without_a_cache_is_told_so(tmp_path, monkeypatch, capsys, cause):
+    """A batch job's user often has no home, or one that cannot be written to."""
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    if cause == "none":
+        monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    else:
+        monkeypatch.setenv("HOME", str(tmp_path))
+    if cause == "file":
+        (tmp_path / ".cache").write_text("")
+    if cause == "read-only":
+        monkeypatch.setattr(os, "access", lambda *_: False)
+    try:
+        cli.keep_programs()
+        assert jax.config.jax_compilation_cache_dir is None
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("note: compiled programs are not kept: ")
+    assert len(err.splitlines()) == 1
+
+
+def test_a_report_that_cannot_be_written_does_not_fail_a_run(tmp_path, monkeypatch):
+    def write_report(_):
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr(report, "write_report", write_report)
+    told = loop._report(tmp_path)
+    assert "No usable temporary directory" in told
+    assert f"python -m hyperdyn_jax.report {tmp_path}" in told
 
 
 def test_a_directory_in_use_is_left_to_its_process(tmp_path):

@@ -174,8 +174,8 @@ def test_a_stopped_run_exits_with_0_and_goes_on(finished, environment, tmp_path)
     workdir = tmp_path / "stopped"
     stops = [
         ("compiling", signal.SIGTERM),
-        ("epoch 2/", signal.SIGINT),
-        ("epoch 5/", signal.SIGTERM),
+        ("epoch 2/", signal.SIGHUP),
+        ("epoch 5/", signal.SIGUSR1),
     ]
     for place, number in stops:
         process = subprocess.Popen(
