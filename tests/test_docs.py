@@ -15,6 +15,8 @@ import hyperdyn_jax
 from hyperdyn_jax import config, optimizers
 from hyperdyn_jax.datasets import DATASETS
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 

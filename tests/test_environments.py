@@ -15,6 +15,8 @@ import pytest
 import tfds_fixture
 from test_paper import write_run
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = "--config=characters --config.strategy=constant --config.epochs=1"
 SHORT += " --config.model.width=8 --config.batch_size=8192"

@@ -17,6 +17,8 @@ from run_state import state
 
 from hyperdyn_jax import cli, data, hosts, signals
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 HEARTBEAT = 5.0
 FLAGS = (

@@ -14,6 +14,8 @@ from absl import flags
 
 from hyperdyn_jax import cli
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = (
     "--config.strategy=cosine",

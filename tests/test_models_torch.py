@@ -16,6 +16,8 @@ else:
     torch = pytest.importorskip("torch", reason="needs pip install torch")
 from torch_networks import copied, randomize, torch_cifar, torch_imagenet
 
+pytestmark = pytest.mark.slow
+
 
 def torch_logits(network, images):
     with torch.no_grad():

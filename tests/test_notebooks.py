@@ -12,6 +12,8 @@ import nbformat
 import pytest
 import tfds_fixture
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 # Of each, the variables that make it small.
 SMALL = {

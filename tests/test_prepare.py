@@ -10,6 +10,8 @@ from array_record.python import array_record_module
 
 from hyperdyn_jax import cifar, prepare, records
 
+pytestmark = pytest.mark.slow
+
 # What TensorFlow 2.21's TFRecordWriter makes of b"abc" and b"".
 TFRECORD = bytes.fromhex(
     "0300000000000000b099490e6162636e57f121000000000000000029039807d8ea82a2"

@@ -13,6 +13,8 @@ from hyperdyn_jax import loop, replay
 from hyperdyn_jax.baselines import Replay
 from hyperdyn_jax.display import Display
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -26,6 +26,8 @@ from hyperdyn_jax import (
 )
 from hyperdyn_jax.display import Display
 
+pytestmark = pytest.mark.slow
+
 SIZE = 32  # pixels
 
 

@@ -11,6 +11,8 @@ from hyperdyn_jax.display import Display
 from hyperdyn_jax.space import LogUniform, SearchSpace, Uniform
 from hyperdyn_jax.strategies import STRATEGIES, Context
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 10  # an epoch
 # Optimizer steps in all for three epochs: the sum over decisions of branches x steps.

@@ -11,6 +11,8 @@ import pytest
 from hyperdyn_jax import signals, study
 from hyperdyn_jax.config import ConfigError
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = (
     "--config.epochs=2",
