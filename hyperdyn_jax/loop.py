@@ -424,7 +424,8 @@ def finish(trainer: Trainer, run: Run, last: Branch) -> tuple[Run, dict[str, Any
     test = trainer.evaluate(last.state, "test")
     results = {"test_accuracy": test.accuracy, "test_loss": test.loss}
     fallen = run.best_accuracy - last.validation.accuracy
-    if not run.best or fallen <= switch.smallest_gap(last.validation.count):
+    others, examples = max(1, run.epoch - 1), last.validation.count
+    if not run.best or fallen <= switch.smallest_gap(examples, comparisons=others):
         return run._replace(held=[last.state], best=[]), results
     best = trainer.evaluate(run.best[0], "test")
     results = {

@@ -84,7 +84,13 @@ def power(gap: float, deviation: float, pairs: int, level: float) -> float:
     return float(1.0 - special.nctdtr(pairs - 1, noncentrality, critical))
 
 
-def smallest_gap(examples: int, level: float = 0.05, differing: float = 0.2) -> float:
+def smallest_gap(
+    examples: int,
+    level: float = 0.05,
+    differing: float = 0.2,
+    *,
+    comparisons: int = 1,
+) -> float:
     """Gap of two accuracies that a validation split of this size can just tell.
 
     Networks that answer differently on a share of the examples differ in accuracy by
@@ -96,6 +102,9 @@ def smallest_gap(examples: int, level: float = 0.05, differing: float = 0.2) -> 
       level: one-sided.
       differing: share of the examples that are right in one of the two alone; 0.2 is
         usual for two runs of a small network.
+      comparisons: of how many gaps the largest is looked at. The best of many epochs
+        always looks better than the last, so each has its share of the level
+        (Bonferroni).
 
     Returns:
       Percentage points.
@@ -104,4 +113,5 @@ def smallest_gap(examples: int, level: float = 0.05, differing: float = 0.2) -> 
       >>> round(smallest_gap(10_000), 2)
       0.74
     """
-    return float(-special.ndtri(level) * 100 * math.sqrt(differing / examples))
+    deviations = -special.ndtri(level / comparisons)
+    return float(deviations * 100 * math.sqrt(differing / examples))
