@@ -51,23 +51,16 @@ class Display:
           images: trained on a second, in all branches.
         """
         decision = rows["decisions"]
-        last = str(self.epochs - 1)
-        number = f"epoch {decision['epoch']:>{len(last)}}/{last}"
         if "metrics" not in rows:
-            self.say(f"{number}  {_tried(decision)}")
+            self.say(line(decision, None, self.epochs))
             return
-        row = metrics[-1]
         recent = [r["seconds"] for r in metrics[-3:]]
         left = (self.epochs - len(metrics)) * sum(recent) / len(recent)
-        self.say(
-            f"{number}  loss {row['train_loss']:.4f}"
-            f"  validation {row['validation_accuracy']:.2f}%"
-            f"  {setting(row['hyperparams'])}  {why(decision)}"
-            f"  {images:,.0f} img/s  ETA {_clock(left)}"
-        )
+        told = line(decision, metrics[-1], self.epochs)
+        self.say(f"{told}  {images:,.0f} img/s  ETA {_clock(left)}")
         if self._status is not None:
             following = min(decision["epoch"] + 1, self.epochs - 1)
-            self._status.update(f"epoch {following}/{last}")
+            self._status.update(f"epoch {following}/{self.epochs - 1}")
 
     def summary(self, metrics: Sequence[Row], page: str) -> None:
         """The closing lines of a finished run, and where its report is."""
@@ -82,6 +75,27 @@ class Display:
             f"({total / step - 1:+.0%})\n"
             f"{page}"
         )
+
+
+def line(decision: Row, accepted: Row | None, epochs: int) -> str:
+    """What a decision was about, in a line.
+
+    Args:
+      decision: its row of decisions.jsonl.
+      accepted: its row of metrics.jsonl, None where the run stays where it was.
+      epochs: of the whole run.
+    """
+    last = str(epochs - 1)
+    number = f"epoch {decision['epoch']:>{len(last)}}/{last}"
+    if accepted is None:
+        return f"{number}  {_tried(decision)}"
+    loss, accuracy = accepted["train_loss"], accepted["validation_accuracy"]
+    parts = [] if loss is None else [f"loss {loss:.4f}"]
+    if accuracy is None:
+        parts.append(f"validation loss {accepted['validation_loss']:.6g}")
+    else:
+        parts.append(f"validation {accuracy:.2f}%")
+    return "  ".join([number, *parts, setting(accepted["hyperparams"]), why(decision)])
 
 
 def _of_epoch(last: Row) -> str:

@@ -4,9 +4,13 @@ import contextlib
 import errno
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+if sys.platform != "win32":
+    import fcntl
 
 # What a call fails with where a file system does not have it. Network file systems and
 # those of object stores refuse to sync a folder, for example.
@@ -73,6 +77,29 @@ def move(source: Path, target: Path) -> None:
             raise
         copy(source, target)
         shutil.rmtree(source)
+
+
+def lock(folder: Path) -> tuple[TextIO, bool]:
+    """Makes a folder this process's until the file is closed, however that ends.
+
+    Returns:
+      The file, and whether it is locked: not every file system can.
+
+    Raises:
+      BlockingIOError: another process has it.
+      OSError: the folder cannot be written.
+    """
+    file = (folder / ".lock").open("w")
+    if sys.platform == "win32":
+        return file, False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise
+    except OSError:
+        return file, False
+    return file, True
 
 
 def free(folder: Path) -> float:

@@ -52,6 +52,29 @@ def from_arrays(prefix: str, like: Any, arrays: Mapping[str, np.ndarray]) -> Any
     return jax.tree_util.tree_map_with_path(restored, like)
 
 
+def read_only(tree: Any) -> Any:
+    """The pytree with views of its NumPy arrays that cannot be written through."""
+
+    def view(leaf: Any) -> Any:
+        if not isinstance(leaf, np.ndarray):
+            return leaf
+        leaf = leaf.view()
+        leaf.flags.writeable = False
+        return leaf
+
+    return jax.tree.map(view, tree)
+
+
+def writeable(tree: Any) -> Any:
+    """The pytree with copies of those of its NumPy arrays that cannot be written to."""
+
+    def own(leaf: Any) -> Any:
+        locked = isinstance(leaf, np.ndarray) and not leaf.flags.writeable
+        return leaf.copy() if locked else leaf
+
+    return jax.tree.map(own, tree)
+
+
 def _raw(leaf: Any) -> Any:
     """A leaf, of a PRNG key its data."""
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):

@@ -1,6 +1,5 @@
 """The run directory: rows as they happen, checkpoints, and a resume that fits both."""
 
-import fcntl
 import functools
 import json
 import os
@@ -260,19 +259,13 @@ def _claim(path: Path, config: Row) -> tuple[TextIO, bool]:
         raise ConfigError(found)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = (path / ".lock").open("w")
+        lock, locked = files.lock(path)
+    except BlockingIOError:
+        message = f"--workdir={path} is in use by another process"
+        raise ConfigError([message]) from None
     except OSError as error:
         message = f"--workdir={path} cannot be written: {error.strerror}"
         raise ConfigError([message]) from None
-    locked = True
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        message = f"--workdir={path} is in use by another process"
-        raise ConfigError([message]) from None
-    except OSError:
-        locked = False
     replace_bytes(path / "config.json", dump_config(config).encode())
     return lock, locked
 

@@ -7,6 +7,7 @@ equal distances in the cube mean equally different settings.
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
@@ -231,8 +232,8 @@ class SearchSpace(Mapping[str, Axis]):
 
 def _check_bounds(axis: Axis) -> None:
     low, high, name = axis.low, axis.high, type(axis).__name__
-    for bound in (low, high):
-        if isinstance(bound, bool) or not isinstance(bound, int | float):
+    for end, bound in (("low", low), ("high", high)):
+        if isinstance(bound, bool) or not isinstance(bound, numbers.Real):
             raise ValueError(f"{name} bounds must be numbers, got {bound!r}")
         if not abs(bound) <= _LARGEST:
             raise ValueError(
@@ -243,6 +244,8 @@ def _check_bounds(axis: Axis) -> None:
                 f"{name} bounds must be zero or at least {_SMALLEST} in size, "
                 f"got {bound}"
             )
+        if isinstance(bound, np.generic):  # the axis is frozen, and so its own number
+            object.__setattr__(axis, end, bound.item())
     if low > high:
         raise ValueError(f"{name} bounds are reversed: low={low} > high={high}")
     first, last = _float32_bounds(axis)

@@ -11,6 +11,7 @@ import dataclasses
 import io
 import json
 import math
+import numbers
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hyperdyn_jax import averaging, files, jsonl, pytrees
+from hyperdyn_jax import averaging, display, files, jsonl, pytrees
 from hyperdyn_jax import trackers as tracking
 from hyperdyn_jax.baselines import Schedule, common
 from hyperdyn_jax.explore import ExploreThenCommit
@@ -30,16 +31,23 @@ from hyperdyn_jax.host import key_data
 from hyperdyn_jax.jsonl import Row
 from hyperdyn_jax.schedule import schedules, to_schedule
 from hyperdyn_jax.space import SearchSpace
-from hyperdyn_jax.types import Decision, DivergedError, Strategy, Trials
+from hyperdyn_jax.types import (
+    Decision,
+    DivergedError,
+    Strategy,
+    TooShortError,
+    Trials,
+)
 
 ATTEMPTS = 4  # decisions in a row in which everything diverges, before a run gives up
 PIECES = 16  # points of the path of a trial that are averaged, at most
 
 State = TypeVar("State")
 Setting = dict[str, np.float32]
+Base = float | Mapping[str, float | optax.Schedule] | Schedule | None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class TuneResult(Generic[State]):
     """What a tuned run ended with.
 
@@ -57,6 +65,31 @@ class TuneResult(Generic[State]):
     metrics: list[dict[str, Any]]
     decisions: list[dict[str, Any]]
 
+    def __repr__(self) -> str:
+        """In a line: the rows of a long run would fill the screen."""
+        return (
+            f"TuneResult(score={self.score:.6g}, best_epoch={self.best_epoch}, "
+            f"epochs={len(self.metrics)}, steps={self.metrics[-1]['step']}, "
+            f"total_steps={self.metrics[-1]['total_steps']})"
+        )
+
+    def summary(self) -> str:
+        """What a person wants to know of the run, in a few lines."""
+        step, total = (self.metrics[-1][name] for name in ("step", "total_steps"))
+        best = self.metrics[self.best_epoch]
+        tried = sum(len(row["trials"]) for row in self.decisions)
+        first, then = (
+            display.setting(row["hyperparams"]) for row in (self.metrics[0], best)
+        )
+        return (
+            f"score {self.score:.6g}, that of epoch {self.best_epoch} "
+            f"(0 to {len(self.metrics) - 1})\n"
+            f"{first} in the first epoch, {then} in that one\n"
+            f"{tried} trials in {len(self.decisions)} decisions\n"
+            f"{step:,} accepted steps, {total:,} total steps with every trial "
+            f"({total / step - 1:+.0%})"
+        )
+
     @property
     def schedule(self) -> dict[str, optax.Schedule]:
         """The accepted path: for every hyperparameter a function of the step."""
@@ -72,10 +105,11 @@ def tune(
     epochs: int,
     steps_per_epoch: int,
     key: jax.Array,
-    base: Mapping[str, float] | Schedule | None = None,
+    base: Base = None,
     workdir: str | Path | None = None,
     trackers: str = "",
     callback: Callable[[State, Row], Any] | None = None,
+    progress: bool = False,
 ) -> TuneResult[State]:
     """Trains any state while its hyperparameters are tuned.
 
@@ -119,14 +153,18 @@ def tune(
         epoch, and explore-then-commit's probes are 0.5% of all steps.
       key: a PRNG key (`jax.random.key(seed)`) for the tuner.
       base: with a search space, your own setting or schedule, which stays unless a
-        significance test says that another is better.
+        significance test says that another is better: a number where the space has one
+        axis; numbers by name, or Optax schedules, which count steps; or a `Schedule`,
+        which counts epochs.
       workdir: a directory to write metrics.jsonl, decisions.jsonl, schedule.json and
         the newest state to. The same call again goes on from there, and ends as it
-        would have ended; `python -m hyperdyn_jax.report` makes a page of it.
+        would have ended; `python -m hyperdyn_jax.report` makes a page of it. One
+        process at a time can have it.
       trackers: of 'tensorboard', 'wandb' and 'mlflow', those that every accepted epoch
         is sent to, separated by commas; they need a workdir.
       callback: `callback(state, row)` is told of every accepted epoch: the state that
         was scored, and its row of metrics.jsonl.
+      progress: whether every decision is printed, in a line.
 
     Returns:
       The last state or the best, its score, the rows, and the schedule that led to it.
@@ -146,6 +184,9 @@ def tune(
       >>> float(result.state) == (0.5 * 0.75 * 0.875) ** 4
       True
     """
+    common.check_whole("epochs", epochs, 1)
+    common.check_whole("steps_per_epoch", steps_per_epoch, 1)
+    epochs, steps_per_epoch = int(epochs), int(steps_per_epoch)
     strategy = _strategy(tuner, epochs, steps_per_epoch, base)
     loop = _Loop(strategy, train, evaluate, epochs, steps_per_epoch)
     about = _about(loop, key_data(key))
@@ -158,16 +199,19 @@ def tune(
         )
         run = store.load(strategy, key, loop.begin(state)) if store else None
         if run is None:
-            score = float(evaluate(state))
+            score = _number(evaluate(state))
             run = _Run([loop.begin(state)], strategy.init(key, score), score)
         while run.step < loop.accepted_steps(run):
             if run.attempts >= ATTEMPTS:
                 raise DivergedError(_diverged(run))
             accepted, run = run.epoch, loop.decide(run)
+            row = run.metrics[-1] if run.epoch > accepted else None
             if store:
                 store.save(run)
-            if callback and run.epoch > accepted:
-                callback(run.held[0].read_out(), run.metrics[-1])
+            if progress:
+                print(display.line(run.decisions[-1], row, loop.accepted_epochs(run)))
+            if callback and row:
+                callback(run.held[0].read_out(), row)
     return _result(run)
 
 
@@ -237,6 +281,10 @@ class _Loop(NamedTuple):
             return int(shortened(run.tuner))
         return self.epochs * self.steps_per_epoch
 
+    def accepted_epochs(self, run: _Run) -> int:
+        """Epochs of the accepted path, the last of which may be a part of one."""
+        return -(-self.accepted_steps(run) // self.steps_per_epoch)
+
     def begin(self, state: Any) -> _Held:
         """An untrained state."""
         held = _Held(state, None, 0)
@@ -293,9 +341,15 @@ class _Loop(NamedTuple):
 
     def _trained(self, held: _Held, setting: Setting, steps: range) -> _Held:
         """A state some steps on. steps: their numbers, which `train` sees."""
-        before = jax.tree.leaves(held.state)
-        state = self.train(held.state, setting, steps)
-        _check_pure(before, jax.tree.leaves(held.state), state)
+        given = pytrees.read_only(held.state)
+        before = jax.tree.leaves(given)
+        try:
+            state = self.train(given, setting, steps)
+        except ValueError as error:
+            if "read-only" in str(error):  # NumPy's word for an array of `given`
+                raise _impure("changes") from error
+            raise
+        _check_pure(before, jax.tree.leaves(given), state)
         step, average = held.step + len(steps), held.average
         if average is not None and self.averaging is not None:
             share = averaging.weight(self.averaging, step, len(steps))
@@ -303,7 +357,7 @@ class _Loop(NamedTuple):
         return _Held(state, average, step)
 
     def _score(self, held: _Held) -> float:
-        return float(self.evaluate(held.read_out()))
+        return _number(self.evaluate(held.read_out()))
 
     def _recorded(
         self,
@@ -346,6 +400,7 @@ def _result(run: _Run) -> TuneResult[Any]:
     """The run's end, or its best epoch where that scores better."""
     last = _Best(run.held[0].read_out(), run.score, run.epoch - 1)
     found = run.best if run.best and run.best.score > last.score else last
+    found = found._replace(state=pytrees.writeable(found.state))
     return TuneResult(*found, run.metrics, run.decisions)
 
 
@@ -379,25 +434,26 @@ def _diverged(run: _Run) -> str:
 
 
 def _strategy(
-    tuner: SearchSpace | Strategy,
-    epochs: int,
-    steps_per_epoch: int,
-    base: Mapping[str, float] | Schedule | None,
+    tuner: SearchSpace | Strategy, epochs: int, steps_per_epoch: int, base: Base
 ) -> Strategy:
     """The strategy of the arguments of `tune`, checked against the run's length."""
-    common.check_whole("epochs", epochs, 1)
-    common.check_whole("steps_per_epoch", steps_per_epoch, 1)
     if isinstance(tuner, SearchSpace):
-        if isinstance(base, Mapping):
-            base = Schedule.constant(**base)
-        if base is not None and set(base.hparams) != set(tuner):
-            raise ValueError(
-                f"base must have the search space's hyperparameters, "
-                f"{', '.join(tuner)}; got {', '.join(base.hparams)}"
+        schedule = _schedule(base, tuner, steps_per_epoch)
+        try:
+            return ExploreThenCommit(
+                tuner,
+                epochs,
+                steps_per_epoch,
+                base=schedule,
+                finalists=_finalists(epochs),
             )
-        return ExploreThenCommit(
-            tuner, epochs, steps_per_epoch, base=base, finalists=_finalists(epochs)
-        )
+        except TooShortError:
+            raise TooShortError(
+                f"{epochs} x {steps_per_epoch} steps are too few to explore within a "
+                f"fifth of them; give more epochs or steps_per_epoch, or in place of "
+                f"the space a strategy, such as Hyperdyn(space), or ExploreThenCommit("
+                f"space, {epochs}, {steps_per_epoch}, max_overhead=0.5)"
+            ) from None
     if not all(hasattr(tuner, name) for name in ("init", "ask", "tell", "metric")):
         raise ValueError(f"tuner must be a SearchSpace or a strategy, got {tuner!r}")
     if base is not None:
@@ -416,6 +472,59 @@ def _strategy(
     return tuner
 
 
+def _schedule(base: Base, space: SearchSpace, steps_per_epoch: int) -> Schedule | None:
+    """The base of the arguments of `tune`, its functions of the step as of the epoch.
+
+    Raises:
+      ValueError: it is no setting of the space.
+    """
+    if base is None:
+        return None
+    names = ", ".join(space)
+    if isinstance(base, numbers.Real) and len(space) == 1:
+        base = dict.fromkeys(space, base)
+    if isinstance(base, Mapping):
+        values: dict[str, Any] = {
+            name: _by_epoch(value, steps_per_epoch) if callable(value) else value
+            for name, value in base.items()
+        }
+        base = Schedule(values)
+    if not isinstance(base, Schedule):
+        raise ValueError(
+            f"base must be numbers or schedules by name, for {names}, or a Schedule; "
+            f"got {base!r}"
+        )
+    if set(base.hparams) != set(space):
+        raise ValueError(
+            f"base must have the search space's hyperparameters, {names}; "
+            f"got {', '.join(base.hparams)}"
+        )
+    return base
+
+
+def _by_epoch(
+    schedule: Callable[[float], Any], steps_per_epoch: int
+) -> Callable[[float], float]:
+    """An Optax schedule, which counts steps, as a function of the time in epochs."""
+    return lambda time: float(schedule(time * steps_per_epoch))
+
+
+def _number(score: Any) -> float:
+    """What `evaluate` returned, as a float.
+
+    Raises:
+      ValueError: it is not one number.
+    """
+    leaves = jax.tree.leaves(score)
+    if len(leaves) == 1 and leaves[0] is score and np.size(score) == 1:
+        found = np.asarray(jax.device_get(score))
+        if found.dtype.kind in "fiub" or jnp.issubdtype(found.dtype, jnp.floating):
+            return float(found.reshape(()))
+    raise ValueError(
+        f"evaluate must return one number, of which more is better, got {score!r:.100}"
+    )
+
+
 def _finalists(epochs: int) -> int:
     """Five, and so many that they take a fifth of the run at most."""
     return min(5, 1 + epochs // 5)
@@ -428,11 +537,15 @@ def _check_pure(before: list[Any], after: list[Any], new: Any) -> None:
     same = len(before) == len(after) and all(map(lambda a, b: a is b, before, after))
     gone = any(isinstance(x, jax.Array) and x.is_deleted() for x in before)
     if not same or gone:
-        what = "donates" if gone else "changes"
-        raise ValueError(
-            f"train {what} the state that it is given, from which other branches start "
-            f"too; return a new state instead"
-        )
+        raise _impure("donates" if gone else "changes")
+
+
+def _impure(what: str) -> ValueError:
+    return ValueError(
+        f"train {what} the state that it is given, from which other branches start "
+        f"too; let it begin with a copy, jax.tree.map(jnp.copy, state), of a Flax NNX "
+        f"module nnx.clone(module)"
+    )
 
 
 def _has_nan(state: Any) -> bool:
@@ -486,7 +599,15 @@ class _Store:
                 f"workdir={path} holds another run, see its {config.name}; give the "
                 f"same arguments, or another directory"
             )
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock, _ = files.lock(path)
+        except BlockingIOError:
+            raise ValueError(f"workdir={path} is in use by another process") from None
+        except OSError as error:
+            raise ValueError(
+                f"workdir={path} cannot be written: {error.strerror}; give another"
+            ) from None
         jsonl.replace_bytes(config, text.encode())
         self._trackers = tracking.Trackers(path, names, about)
         self._trackers.start()
@@ -496,6 +617,7 @@ class _Store:
 
     def __exit__(self, *_: object) -> None:
         self._trackers.close()
+        self._lock.close()
 
     def save(self, run: _Run) -> None:
         """Writes the run and its rows."""

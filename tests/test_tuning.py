@@ -12,6 +12,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from hyperdyn_jax import (
@@ -441,7 +442,7 @@ def test_report_makes_a_page_of_it(tmp_path, strategy):
     [
         ({"epochs": 0}, "epochs must be a whole number >= 1, got 0"),
         ({"steps_per_epoch": 2.5}, "steps_per_epoch must be a whole number"),
-        ({"epochs": 1, "steps_per_epoch": 9}, "is room for 1 steps of probes"),
+        ({"epochs": 1, "steps_per_epoch": 9}, "1 x 9 steps are too few"),
         ({"tuner": "adam"}, "tuner must be a SearchSpace or a strategy, got 'adam'"),
         ({"base": {"learning_rate": 9.0}}, "the space must hold the base's learning"),
         ({"base": {"momentum": 0.9}}, "base must have the search space's hyperparame"),
@@ -489,3 +490,169 @@ print([x for x in ("scipy.stats", "scipy.optimize", "matplotlib") if x in sys.mo
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def shrink(w, hparams, steps):
+    return w * (1 - hparams["learning_rate"]) ** len(steps)
+
+
+def minus(w):
+    return -float(abs(w)) - 1e-3
+
+
+SHORT = {"epochs": 10, "steps_per_epoch": 16, "key": KEY}
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        1e-3,
+        np.float32(1e-3),
+        {"learning_rate": np.float64(1e-3)},
+        Schedule.constant(learning_rate=1e-3),
+    ],
+    ids=["number", "float32", "mapping", "schedule"],
+)  # fmt: skip
+def test_arguments_are_taken_as_people_give_them(base, averaged):
+    size = {"epochs": np.int64(10), "steps_per_epoch": np.int32(16), "key": KEY}
+    space = SearchSpace(learning_rate=LogUniform(np.float64(1e-4), np.float64(1.5)))
+    loop = Loop()
+    result = tune(loop.train, loop.loss, START, space, base=base, **size)
+    wanted = averaged[1]
+    assert result.metrics[-1]["hyperparams"] == pytest.approx(
+        wanted.metrics[-1]["hyperparams"], rel=1e-5
+    )
+    assert result.metrics[-1]["total_steps"] == 160
+
+
+def test_a_schedule_of_optax_counts_steps():
+    """It ends at the end of the run, and not of as many epochs."""
+    steps = 10 * 16
+    base = {"learning_rate": optax.cosine_decay_schedule(0.1, steps)}
+    seen = []
+
+    def train(w, hparams, steps):
+        seen.append((steps.start, float(hparams["learning_rate"])))
+        return w  # nothing is better than anything
+
+    result = tune(train, lambda _: -1.0, START, SPACE, base=base, **SHORT)
+    rates = [row["hyperparams"]["learning_rate"] for row in result.metrics]
+    assert rates[0] > 0.095
+    assert rates[-1] < 0.02
+    assert rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"base": "0.1"}, "base must be numbers or schedules by name, for learning_r"),
+        ({"base": {"momentum": 0.9}}, "hyperparameters, learning_rate; got momentum"),
+        ({"base": [0.1]}, r"or a Schedule; got \[0.1\]"),
+        ({"epochs": 2.5}, "epochs must be a whole number >= 1, got 2.5"),
+        ({"epochs": 3, "steps_per_epoch": 2}, "3 x 2 steps are too few to explore"),
+    ],
+)  # fmt: skip
+def test_arguments_that_cannot_be_are_told_in_a_line(changes, message):
+    with pytest.raises(ValueError, match=message) as error:
+        tune(shrink, minus, START, SPACE, **{"base": 1e-3, **SHORT, **changes})
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_that_is_too_short_is_told_what_tune_can_be_given():
+    with pytest.raises(ValueError, match="too few") as error:
+        tune(
+            shrink, minus, START, SPACE, **{**SHORT, "epochs": 2, "steps_per_epoch": 2}
+        )
+    assert "probe" not in str(error.value)
+    for advice in ("epochs", "steps_per_epoch", "ExploreThenCommit(space, 2, 2"):
+        assert advice in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "score", [None, (0.1, 0.9), {"loss": 1.0}, "0.1", np.ones(3), jnp.ones((2, 2))]
+)
+def test_what_is_no_score_is_told(score):
+    with pytest.raises(ValueError, match="evaluate must return one number, of which"):
+        tune(shrink, lambda _: score, START, SPACE, **SHORT)
+
+
+@pytest.mark.parametrize("kind", [np.float32, jnp.float32, lambda x: jnp.bfloat16([x])])
+def test_scores_of_every_type_of_number_are_taken(kind):
+    halving = Schedule({"learning_rate": 0.5})
+    size = {"epochs": 1, "steps_per_epoch": 1, "key": KEY}
+    result = tune(shrink, lambda w: kind(-float(w)), 4.0, halving, **size)
+    assert result.score == -2.0
+
+
+def test_a_state_that_is_changed_in_place_is_told_how_to_copy_it():
+    def train(state, hparams, _):
+        state["w"] = state["w"] * (1 - hparams["learning_rate"])
+        return state
+
+    with pytest.raises(ValueError, match=r"jax\.tree\.map\(jnp\.copy.*nnx\.clone"):
+        tune(train, lambda s: minus(s["w"]), {"w": START}, SPACE, **SHORT)
+
+
+def test_an_array_that_is_changed_in_place_is_told_too():
+    """Its caller's array is as it was."""
+
+    def train(state, hparams, _):
+        state["w"] *= 1 - hparams["learning_rate"]
+        return state
+
+    start = {"w": np.full(3, START)}
+    with pytest.raises(ValueError, match=r"train changes the state.*jax\.tree\.map"):
+        tune(train, lambda s: minus(s["w"].sum()), start, SPACE, **SHORT)
+    np.testing.assert_array_equal(start["w"], np.full(3, START))
+
+
+def test_another_error_of_train_is_left_as_it_is():
+    def train(*_):
+        raise ValueError("of the caller")
+
+    with pytest.raises(ValueError, match=r"^of the caller$"):
+        tune(train, minus, START, SPACE, **SHORT)
+
+
+def test_the_arrays_of_the_result_can_be_written_to():
+    def train(state, hparams, steps):
+        return {**state, "w": shrink(state["w"], hparams, steps)}
+
+    start = {"w": np.full(3, START), "fixed": np.zeros(2)}
+    halving = Schedule({"learning_rate": 0.5})
+    size = {"epochs": 2, "steps_per_epoch": 1, "key": KEY}
+    result = tune(train, lambda s: minus(s["w"].sum()), start, halving, **size)
+    result.state["fixed"] += 1
+    np.testing.assert_array_equal(start["fixed"], 0)
+
+
+def test_a_workdir_is_one_process_s(tmp_path):
+    def inside(_, row):
+        if row["epoch"] == 0:
+            with pytest.raises(ValueError, match="is in use by another process"):
+                tune(shrink, minus, START, SPACE, workdir=tmp_path / "run", **SHORT)
+
+    tune(
+        shrink, minus, START, SPACE, workdir=tmp_path / "run", callback=inside, **SHORT
+    )
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"workdir=.*file cannot be written: "):
+        tune(shrink, minus, START, SPACE, workdir=tmp_path / "file", **SHORT)
+
+
+def test_it_speaks_when_it_is_asked_to(capsys, averaged):
+    result = averaged[1]
+    assert len(repr(result)) < 120
+    assert "total_steps=160" in repr(result)
+    assert "160 total steps with every trial" in result.summary()
+    assert all(len(line) <= 100 for line in result.summary().splitlines())
+    assert capsys.readouterr().out == ""
+    loop = Loop()
+    base = {"learning_rate": 1e-3}
+    spoken = tune(
+        loop.train, loop.loss, START, SPACE, base=base, progress=True, **SHORT
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(spoken.decisions) > len(spoken.metrics)
+    assert sum("validation loss" in line for line in lines) == len(spoken.metrics)
+    assert "probed lr 0.001" in lines[0]

@@ -1,6 +1,7 @@
 """What every baseline needs: its decisions in words, and checks of its settings."""
 
 import math
+import numbers
 from typing import Any
 
 import numpy as np
@@ -46,8 +47,10 @@ def check_start(score: float) -> np.float32:
 
 
 def check_whole(name: str, value: int, least: int) -> None:
-    """Raises ValueError unless the value is a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    """Raises ValueError unless the value is a whole number of at least `least`, of
+    Python's or of NumPy's."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or value < least:
         raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
 
 
@@ -58,7 +61,7 @@ def check_number(
 
     Bounds: which ends are among the valid values, as '()', '[)', '(]' or '[]'.
     """
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not number or not (
         (low <= value if bounds[0] == "[" else low < value)
         and (value <= high if bounds[1] == "]" else value < high)
