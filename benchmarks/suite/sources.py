@@ -33,7 +33,9 @@ def library_text(length: int, held_out: int = 256) -> Data:
     return Data(cut(texts[0], train), cut(texts[1], ends[1]), cut(texts[2], ends[2]))
 
 
-def cifar16(data_dir: str, sizes: tuple[int, int, int] = (20_000, 2_048, 4_096)) -> Data:
+def cifar16(
+    data_dir: str, sizes: tuple[int, int, int] = (20_000, 2_048, 4_096)
+) -> Data:
     """CIFAR-10 at 16x16 pixels in -1 to 1: f32[n, 16, 16, 3], i32[n]."""
     twin = cifar.cifar10_twin(data_dir, sizes=sizes)
 
