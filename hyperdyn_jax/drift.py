@@ -9,8 +9,8 @@ where e is the axis of the rate: the best rate drifts as the horizon to the powe
 minus delta. The last term leaves the level of every horizon open, so that only
 differences between arms at one horizon count. Drift, length scale and noise are
 integrated out over a grid, with priors from learning curves (`benchmarks/suite`), and
-the amplitude exactly; what is carried on of the drift is as much as the data say. Two
-models without a signal compete: independent noise, and noise that stays with an arm.
+the amplitude exactly; what is carried on of the drift is as much as the data say.
+Models without a signal compete, with noise that is independent or stays with an arm.
 
 In NumPy, as nothing here is worth compiling: n is at most 64.
 """
@@ -23,20 +23,20 @@ import threadpoolctl
 
 # Priors. Lengths are of the logarithm of the rate.
 DRIFTS = np.linspace(-0.4, 1.2, 9)
-DRIFT_PRIOR = (0.2, 0.25)  # mean, deviation
-LENGTHS = (1.0, 1.6, 2.6)
-LENGTH_PRIOR = (1.6, 0.5)  # median, deviation of the logarithm
+DRIFT_PRIOR = (0.25, 0.25)  # mean, deviation
+LENGTHS = (1.3, 2.1, 3.4)
+LENGTH_PRIOR = (2.1, 0.5)  # median, deviation of the logarithm
 NOISES = (0.01, 0.05, 0.25)  # variances as shares of the amplitude
 NOISE_PRIOR = (0.05, 1.5)
 AMPLITUDE_PRIOR = (2.0, 4.0)  # inverse gamma
-NO_SIGNAL = 0.5  # prior weight of the two models without one
-STAYING = 3.0  # of the second: how much of the noise stays with an arm
+STAYING = (0.0, 0.75)  # in each of the models: share of the noise that stays with an arm
 FORGETTING = 50.0  # beta of K2, of the logarithm of the horizon
 LEVEL_VARIANCE = 30.0  # of the level of a horizon
 SATURATION = 3.0  # scores further behind than this are all alike
 SAMPLES = 64
+CARRIED = 0.85  # of the drift, beyond the last horizon: it tends to slow down
 COMPONENTS = 24  # of the mixture, at most
-LEVEL = 0.05  # weight of the models without a signal at which a base may be left
+LEVEL = 0.1  # posterior weight of the models without a signal to leave a base at
 GRID, CLOUD = 64, 192  # places that are compared, on one axis and on several
 
 
@@ -75,6 +75,7 @@ def believe(
     points: np.ndarray,
     times: np.ndarray,
     scores: np.ndarray,
+    roots: np.ndarray,
     *,
     axis: int,
     spans: np.ndarray,
@@ -88,6 +89,7 @@ def believe(
       points: f[n, d] settings, a unit being a factor of e of the rate.
       times: f[n] logarithms of the horizon.
       scores: f[n], more is better; -inf where an arm diverged.
+      roots: i[n], which arm of the first round each goes back to.
       axis: which of the d is the rate.
       spans: f[d], points are from 0 to these.
       end: logarithm of the steps of the whole run.
@@ -96,10 +98,11 @@ def believe(
     """
     points, times, scores = (np.asarray(x, np.float64) for x in (points, times, scores))
     rng = np.random.default_rng(seed)
+    end = times.max() + CARRIED * (end - times.max())
     places = _places(spans, points, base)
     gains, unit = standardized(times, scores)
     with threadpoolctl.threadpool_limits(1, "blas"):
-        mixture = _mixture(points, times, gains, axis, end, places)
+        mixture = _mixture(points, times, gains, roots, axis, end, places)
         values = mixture.samples(rng)
     expected = mixture.weights @ mixture.means
     best = int(expected.argmax())
@@ -111,7 +114,7 @@ def believe(
         leaves = clear and ahead > 0.5
     return Belief(
         differ=bool(np.ptp(gains) > 0),
-        told_apart=bool(np.ptp(gains) > 0 and mixture.no_signal < 0.5),
+        told_apart=bool(np.ptp(gains) > 0 and mixture.alone < 0.5),
         best=places[best],
         leaves_base=leaves,
         places=places[values.argmax(1)],
@@ -148,6 +151,7 @@ class _Mixture(NamedTuple):
     drifts: f64[p].
     noise: f64[], standard deviation of a standardised score.
     no_signal: f64[], posterior weight of the models without a signal.
+    alone: f64[], of the one with independent noise.
     """
 
     weights: np.ndarray
@@ -156,6 +160,7 @@ class _Mixture(NamedTuple):
     drifts: np.ndarray
     noise: float
     no_signal: float
+    alone: float
 
     @property
     def draws(self) -> np.ndarray:
@@ -175,6 +180,7 @@ def _mixture(
     points: np.ndarray,
     times: np.ndarray,
     gains: np.ndarray,
+    roots: np.ndarray,
     axis: int,
     end: float,
     places: np.ndarray,
@@ -188,11 +194,10 @@ def _mixture(
     near = _matern52(_distances(moved, moved) / lengths)
     covariance = near * time + noises[:, None, None] * np.eye(count) + level
     evidence, inverse, squares = _evidence(covariance, gains)
-    blank = _evidence(_no_signals(points, times) + level, gains)[0]
-    log_blank = np.logaddexp.reduce(blank) + math.log(NO_SIGNAL / len(blank))
+    blank = _evidence(_no_signals(roots, times) + level, gains)[0]
     posterior = evidence + prior
-    log_signal = np.logaddexp.reduce(posterior) + math.log(1 - NO_SIGNAL)
-    no_signal = 1 / (1 + math.exp(min(log_signal - log_blank, 700.0)))
+    signal = np.logaddexp.reduce(posterior)
+    no_signal = _weight(np.logaddexp.reduce(blank) - math.log(len(blank)), signal)
 
     weights = np.exp(posterior - posterior.max())
     kept = np.argsort(-weights, kind="stable")[:COMPONENTS]
@@ -210,7 +215,13 @@ def _mixture(
     covariances = covariances + 1e-6 * np.eye(len(places))
     factors = np.linalg.cholesky(covariances) * np.sqrt(scales)[:, None, None]
     noise = math.sqrt(float(weights @ (noises[kept] * scales)))
-    return _Mixture(weights, means, factors, drifts[kept], noise, no_signal)
+    alone = _weight(blank[0], signal)
+    return _Mixture(weights, means, factors, drifts[kept], noise, no_signal, alone)
+
+
+def _weight(blank: float, signal: float) -> float:
+    """Posterior weight of a model without a signal, against those with one."""
+    return 1 / (1 + math.exp(min(signal - blank, 700.0)))
 
 
 def _components() -> tuple[np.ndarray, ...]:
@@ -225,12 +236,14 @@ def _components() -> tuple[np.ndarray, ...]:
     return log_prior - np.logaddexp.reduce(log_prior), drifts, lengths, noises
 
 
-def _no_signals(points: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Covariances of independent noise, and of noise that stays with an arm."""
-    alone = np.eye(len(points))
-    same = (_distances(points[None], points[None])[0] < 1e-6).astype(float)
+def _no_signals(roots: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Covariances of noise that is independent, or in part stays with an arm and what
+    goes on from its weights."""
+    same = (roots[:, None] == roots[None]).astype(float)
     staying = same * _time_kernel(times[:, None] - times[None])
-    return np.stack([alone, (alone + STAYING * staying) / (1 + STAYING)])
+    shares = np.array(STAYING)[:, None, None]
+    covariances: np.ndarray = shares * staying + (1 - shares) * np.eye(len(roots))
+    return covariances
 
 
 def _evidence(

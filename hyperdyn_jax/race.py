@@ -34,7 +34,7 @@ from hyperdyn_jax.types import Decision, Leaf, TooShortError, Trials, check_scor
 RACE, RUN = range(2)  # phases
 
 SPACING = math.log(3.2)  # between the first arms, as a logarithm of the rate
-CLOSE = math.log(2.2)  # between the arms of later rounds, at least
+CLOSE = math.log(2.8)  # between the arms of later rounds, at least
 SAME = 0.2  # settings that are nearer to each other than this are one arm
 FINALISTS = 3  # arms of the later rounds, beside the base
 ARMS = (3, 12)  # of the first round, fewest and most
@@ -60,8 +60,10 @@ class RaceState(NamedTuple):
     arms: f32[k, d] points of the unit cube that the coming round trains; NaN where
       there are fewer.
     parents: i32[k] the held state that each of them goes on from.
+    roots: i32[k] the arm of the first round that each goes back to.
     rounds: i32[], rounds so far that told the arms apart.
     data: scores of all arms; their epochs are logarithms of the horizon.
+    data_roots: i32[n], the roots of those arms.
     chosen: f32[d] the point that won; NaN before.
     kept: bool[], the base won.
     scale: f32[], what the chosen rate has been multiplied by since.
@@ -81,8 +83,10 @@ class RaceState(NamedTuple):
     offset: Leaf
     arms: Leaf
     parents: Leaf
+    roots: Leaf
     rounds: Leaf
     data: Observations
+    data_roots: Leaf
     chosen: Leaf
     kept: Leaf
     scale: Leaf
@@ -213,8 +217,10 @@ class Race:
             offset=np.int32(0),
             arms=np.full((ARMS[1] + 1, len(self.space)), unknown),
             parents=np.zeros(ARMS[1] + 1, np.int32),
+            roots=np.zeros(ARMS[1] + 1, np.int32),
             rounds=np.int32(0),
             data=Observations.empty(CAPACITY, len(self.space)),
+            data_roots=np.zeros(CAPACITY, np.int32),
             chosen=np.full(len(self.space), unknown),
             kept=np.bool_(False),
             scale=np.float32(1),
@@ -223,7 +229,7 @@ class Race:
             behind=np.int32(0),
             noise=np.float32(0),
         )
-        return self._with_arms(state, self._cover(state.key), {})
+        return self._with_arms(state, self._cover(state.key))
 
     def ask(self, state: RaceState) -> Trials:
         """The next stretch of every arm, or of the run."""
@@ -311,14 +317,20 @@ class Race:
         return None if self.base is None else self._anchor_point(self.anchor)
 
     def _with_arms(
-        self, state: RaceState, points: np.ndarray, parents: Mapping[int, int]
+        self,
+        state: RaceState,
+        points: np.ndarray,
+        parents: list[int] | None = None,
+        roots: list[int] | None = None,
     ) -> RaceState:
-        """The state with the arms of the coming round."""
-        arms, origins = np.full_like(state.arms, np.nan), np.zeros_like(state.parents)
-        arms[: len(points)] = points
-        for i, parent in parents.items():
-            origins[i] = parent
-        return state._replace(arms=arms, parents=origins)
+        """The state with the arms of the coming round, untrained ones by default."""
+        count, size = len(points), len(state.parents)
+        room = np.full((size - count, len(self.space)), np.nan, np.float32)
+        return state._replace(
+            arms=np.concatenate([np.float32(points), room]),
+            parents=_padded(parents or [0] * count, size),
+            roots=_padded(roots or list(range(count)), size),
+        )
 
     def _tell_round(
         self, state: RaceState, scores: np.ndarray
@@ -329,13 +341,14 @@ class Race:
         data = state.data.append(points, math.log(horizon), scores)
         state = state._replace(
             data=data,
+            data_roots=np.append(state.data_roots, state.roots[:count])[-CAPACITY:],
             spent=state.spent + np.int32(count * (horizon - before)),
             horizon=np.int32(horizon),
         )
         if not np.isfinite(scores).any():
             return self._all_diverged(state, scores)
         belief = self._believe(state)
-        if not belief.told_apart:
+        if not state.rounds and not belief.told_apart:
             return self._longer(state, belief, scores, horizon - before)
         rounds = state.rounds + np.int32(1)
         state = state._replace(rounds=rounds)
@@ -357,6 +370,7 @@ class Race:
             state.data.points[rows] * self._spans,
             state.data.epochs[rows],
             gains[rows],
+            state.data_roots[rows],
             axis=self._rate,
             spans=self._spans,
             end=math.log(self._length(state)),
@@ -405,8 +419,9 @@ class Race:
             if gaps.min() < SAME:
                 wanted[i] = points[origins[-1]]  # which has this setting, or nearly
         held = sorted(set(origins))
-        parents = {i: 1 + held.index(origin) for i, origin in enumerate(origins)}
-        state = self._with_arms(state, wanted, parents)
+        parents = [1 + held.index(origin) for origin in origins]
+        roots = [int(state.roots[origin]) for origin in origins]
+        state = self._with_arms(state, wanted, parents, roots)
         state = state._replace(following=np.int32(2 * state.horizon))
         # The untrained network stays the run until an arm has won.
         return state, common.stay(state.epoch, hold=[len(scores), *held])
@@ -432,9 +447,8 @@ class Race:
                     f"hparams, give more epochs, or a base to stay with"
                 )
             return self._choose(state, belief, scores, last)
-        state = self._with_arms(
-            state, state.arms[sound], {i: 1 + i for i in range(len(sound))}
-        )
+        parents, roots = list(range(1, 1 + len(sound))), state.roots[sound].tolist()
+        state = self._with_arms(state, state.arms[sound], parents, roots)
         state = state._replace(following=np.int32(2 * steps))
         return state, common.stay(state.epoch, hold=[count, *sound])
 
@@ -456,7 +470,7 @@ class Race:
         lower = points[:, self._rate] - math.log(100) / self._spans[self._rate]
         points[:, self._rate] = np.maximum(lower, 0)
         points = _distinct(points, self._spans)
-        state = self._with_arms(state, points, {})
+        state = self._with_arms(state, points)
         return state._replace(
             horizon=np.int32(0), following=np.int32(self.horizons[0])
         ), common.stay(state.epoch, hold=hold)
@@ -572,6 +586,10 @@ def wsd(share: float) -> float:
 
 def _count(state: RaceState) -> int:
     return int(np.isfinite(state.arms[:, 0]).sum())
+
+
+def _padded(values: list[int], size: int) -> np.ndarray:
+    return np.array(values + [0] * (size - len(values)), np.int32)
 
 
 def _distinct(points: np.ndarray, spans: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from scipy import interpolate
 CAP = 4.0  # losses are cut this many times the range of progress above the start
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Curves:
     """Losses of one workload.
 
@@ -96,9 +96,6 @@ class Curves:
         return interpolate.Akima1DInterpolator(
             np.log(self.grid), self.losses[shape, readout][row], extrapolate=True
         )
-
-    def __hash__(self) -> int:
-        return hash(self.name)
 
 
 def load(path: str | Path) -> Curves:
