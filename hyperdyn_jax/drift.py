@@ -23,7 +23,9 @@ import threadpoolctl
 
 # Priors. Lengths are of the logarithm of the rate.
 DRIFTS = np.linspace(-0.4, 1.2, 9)
-DRIFT_PRIOR = (0.25, 0.25)  # mean, deviation
+# Weight, mean and deviation: of most training, and of what is still warming up, where
+# the best rate is one over the horizon.
+DRIFT_PRIOR = ((0.7, 0.2, 0.2), (0.3, 1.0, 0.2))
 LENGTHS = (1.3, 2.1, 3.4)
 LENGTH_PRIOR = (2.1, 0.5)  # median, deviation of the logarithm
 NOISES = (0.01, 0.05, 0.25)  # variances as shares of the amplitude
@@ -228,9 +230,12 @@ def _components() -> tuple[np.ndarray, ...]:
     """Log prior weights, drifts, lengths and noises of the models with a signal."""
     grid = np.meshgrid(DRIFTS, LENGTHS, NOISES, indexing="ij")
     drifts, lengths, noises = (axis.ravel() for axis in grid)
-    log_prior = -0.5 * (
-        ((drifts - DRIFT_PRIOR[0]) / DRIFT_PRIOR[1]) ** 2
-        + (np.log(lengths / LENGTH_PRIOR[0]) / LENGTH_PRIOR[1]) ** 2
+    ordinary, warming = (
+        math.log(weight / deviation) - 0.5 * ((drifts - mean) / deviation) ** 2
+        for weight, mean, deviation in DRIFT_PRIOR
+    )
+    log_prior = np.logaddexp(ordinary, warming) - 0.5 * (
+        (np.log(lengths / LENGTH_PRIOR[0]) / LENGTH_PRIOR[1]) ** 2
         + (np.log(noises / NOISE_PRIOR[0]) / NOISE_PRIOR[1]) ** 2
     )
     return log_prior - np.logaddexp.reduce(log_prior), drifts, lengths, noises
