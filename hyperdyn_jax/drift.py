@@ -26,12 +26,15 @@ DRIFTS = np.linspace(-0.4, 1.2, 9)
 # Weight, mean and deviation: of most training, and of what is still warming up, where
 # the best rate is one over the horizon.
 DRIFT_PRIOR = ((0.7, 0.2, 0.2), (0.3, 1.0, 0.2))
-LENGTHS = (1.3, 2.1, 3.4)
-LENGTH_PRIOR = (2.1, 0.5)  # median, deviation of the logarithm
+LENGTHS = (1.0, 1.6, 2.6)
+LENGTH_PRIOR = (1.6, 0.5)  # median, deviation of the logarithm
 NOISES = (0.01, 0.05, 0.25)  # variances as shares of the amplitude
 NOISE_PRIOR = (0.05, 1.5)
 AMPLITUDE_PRIOR = (2.0, 4.0)  # inverse gamma
-STAYING = (0.0, 0.75)  # in each of the models: share of the noise that stays with an arm
+STAYING = (
+    0.0,
+    0.75,
+)  # in each of the models: share of the noise that stays with an arm
 FORGETTING = 50.0  # beta of K2, of the logarithm of the horizon
 LEVEL_VARIANCE = 30.0  # of the level of a horizon
 SATURATION = 3.0  # scores further behind than this are all alike
@@ -65,19 +68,17 @@ class Belief(NamedTuple):
     axis: int
     noise: float
 
-    def optimum(self, log_horizon: float) -> tuple[np.ndarray, float]:
-        """Between the best places at a horizon and at the end, f64[d]; and how unsure
-        that is along the rate."""
+    def optima(self, log_horizon: float) -> np.ndarray:
+        """Where samples have their best at another horizon, f64[s, d]."""
         places = self.places.copy()
-        places[:, self.axis] += 0.5 * self.drifts * (self.end - log_horizon)
-        return places.mean(0), 0.5 * float(places[:, self.axis].std())
+        places[:, self.axis] += self.drifts * (self.end - log_horizon)
+        return places
 
 
 def believe(
     points: np.ndarray,
     times: np.ndarray,
     scores: np.ndarray,
-    roots: np.ndarray,
     *,
     axis: int,
     spans: np.ndarray,
@@ -91,7 +92,6 @@ def believe(
       points: f[n, d] settings, a unit being a factor of e of the rate.
       times: f[n] logarithms of the horizon.
       scores: f[n], more is better; -inf where an arm diverged.
-      roots: i[n], which arm of the first round each goes back to.
       axis: which of the d is the rate.
       spans: f[d], points are from 0 to these.
       end: logarithm of the steps of the whole run.
@@ -104,7 +104,7 @@ def believe(
     places = _places(spans, points, base)
     gains, unit = standardized(times, scores)
     with threadpoolctl.threadpool_limits(1, "blas"):
-        mixture = _mixture(points, times, gains, roots, axis, end, places)
+        mixture = _mixture(points, times, gains, axis, end, places)
         values = mixture.samples(rng)
     expected = mixture.weights @ mixture.means
     best = int(expected.argmax())
@@ -182,7 +182,6 @@ def _mixture(
     points: np.ndarray,
     times: np.ndarray,
     gains: np.ndarray,
-    roots: np.ndarray,
     axis: int,
     end: float,
     places: np.ndarray,
@@ -196,7 +195,7 @@ def _mixture(
     near = _matern52(_distances(moved, moved) / lengths)
     covariance = near * time + noises[:, None, None] * np.eye(count) + level
     evidence, inverse, squares = _evidence(covariance, gains)
-    blank = _evidence(_no_signals(roots, times) + level, gains)[0]
+    blank = _evidence(_no_signals(points, times) + level, gains)[0]
     posterior = evidence + prior
     signal = np.logaddexp.reduce(posterior)
     no_signal = _weight(np.logaddexp.reduce(blank) - math.log(len(blank)), signal)
@@ -241,13 +240,12 @@ def _components() -> tuple[np.ndarray, ...]:
     return log_prior - np.logaddexp.reduce(log_prior), drifts, lengths, noises
 
 
-def _no_signals(roots: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Covariances of noise that is independent, or in part stays with an arm and what
-    goes on from its weights."""
-    same = (roots[:, None] == roots[None]).astype(float)
+def _no_signals(points: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Covariances of noise that is independent, or in part stays with an arm."""
+    same = (_distances(points[None], points[None])[0] < 1e-6).astype(float)
     staying = same * _time_kernel(times[:, None] - times[None])
     shares = np.array(STAYING)[:, None, None]
-    covariances: np.ndarray = shares * staying + (1 - shares) * np.eye(len(roots))
+    covariances: np.ndarray = shares * staying + (1 - shares) * np.eye(len(points))
     return covariances
 
 

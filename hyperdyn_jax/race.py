@@ -6,20 +6,21 @@ best rate drifts with the horizon nearly as a power of it. So every arm keeps it
 weights and trains on, and a Gaussian process over (log rate, log horizon) carries the
 drift that it sees on to the whole run, as far as it is sure of it (`drift`).
 
-  race  arms that cover the range, and the user's own setting; then, at horizons that
-        double, the rates that the model expects to end best, each from the weights of
-        the nearest arm. The user's own setting is in every round
-  run   the nearest arm goes on, for the steps that are left: held constant and cooled
-        down over the last fifth or, with a base that has a shape, in that shape
+  race  arms that cover the range, and the user's own setting; at horizons that grow,
+        those go on that the model needs to know better, and the user's own always. As
+        in any population, the run is the arm that leads
+  run   the arm nearest to what is expected to end best goes on with that, for the steps
+        that are left: held constant and cooled down over the last fifth or, with a base
+        that has a shape, in that shape
 
 Decisions are differences between arms in units of their noise: nothing depends on the
 unit or the sign of the scores, or on the score of the untrained network.
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -34,15 +35,18 @@ from hyperdyn_jax.types import Decision, Leaf, TooShortError, Trials, check_scor
 RACE, RUN = range(2)  # phases
 
 SPACING = math.log(3.2)  # between the first arms, as a logarithm of the rate
-CLOSE = math.log(2.8)  # between the arms of later rounds, at least
-SAME = 0.2  # settings that are nearer to each other than this are one arm
-FINALISTS = 3  # arms of the later rounds, beside the base
+HORIZONS = (1, 2, 4, 6)  # of the rounds, in those of the first
+KEPT = (4, 3, 3)  # arms that go on to the next round at most, the base among them
+NEEDED = 0.04  # share of what is expected to be best that an arm has to be next to
+SAME = 1e-4  # settings that are nearer to each other than this are one
 ARMS = (3, 12)  # of the first round, fewest and most
 FIRST = 0.01  # of the budget, trained by each arm of the first round
 LEAST = 10  # steps of the first round; fewer only where the budget has no room for them
-ROUNDS = 3  # of a race that can tell its arms apart from the start
+SHORTEST = 2  # steps of it that tell anything at all
 COOLDOWN = 0.2  # of the path
 CUT = 1 / 3  # of the rate, where a run has fallen behind
+PATIENCE = 2  # stretches behind the best before a run goes back to it
+SMALLEST = CUT**4  # what the rate is divided by at most
 CAPACITY = 64  # observations
 
 
@@ -53,17 +57,13 @@ class RaceState(NamedTuple):
     phase: i32[], RACE or RUN.
     epoch: i32[], accepted stretches of the run so far.
     spent: i32[], optimizer steps that are no part of the accepted path.
-    horizon: i32[], steps behind every arm.
-    following: i32[], the horizon of the round to come.
-    done: i32[], optimizer steps of the accepted path so far, from the last round on.
-    offset: i32[], those of the winner before its last round.
+    done: i32[], optimizer steps of the accepted path; in the race, behind every arm.
+    following: i32[], those after the round to come.
     arms: f32[k, d] points of the unit cube that the coming round trains; NaN where
       there are fewer.
     parents: i32[k] the held state that each of them goes on from.
-    roots: i32[k] the arm of the first round that each goes back to.
     rounds: i32[], rounds so far that told the arms apart.
     data: scores of all arms; their epochs are logarithms of the horizon.
-    data_roots: i32[n], the roots of those arms.
     chosen: f32[d] the point that won; NaN before.
     kept: bool[], the base won.
     scale: f32[], what the chosen rate has been multiplied by since.
@@ -77,16 +77,12 @@ class RaceState(NamedTuple):
     phase: Leaf
     epoch: Leaf
     spent: Leaf
-    horizon: Leaf
-    following: Leaf
     done: Leaf
-    offset: Leaf
+    following: Leaf
     arms: Leaf
     parents: Leaf
-    roots: Leaf
     rounds: Leaf
     data: Observations
-    data_roots: Leaf
     chosen: Leaf
     kept: Leaf
     scale: Leaf
@@ -149,10 +145,15 @@ class Race:
             common.check_number("averaging", self.averaging, 0, math.inf, "[)")
         if self.base is not None:
             self._check_base(self.base)
-        if self.allowance < ARMS[0]:
+        if self.metric not in ("loss", "accuracy"):
+            raise ValueError(
+                f"metric must be 'loss' or 'accuracy', got {self.metric!r}"
+            )
+        if self.horizons[0] < SHORTEST:
+            needed = SHORTEST * self._weight
             raise TooShortError(
-                f"max_overhead={self.max_overhead:g} of {self.budget} steps is room for "
-                f"{self.allowance} steps of trials, and a race takes {ARMS[0]} or more; "
+                f"max_overhead={self.max_overhead:g} of {self.budget} steps is room "
+                f"for {self.allowance} steps of trials, and a race takes {needed}; "
                 f"give more epochs or a larger max_overhead"
             )
 
@@ -167,7 +168,7 @@ class Race:
                     f"got {axis.low:g} to {axis.high:g}"
                 )
 
-    @property
+    @functools.cached_property
     def anchor(self) -> dict[str, np.float32]:
         """The base's setting, the largest value of each hyperparameter."""
         assert self.base is not None
@@ -189,16 +190,23 @@ class Race:
     def horizons(self) -> list[int]:
         """Steps behind every arm after each round, where the first can tell them
         apart."""
-        later = FINALISTS + (self.base is not None)
-        # A round of all arms, two of the finalists of once and twice the length; the
-        # winner's last round is a part of the run.
-        room = max(1, self.allowance // (self._first_arms + 3 * later - 2))
+        room = int(self.allowance / self._weight)
         first = max(round(FIRST * self.budget), LEAST)
-        return [min(first, room) * 2**i for i in range(ROUNDS)]
+        return [min(first, room) * times for times in HORIZONS]
+
+    @property
+    def _weight(self) -> int:
+        """Steps of all rounds less those of the winner, in those of the first round."""
+        arms = (self._first_arms, *KEPT)
+        lengths = np.diff((0, *HORIZONS))
+        return sum(
+            (min(count, arms[0]) - 1) * int(length)
+            for count, length in zip(arms, lengths, strict=True)
+        )
 
     def accepted_steps(self, state: RaceState) -> int:
-        """Optimizer steps of the accepted path from the winner's last round on, if
-        nothing diverges any more."""
+        """Optimizer steps of the accepted path, if there are no more rounds and nothing
+        diverges."""
         return self.budget - int(state.spent)
 
     def init(self, key: jax.Array, score: float) -> RaceState:
@@ -211,16 +219,12 @@ class Race:
             phase=np.int32(RACE),
             epoch=np.int32(0),
             spent=np.int32(0),
-            horizon=np.int32(0),
-            following=np.int32(self.horizons[0]),
             done=np.int32(0),
-            offset=np.int32(0),
+            following=np.int32(self.horizons[0]),
             arms=np.full((ARMS[1] + 1, len(self.space)), unknown),
             parents=np.zeros(ARMS[1] + 1, np.int32),
-            roots=np.zeros(ARMS[1] + 1, np.int32),
             rounds=np.int32(0),
             data=Observations.empty(CAPACITY, len(self.space)),
-            data_roots=np.zeros(CAPACITY, np.int32),
             chosen=np.full(len(self.space), unknown),
             kept=np.bool_(False),
             scale=np.float32(1),
@@ -236,10 +240,10 @@ class Race:
         if state.phase == RUN:
             return self._stretch(state)
         count = _count(state)
-        steps = int(state.following - state.horizon)
-        middle = int(state.horizon) + steps / 2
+        steps = int(state.following - state.done)
+        middle = int(state.done) + steps / 2
         settings = [
-            self._setting(point, middle / self._length(state))
+            self._setting(point, middle / self.accepted_steps(state))
             for point in state.arms[:count]
         ]
         trials = Trials.of(_stack(settings))
@@ -274,7 +278,7 @@ class Race:
         names = list(self.space)
         return names.index("learning_rate") if "learning_rate" in names else 0
 
-    @property
+    @functools.cached_property
     def _spans(self) -> np.ndarray:
         """Length of every axis: of a logarithmic one that of its logarithm."""
         return np.array(
@@ -289,8 +293,8 @@ class Race:
         """Arms that cover the space, with the base among them where there is one."""
         least, most = ARMS
         wanted = round(self._spans[self._rate] / SPACING) + 2 * (len(self.space) - 1)
-        room = self.allowance // (2 * min(LEAST, max(1, self.allowance // 6)))
-        return max(least, min(wanted, most, room))
+        # So that half of the allowance is enough for a few steps of each.
+        return max(least, min(wanted, most, self.allowance // 8))
 
     def _cover(self, key: np.ndarray) -> np.ndarray:
         """The first arms, f32[m, d]: evenly over the space, from the base or shifted at
@@ -305,62 +309,59 @@ class Race:
                 root = (1 + root) ** (1 / (axes + 1))
             places = index * root ** -np.arange(1.0, axes + 1)
         shift = _uniform(key, axes) / (count if axes == 1 else 1)
-        if self.base is not None:
-            shift = self._anchor_point(self.anchor)
-        return np.float32((places + shift) % 1.0)
+        if self._base is not None:
+            shift = self._base
+        return np.asarray((places + shift) % 1.0, np.float32)
 
-    def _anchor_point(self, setting: Mapping[str, Any]) -> np.ndarray:
-        columns = {name: np.float32([setting[name]]) for name in self.space}
-        return np.float32(host.to_unit(self, columns)[0])
-
-    def _base_point(self) -> np.ndarray | None:
-        return None if self.base is None else self._anchor_point(self.anchor)
+    @functools.cached_property
+    def _base(self) -> np.ndarray | None:
+        """The base's point of the unit cube, f32[d]."""
+        if self.base is None:
+            return None
+        columns = {name: np.array([x], np.float32) for name, x in self.anchor.items()}
+        return np.asarray(host.to_unit(self, columns)[0], np.float32)
 
     def _with_arms(
-        self,
-        state: RaceState,
-        points: np.ndarray,
-        parents: list[int] | None = None,
-        roots: list[int] | None = None,
+        self, state: RaceState, points: np.ndarray, parents: np.ndarray | None = None
     ) -> RaceState:
-        """The state with the arms of the coming round, untrained ones by default."""
-        count, size = len(points), len(state.parents)
-        room = np.full((size - count, len(self.space)), np.nan, np.float32)
+        """The state with the arms of the coming round, from the run by default."""
+        room = len(state.arms) - len(points)
+        if parents is None:
+            parents = np.zeros(len(points), np.int32)
+        unknown = np.full((room, len(self.space)), np.nan, np.float32)
         return state._replace(
-            arms=np.concatenate([np.float32(points), room]),
-            parents=_padded(parents or [0] * count, size),
-            roots=_padded(roots or list(range(count)), size),
+            arms=np.concatenate([np.asarray(points, np.float32), unknown]),
+            parents=np.append(parents, np.zeros(room)).astype(np.int32),
         )
 
     def _tell_round(
         self, state: RaceState, scores: np.ndarray
     ) -> tuple[RaceState, Decision]:
-        count, before = _count(state), int(state.horizon)
-        horizon = int(state.following)
+        count, steps = len(scores), int(state.following - state.done)
         points = state.arms[:count]
-        data = state.data.append(points, math.log(horizon), scores)
-        state = state._replace(
-            data=data,
-            data_roots=np.append(state.data_roots, state.roots[:count])[-CAPACITY:],
-            spent=state.spent + np.int32(count * (horizon - before)),
-            horizon=np.int32(horizon),
-        )
+        time = math.log(int(state.following))
+        state = state._replace(data=state.data.append(points, time, scores))
         if not np.isfinite(scores).any():
-            return self._all_diverged(state, scores)
+            return self._all_diverged(state, count, steps)
+        state = state._replace(
+            spent=state.spent + np.int32((count - 1) * steps), done=state.following
+        )
         belief = self._believe(state)
-        if not state.rounds and not belief.told_apart:
-            return self._longer(state, belief, scores, horizon - before)
-        rounds = state.rounds + np.int32(1)
-        state = state._replace(rounds=rounds)
-        if rounds >= ROUNDS:
-            return self._choose(state, belief, scores, horizon - before)
-        wanted = self._finalists(belief, 2 * horizon)
-        if not self._room(state, len(wanted), horizon):
-            return self._choose(state, belief, scores, horizon - before)
-        return self._next_round(state, wanted, points, scores)
+        rounds = int(state.rounds)
+        if not rounds and not belief.told_apart:
+            return self._longer(state, belief, scores)
+        state = state._replace(rounds=np.int32(rounds + 1))
+        if rounds + 1 == len(HORIZONS):
+            return self._choose(state, belief, scores)
+        growth = HORIZONS[rounds + 1] / HORIZONS[rounds]
+        following = round(int(state.done) * growth)
+        kept = self._survivors(state, belief, scores, following, KEPT[rounds])
+        if not self._room(state, len(kept), following - int(state.done)):
+            return self._choose(state, belief, scores)
+        return self._go_on(state, scores, kept, following)
 
     def _room(self, state: RaceState, count: int, steps: int) -> bool:
-        """Whether there is room for a round, the winner's part of which is the run's."""
+        """Whether there is room for a round; one arm of it is the run's."""
         return int(state.spent) + (count - 1) * steps <= self.allowance
 
     def _believe(self, state: RaceState) -> drift.Belief:
@@ -370,147 +371,126 @@ class Race:
             state.data.points[rows] * self._spans,
             state.data.epochs[rows],
             gains[rows],
-            state.data_roots[rows],
             axis=self._rate,
             spans=self._spans,
-            end=math.log(self._length(state)),
-            base=None if self.base is None else self._base_point() * self._spans,
+            end=math.log(self.accepted_steps(state)),
+            base=None if self._base is None else self._base * self._spans,
             seed=int(state.key.ravel()[-1]),
         )
-
-    def _finalists(self, belief: drift.Belief, horizon: int) -> np.ndarray:
-        """Rates around those that are expected to end best, and the base: f32[n, d].
-
-        As far apart as the model is unsure, and between what is best at the horizon of
-        the round and what is expected to be at the end.
-        """
-        centre, spread = belief.optimum(math.log(horizon))
-        steps = (np.arange(FINALISTS) - (FINALISTS - 1) / 2) * max(CLOSE, spread)
-        wanted = np.tile(centre, (FINALISTS, 1))
-        wanted[:, self._rate] += steps
-        points = np.clip(wanted / self._spans, 0, 1).astype(np.float32)
-        base = self._base_point()
-        if base is None:
-            return _distinct(points, self._spans)
-        gaps = self._gaps(points, base)
-        nearest = int(np.argmin(gaps))
-        if gaps[nearest] < CLOSE / 2:
-            points[nearest] = base
-            return _distinct(points, self._spans)
-        return _distinct(np.concatenate([base[None], points]), self._spans)
 
     def _gaps(self, points: np.ndarray, point: np.ndarray) -> np.ndarray:
         gaps: np.ndarray = np.linalg.norm((points - point) * self._spans, axis=1)
         return gaps
 
-    def _next_round(
+    def _is_base(self, points: np.ndarray) -> np.ndarray:
+        """Which of the arms is the user's own: bool[k]."""
+        if self._base is None:
+            return np.zeros(len(points), bool)
+        return self._gaps(points, self._base) < SAME
+
+    def _survivors(
         self,
         state: RaceState,
-        wanted: np.ndarray,
-        points: np.ndarray,
+        belief: drift.Belief,
         scores: np.ndarray,
-    ) -> tuple[RaceState, Decision]:
-        """Every arm goes on from the nearest one that has not diverged."""
+        following: int,
+        most: int,
+    ) -> np.ndarray:
+        """Arms that go on: those between which the best at the next horizon is expected
+        to lie, and the base."""
         sound = np.flatnonzero(np.isfinite(scores))
-        origins = []
-        for i, point in enumerate(wanted):
-            gaps = self._gaps(points[sound], point)
-            origins.append(int(sound[np.argmin(gaps)]))
-            if gaps.min() < SAME:
-                wanted[i] = points[origins[-1]]  # which has this setting, or nearly
-        held = sorted(set(origins))
-        parents = [1 + held.index(origin) for origin in origins]
-        roots = [int(state.roots[origin]) for origin in origins]
-        state = self._with_arms(state, wanted, parents, roots)
-        state = state._replace(following=np.int32(2 * state.horizon))
-        # The untrained network stays the run until an arm has won.
-        return state, common.stay(state.epoch, hold=[len(scores), *held])
+        points = state.arms[sound]
+        wanted = belief.optima(math.log(following)) / self._spans
+        shares = np.zeros(len(sound))
+        for place in wanted:
+            near = np.argsort(self._gaps(points, place), stable=True)[:2]
+            shares[near] += (0.6, 0.4)[: len(near)]
+        shares /= len(wanted)
+        shares[self._is_base(points)] = 2  # before all others
+        order = np.argsort(-shares, stable=True)[:most]
+        needed = order[(shares[order] >= NEEDED) | (np.arange(len(order)) < 2)]
+        return sound[np.sort(needed)]
+
+    def _go_on(
+        self, state: RaceState, scores: np.ndarray, kept: np.ndarray, following: int
+    ) -> tuple[RaceState, Decision]:
+        """Another round of some arms. The one that leads is the run until then."""
+        leader = kept[np.argmax(scores[kept])]
+        held = [leader, *(arm for arm in kept if arm != leader)]
+        state = self._with_arms(state, state.arms[held], np.arange(len(held)))
+        decision = common.accept(state.epoch, leader, hold=held)
+        return state._replace(
+            epoch=state.epoch + np.int32(1), following=np.int32(following)
+        ), decision
 
     def _longer(
-        self, state: RaceState, belief: drift.Belief, scores: np.ndarray, last: int
+        self, state: RaceState, belief: drift.Belief, scores: np.ndarray
     ) -> tuple[RaceState, Decision]:
-        """The same arms for twice as long, as they differ by no more than noise."""
-        count = len(scores)
-        sound = np.flatnonzero(np.isfinite(scores))
-        steps = int(state.horizon)
-        # Where there is no room for all of them, every second one.
-        while len(sound) > 2 and not self._room(state, len(sound), steps):
-            kept = self._thinned(state, sound)
-            if len(kept) == len(sound):
-                break
-            sound = kept
-        if not self._room(state, len(sound), steps) or len(sound) < 2:
-            if self.base is None:
-                raise CannotTellError(
-                    f"{count} settings of {', '.join(self.space)} score alike after "
-                    f"{steps} steps each, so none can be chosen: check that train uses "
-                    f"hparams, give more epochs, or a base to stay with"
-                )
-            return self._choose(state, belief, scores, last)
-        parents, roots = list(range(1, 1 + len(sound))), state.roots[sound].tolist()
-        state = self._with_arms(state, state.arms[sound], parents, roots)
-        state = state._replace(following=np.int32(2 * steps))
-        return state, common.stay(state.epoch, hold=[count, *sound])
+        """The same arms for twice as long, as they differ by no more than noise; where
+        there is no room for all of them, every second one."""
+        sound, steps = np.flatnonzero(np.isfinite(scores)), int(state.done)
+        while len(sound) > ARMS[0] and not self._room(state, len(sound), steps):
+            sound = self._thinned(state, sound)
+        if len(sound) < ARMS[0] or not self._room(state, len(sound), steps):
+            if self.base is not None:
+                return self._choose(state, belief, scores)
+            raise CannotTellError(
+                f"{len(scores)} settings of {', '.join(self.space)} score alike after "
+                f"{steps} steps each, so none can be chosen: check that train uses "
+                f"hparams, give more epochs, or a base to stay with"
+            )
+        if not belief.differ:  # which says nothing of what the longer trials will see
+            state = state._replace(data=Observations.empty(CAPACITY, len(self.space)))
+        return self._go_on(state, scores, sound, 2 * steps)
 
     def _thinned(self, state: RaceState, sound: np.ndarray) -> np.ndarray:
         """Every second arm along the rate, the base always."""
         order = sound[np.argsort(state.arms[sound, self._rate])]
-        base, start = self._base_point(), 0
-        if base is not None:
-            start = int(np.argmin(self._gaps(state.arms[order], base))) % 2
+        start = int(np.argmax(self._is_base(state.arms[order]))) % 2
         return np.sort(order[start::2])
 
     def _all_diverged(
-        self, state: RaceState, scores: np.ndarray
+        self, state: RaceState, count: int, steps: int
     ) -> tuple[RaceState, Decision]:
-        """The same round from the untrained network, at rates a hundred times smaller
-        as far as the space has them."""
-        hold = [len(scores)]
-        points = state.arms[: len(scores)].copy()
+        """The same round again from where the run is, at rates a hundred times smaller
+        as far as the space has them; of as many arms as there is room for, those with
+        the smallest."""
+        state = state._replace(spent=state.spent + np.int32(count * steps))
+        points = state.arms[:count].copy()
         lower = points[:, self._rate] - math.log(100) / self._spans[self._rate]
         points[:, self._rate] = np.maximum(lower, 0)
-        points = _distinct(points, self._spans)
-        state = self._with_arms(state, points)
-        return state._replace(
-            horizon=np.int32(0), following=np.int32(self.horizons[0])
-        ), common.stay(state.epoch, hold=hold)
+        points = points[np.argsort(points[:, self._rate], stable=True)]
+        room = 1 + max(0, self.allowance - int(state.spent)) // steps
+        state = self._with_arms(state, _distinct(points, self._spans)[:room])
+        return state, common.stay(state.epoch, hold=[count])
 
     def _choose(
-        self, state: RaceState, belief: drift.Belief, scores: np.ndarray, last: int
+        self, state: RaceState, belief: drift.Belief, scores: np.ndarray
     ) -> tuple[RaceState, Decision]:
-        """The winner, and the arm whose weights it goes on from."""
-        points, base = state.arms[: len(scores)], self._base_point()
+        """What the run goes on with, and the arm whose weights it goes on from."""
+        points, base = state.arms[: len(scores)], self._base
         kept = base is not None and not belief.leaves_base
         chosen = base if kept else np.clip(belief.best / self._spans, 0, 1)
-        chosen = np.float32(chosen)
+        chosen = np.asarray(chosen, np.float32)
         sound = np.flatnonzero(np.isfinite(scores))
         arm = int(sound[np.argmin(self._gaps(points[sound], chosen))])
+        decision = common.accept(state.epoch, arm, hold=[arm, arm], kept=kept)
         state = state._replace(
             phase=np.int32(RUN),
-            epoch=np.int32(1),
-            spent=state.spent - np.int32(last),
-            done=np.int32(last),
-            offset=state.horizon - np.int32(last),
+            epoch=state.epoch + np.int32(1),
             chosen=chosen,
             kept=np.bool_(kept),
             first=scores[arm],
             best=scores[arm],
             noise=np.float32(belief.noise),
         )
-        # What the run goes on from, and the best of it so far: the same for now.
-        return state, common.accept(0, arm, hold=[arm, arm], kept=kept)
+        return state, decision  # held twice: the run, and the best of it so far
 
     # The run.
 
-    def _length(self, state: RaceState) -> int:
-        """Steps of the whole path, those in the race with them."""
-        if state.phase == RACE:
-            return self.budget - self.allowance // 2
-        return self.accepted_steps(state) + int(state.offset)
-
     def _setting(self, point: np.ndarray, share: float) -> dict[str, float]:
         """The hyperparameters at a share of the path, of an arm or of the run."""
-        columns = host.from_unit(self, np.float32(point)[None])
+        columns = host.from_unit(self, point[None])
         setting = {name: float(values[0]) for name, values in columns.items()}
         rate = list(self.space)[self._rate]
         if self.base is None:
@@ -521,7 +501,7 @@ class Race:
         factor = setting[rate] / float(self.anchor[rate])
         return played | setting | {rate: played[rate] * factor}
 
-    @property
+    @functools.cached_property
     def _is_flat(self) -> bool:
         """Whether the base's rate stays what it is for the whole run."""
         assert self.base is not None
@@ -531,9 +511,8 @@ class Race:
 
     def _stretch(self, state: RaceState) -> Trials:
         """An epoch of the run, less where its rate changes fast."""
-        length, left = self._length(state), self.accepted_steps(state) - int(state.done)
-        at = int(state.offset) + int(state.done)
-        steps = min(self.steps_per_epoch, left)
+        length, at = self.accepted_steps(state), int(state.done)
+        steps = min(self.steps_per_epoch, length - at)
         begin = math.ceil((1 - COOLDOWN) * length)
         if at < begin:
             steps = min(steps, begin - at)
@@ -575,10 +554,6 @@ class Race:
         )
 
 
-PATIENCE = 2  # stretches behind the best before a run goes back to it
-SMALLEST = CUT**4  # what the rate is divided by at most
-
-
 def wsd(share: float) -> float:
     """Constant, then 1 - sqrt over the last fifth (Haegele et al. 2024, 2405.18392)."""
     return 1 - math.sqrt(max(0.0, share - (1 - COOLDOWN)) / COOLDOWN)
@@ -586,10 +561,6 @@ def wsd(share: float) -> float:
 
 def _count(state: RaceState) -> int:
     return int(np.isfinite(state.arms[:, 0]).sum())
-
-
-def _padded(values: list[int], size: int) -> np.ndarray:
-    return np.array(values + [0] * (size - len(values)), np.int32)
 
 
 def _distinct(points: np.ndarray, spans: np.ndarray) -> np.ndarray:
@@ -610,5 +581,6 @@ def _stack(settings: list[dict[str, float]]) -> dict[str, np.ndarray]:
 
 def _uniform(key: np.ndarray, count: int) -> np.ndarray:
     with host.on_host():
-        draw = jax.random.uniform(host.stream(key, 1), (count,), np.float32)
+        stream = host.stream(jax.numpy.asarray(key), 1)
+        draw = jax.random.uniform(stream, (count,), np.float32)
         return np.asarray(draw)
