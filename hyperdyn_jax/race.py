@@ -348,7 +348,8 @@ class Race:
         )
         belief = self._believe(state)
         rounds = int(state.rounds)
-        if not rounds and not belief.told_apart:
+        alike = not belief.told_apart and np.isfinite(scores).sum() >= ARMS[0]
+        if not rounds and alike:
             return self._longer(state, belief, scores)
         state = state._replace(rounds=np.int32(rounds + 1))
         if rounds + 1 == len(HORIZONS):

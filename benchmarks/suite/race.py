@@ -48,7 +48,7 @@ def row(
         key=jax.random.key(key),
         base=schedule if old else None,
     )
-    first, last = result.metrics[0], result.metrics[-1]
+    middle, last = result.metrics[len(result.metrics) // 2], result.metrics[-1]
     return {
         "workload": work.name,
         "strategy": "explore" if old else "race",
@@ -57,8 +57,7 @@ def row(
         "ratio": curves.ratio(-result.score),
         "loss": -result.score,
         "test": work.test(result.state),
-        "rate": first["hyperparams"]["learning_rate"],
-        "then": result.metrics[1]["hyperparams"]["learning_rate"],
+        "rate": middle["hyperparams"]["learning_rate"],
         "total_steps": last["total_steps"],
         "accepted_steps": last["step"],
         "best_epoch": result.best_epoch,
@@ -90,7 +89,7 @@ def main() -> None:
                 with options.out.open("a") as file:
                     file.write(json.dumps(found) + "\n")
                 print(
-                    f"{name} {kind}: {found['ratio']:.3f} at {found['then']:.3g}, "
+                    f"{name} {kind}: {found['ratio']:.3f} at {found['rate']:.3g}, "
                     f"{found['total_steps']} steps, path {found['accepted_steps']}, "
                     f"best {found['best_epoch']} of {found['epochs']}, "
                     f"{found['seconds']:.0f} s",
