@@ -18,7 +18,8 @@ def believe(points, times, scores, base=None, **changes):
     )
 
 
-def rows(score, places=np.arange(0.5, 8, 1.2), horizons=(10, 20, 40)):
+def rows(score, horizons=(10, 20, 40)):
+    places = np.arange(0.5, 8, 1.2)
     points, steps = (x.ravel() for x in np.meshgrid(places, horizons))
     return points, np.log(steps), score(points, np.log(steps))
 
@@ -63,29 +64,32 @@ def test_the_drift_is_found(slope):
 
 
 def test_few_rows_say_little_and_the_prior_stands():
-    unsure = believe(*rows(lambda x, t: -((x - 4) ** 2), horizons=(10,)))
-    sure = believe(*rows(lambda x, t: -((x - 4) ** 2)))
+    unsure = believe(*rows(lambda x, _: -((x - 4) ** 2), horizons=(10,)))
+    sure = believe(*rows(lambda x, _: -((x - 4) ** 2)))
     assert unsure.drifts.std() > 1.5 * sure.drifts.std()
 
 
 def test_levels_of_horizons_do_not_count():
-    one = believe(*rows(lambda x, t: -((x - 4) ** 2)), base=1.0)
+    one = believe(*rows(lambda x, _: -((x - 4) ** 2)), base=1.0)
     other = believe(*rows(lambda x, t: 50 * t - ((x - 4) ** 2)), base=1.0)
     assert one.best == pytest.approx(other.best)
-    assert one.leaves_base and other.leaves_base
+    assert one.leaves_base
+    assert other.leaves_base
 
 
 def test_noise_is_told_from_a_signal():
     rng = np.random.default_rng(0)
-    noise = believe(*rows(lambda x, t: rng.normal(size=x.shape)), base=1.0)
+    noise = believe(*rows(lambda x, _: rng.normal(size=x.shape)), base=1.0)
     assert not noise.told_apart
     assert not noise.leaves_base
-    alike = believe(*rows(lambda x, t: np.full(x.shape, -2.0)), base=1.0)
-    assert not alike.differ and not alike.told_apart and not alike.leaves_base
+    alike = believe(*rows(lambda x, _: np.full(x.shape, -2.0)), base=1.0)
+    assert not alike.differ
+    assert not alike.told_apart
+    assert not alike.leaves_base
 
 
 def test_diverged_rows_are_bad_and_no_worse_than_bad():
-    def cliff(x, t):
+    def cliff(x, _):
         return np.where(x > 5, -np.inf, -((x - 4.5) ** 2))
 
     belief = believe(*rows(cliff))
@@ -98,7 +102,7 @@ def test_diverged_rows_are_bad_and_no_worse_than_bad():
 
 def test_the_noise_is_in_the_unit_of_the_scores():
     rng = np.random.default_rng(1)
-    points, times, scores = rows(lambda x, t: -((x - 4) ** 2))
+    points, times, scores = rows(lambda x, _: -((x - 4) ** 2))
     scores = scores + rng.normal(0, 0.3, scores.shape)
     one = believe(points, times, scores)
     thousand = believe(points, times, 1000 * scores)

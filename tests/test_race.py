@@ -116,7 +116,7 @@ def test_a_base_is_rarely_left_under_noise_alone():
     assert left <= 5
 
 
-@pytest.mark.parametrize("scale, shift", [(1e-3, 0.0), (1e4, 5e4), (1.0, 2.2)])
+@pytest.mark.parametrize(("scale", "shift"), [(1e-3, 0.0), (1e4, 5e4), (1.0, 2.2)])
 def test_nothing_depends_on_the_unit_or_the_zero_of_scores(scale, shift):
     score = noisy(valley(3e-3, 0.2), 0, 1e-2)
     known = {}
@@ -151,7 +151,8 @@ def test_the_budget_is_kept_to_the_step(
     try:
         played = Played(tuner, noisy(valley(3e-3, 0.2), seed, deviation), seed)
     except CannotTellError:
-        assert deviation > 0 and not anchored
+        assert deviation > 0
+        assert not anchored
         return
     assert played.total == epochs * steps
     assert played.total - played.path <= overhead * played.path + 1e-6
@@ -231,7 +232,7 @@ def test_arms_that_score_alike_train_longer_until_they_can_be_told_apart():
 
 
 def test_alike_to_the_end_the_base_stays():
-    played = Played(race(rate=1e-2), lambda setting, step: -2.3)
+    played = Played(race(rate=1e-2), lambda *_: -2.3)
     assert played.state.kept
     assert played.rate == pytest.approx(1e-2, rel=1e-4)
     assert played.total == 1000
@@ -239,7 +240,7 @@ def test_alike_to_the_end_the_base_stays():
 
 def test_alike_to_the_end_without_a_base_is_an_error():
     with pytest.raises(CannotTellError, match="check that train uses hparams"):
-        Played(race(), lambda setting, step: -2.3)
+        Played(race(), lambda *_: -2.3)
 
 
 def test_ends_with_a_cooldown():
@@ -295,7 +296,8 @@ def test_a_run_that_diverges_goes_back_to_its_best_at_a_smaller_rate():
 
     played = Played(race(), ruined)
     stayed = [row for row in played.phase(RUN) if row[3].branch < 0]
-    assert stayed and list(stayed[0][3].hold) == [2, 2]
+    assert stayed
+    assert list(stayed[0][3].hold) == [2, 2]
     assert played.total == 1000
 
 
@@ -311,7 +313,7 @@ def test_several_axes():
 
 
 @pytest.mark.parametrize(
-    "changes, message",
+    ("changes", "message"),
     [
         ({"epochs": 0}, "epochs must be a whole number"),
         ({"max_overhead": 0.0}, "max_overhead must be a number"),

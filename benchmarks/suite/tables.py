@@ -14,12 +14,12 @@ import time
 
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
+import jax
+import numpy as np
 
-from benchmarks.suite import workloads  # noqa: E402
-from benchmarks.suite.workload import Workload  # noqa: E402
-from hyperdyn_jax import averaging  # noqa: E402
+from benchmarks.suite import workloads
+from benchmarks.suite.workload import Workload
+from hyperdyn_jax import averaging
 
 SHARES = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.12, 0.16,
           0.2, 0.25, 0.35, 0.5, 0.7, 0.8, 1.0)  # fmt: skip
@@ -36,7 +36,7 @@ def cosine(share: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * share))
 
 
-SHAPES = {"constant": lambda share: 1.0, "wsd": wsd, "cosine": cosine}
+SHAPES = {"constant": lambda _: 1.0, "wsd": wsd, "cosine": cosine}
 
 
 class Path:

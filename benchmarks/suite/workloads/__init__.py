@@ -25,9 +25,7 @@ def load(name: str, data_dir: str = "", seed: int = 0) -> Workload:
       seed: of the batches.
     """
     if name not in NAMES:
-        raise ValueError(
-            f"unknown workload {name!r}, must be one of {', '.join(NAMES)}"
-        )
+        raise ValueError(f"unknown workload {name!r}; known are {', '.join(NAMES)}")
     module = importlib.import_module(f"benchmarks.suite.workloads.{name}")
     made: Workload = module.workload(data_dir, seed)
     return made

@@ -32,7 +32,7 @@ def loss(params: Any, key: jax.Array, x: jax.Array) -> jax.Array:
     return (error.sum(-1) + kl.sum(-1)).mean() / 64
 
 
-def workload(data_dir: str, seed: int) -> Workload:
+def workload(_: str, seed: int) -> Workload:
     return make(
         "autoencoder", sources.digits(), init, loss,
         lambda learning_rate: optax.adam(learning_rate),

@@ -20,12 +20,12 @@ def init(key: jax.Array) -> Any:
     }
 
 
-def loss(params: Any, key: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+def loss(params: Any, _: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
     embedded = params["symbols"][x.astype(jnp.int32)].reshape(len(x), -1)
     return cross_entropy(mlp(params["layers"], embedded), y)
 
 
-def workload(data_dir: str, seed: int) -> Workload:
+def workload(_: str, seed: int) -> Workload:
     return make(
         "characters", sources.manual(8192), init, loss,
         lambda learning_rate: optax.adam(learning_rate),

@@ -37,7 +37,7 @@ def hidden(params: Any, inputs: jax.Array) -> jax.Array:
     return jax.lax.scan(cell, start, rows)[1]
 
 
-def loss(params: Any, key: jax.Array, text: jax.Array) -> jax.Array:
+def loss(params: Any, _: jax.Array, text: jax.Array) -> jax.Array:
     text = text.astype(jnp.int32)
     logits = apply(params["head"], hidden(params, text[:, :-1]))
     return cross_entropy(logits, text[:, 1:].T)
@@ -48,7 +48,7 @@ def optimizer(learning_rate: float) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(1.0), sgd)
 
 
-def workload(data_dir: str, seed: int) -> Workload:
+def workload(_: str, seed: int) -> Workload:
     return make(
         "gru", sources.library_text(LENGTH), init, loss, optimizer,
         batch=BATCH, usual=0.3, rates=(3e-3, 10.0), seed=seed,

@@ -11,7 +11,7 @@ from benchmarks.suite.workload import Workload, cross_entropy, make, mlp, mlp_in
 MICRO_STEPS = 8
 
 
-def loss(params: Any, key: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+def loss(params: Any, _: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
     return cross_entropy(mlp(params, x.reshape(len(x), -1)), y)
 
 

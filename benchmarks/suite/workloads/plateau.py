@@ -13,13 +13,13 @@ from benchmarks.suite.workloads import gru
 LENGTH = 20
 
 
-def loss(params: Any, key: jax.Array, bits: jax.Array) -> jax.Array:
+def loss(params: Any, _: jax.Array, bits: jax.Array) -> jax.Array:
     bits = bits.astype(jnp.int32)
     last = gru.hidden(params, bits)[-1]
     return cross_entropy(apply(params["head"], last), bits[:, 0])
 
 
-def workload(data_dir: str, seed: int) -> Workload:
+def workload(_: str, seed: int) -> Workload:
     bits = np.random.RandomState(0).randint(0, 2, (12_288, LENGTH)).astype(np.uint8)
     data = Data((bits[:8192],), (bits[8192:10240],), (bits[10240:],))
     return make(

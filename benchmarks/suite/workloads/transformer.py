@@ -30,7 +30,7 @@ def init(key: jax.Array) -> Any:
     }
 
 
-def loss(params: Any, key: jax.Array, text: jax.Array) -> jax.Array:
+def loss(params: Any, _: jax.Array, text: jax.Array) -> jax.Array:
     text = text.astype(jnp.int32)
     x = params["symbols"][text[:, :-1]] + params["places"]
     x = attention.blocks(params["blocks"], x, HEADS, causal=True)
@@ -47,5 +47,5 @@ def of(
     )  # fmt: skip
 
 
-def workload(data_dir: str, seed: int) -> Workload:
+def workload(_: str, seed: int) -> Workload:
     return of("transformer", lambda learning_rate: optax.adam(learning_rate), seed)

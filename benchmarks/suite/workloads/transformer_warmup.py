@@ -1,4 +1,4 @@
-"""The transformer with a warm-up inside of its optimizer, which the tuner cannot see."""
+"""The transformer with a warm-up in its optimizer, where the tuner cannot see it."""
 
 import jax.numpy as jnp
 import optax
@@ -17,5 +17,5 @@ def optimizer(learning_rate: float) -> optax.GradientTransformation:
     )
 
 
-def workload(data_dir: str, seed: int) -> Workload:
+def workload(_: str, seed: int) -> Workload:
     return transformer.of("transformer_warmup", optimizer, seed)

@@ -29,7 +29,7 @@ def init(key: jax.Array) -> Any:
     }
 
 
-def loss(params: Any, key: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+def loss(params: Any, _: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
     side = 16 // PATCH
     x = x.reshape(len(x), side, PATCH, side, PATCH, 3).swapaxes(2, 3)
     x = apply(params["patches"], x.reshape(len(x), TOKENS, -1)) + params["places"]
