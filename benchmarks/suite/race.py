@@ -1,0 +1,101 @@
+"""The race through `tune` on real training, against the sweep of a table.
+
+    python -m benchmarks.suite.race OUT.jsonl TABLE-0.npz ... [--strategy race|explore]
+
+A table's name is its workload's, a dash and its seed (`tables.py`). Bases as in
+`offline.py`; a row a run, with the ratio of its validation loss to the table's best.
+"""
+
+import argparse
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+
+import jax
+import numpy as np
+
+from benchmarks.suite import workloads
+from benchmarks.suite.curves import Curves, load
+from benchmarks.suite.offline import BASES, STRETCHES
+from benchmarks.suite.workload import Workload
+from hyperdyn_jax import LogUniform, SearchSpace
+from hyperdyn_jax.baselines import Schedule
+from hyperdyn_jax.race import Race
+from hyperdyn_jax.tuning import tune
+
+
+def row(
+    work: Workload, curves: Curves, base: float | None, seed: int, key: int, old: bool
+) -> dict[str, object]:
+    """A run: its settings and what it ended with."""
+    low, high = work.rates
+    space = SearchSpace(learning_rate=LogUniform(low, high))
+    each = work.steps // STRETCHES
+    schedule = None if base is None else Schedule.constant(learning_rate=base)
+    race = Race(space, STRETCHES, each, base=schedule)
+    began = time.monotonic()
+    result = tune(
+        work.train,
+        work.evaluate,
+        work.init(jax.random.key(seed)),
+        space if old else race,
+        epochs=STRETCHES,
+        steps_per_epoch=each,
+        key=jax.random.key(key),
+        base=schedule if old else None,
+    )
+    middle, last = result.metrics[len(result.metrics) // 2], result.metrics[-1]
+    return {
+        "workload": work.name,
+        "strategy": "explore" if old else "race",
+        "base": base,
+        "key": key,
+        "ratio": curves.ratio(-result.score),
+        "loss": -result.score,
+        "test": work.test(result.state),
+        "rate": middle["hyperparams"]["learning_rate"],
+        "total_steps": last["total_steps"],
+        "accepted_steps": last["step"],
+        "best_epoch": result.best_epoch,
+        "epochs": len(result.metrics),
+        "seconds": time.monotonic() - began,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("tables", nargs="+")
+    parser.add_argument("--data_dir", default="")
+    parser.add_argument("--strategy", default="race", choices=("race", "explore"))
+    parser.add_argument("--keys", type=int, default=1)
+    parser.add_argument("--bases", default=",".join(BASES))
+    options = parser.parse_args()
+    for path in options.tables:
+        curves = load(path)
+        name, _, seed = curves.name.rpartition("-")
+        work = workloads.load(name, options.data_dir, int(seed))
+        for kind in options.bases.split(","):
+            base = curves.best_rate * BASES[kind]
+            clipped = float(np.clip(base, work.rates[0] * 1.001, work.rates[1] * 0.999))
+            for key in range(options.keys):
+                chosen = None if math.isnan(base) else clipped
+                old = options.strategy == "explore"
+                found = {"kind": kind, **row(work, curves, chosen, int(seed), key, old)}
+                with options.out.open("a") as file:
+                    file.write(json.dumps(found) + "\n")
+                print(
+                    f"{name} {kind}: {found['ratio']:.3f} at {found['rate']:.3g}, "
+                    f"{found['total_steps']} steps, path {found['accepted_steps']}, "
+                    f"best {found['best_epoch']} of {found['epochs']}, "
+                    f"{found['seconds']:.0f} s",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Real data that everyone can get, as arrays."""
+
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.suite.workload import Data
+from hyperdyn_jax import cifar
+from hyperdyn_jax.characters import characters, encode
+
+SYMBOLS = 97  # of text: those of `hyperdyn_jax.characters`
+
+
+def library_text(length: int, held_out: int = 256) -> Data:
+    """Stretches of Python's standard library, `length` + 1 characters each.
+
+    Every tenth file of a fixed shuffle validates and every tenth tests.
+    """
+    files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
+    np.random.RandomState(0).shuffle(files)
+    parts: list[list[str]] = [[], [], []]
+    for i, file in enumerate(files):
+        which = {0: 1, 1: 2}.get(i % 10, 0)
+        parts[which].append(file.read_text(errors="replace"))
+    texts = [encode("".join(part)) for part in parts]
+
+    def cut(text: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray]:
+        return (text[starts[:, None] + np.arange(length + 1)].astype(np.uint8),)
+
+    train = np.arange(0, len(texts[0]) - length - 1, 8)
+    ends = [np.linspace(0, len(t) - length - 2, held_out).astype(int) for t in texts]
+    return Data(cut(texts[0], train), cut(texts[1], ends[1]), cut(texts[2], ends[2]))
+
+
+def cifar16(
+    data_dir: str, sizes: tuple[int, int, int] = (20_000, 2_048, 4_096)
+) -> Data:
+    """CIFAR-10 at 16x16 pixels in -1 to 1: f32[n, 16, 16, 3], i32[n]."""
+    twin = cifar.cifar10_twin(data_dir, sizes=sizes)
+
+    def scaled(name: str) -> tuple[np.ndarray, np.ndarray]:
+        images, labels = twin[name]
+        return (images / np.float32(127.5) - 1).astype(np.float32), labels
+
+    return Data(scaled("train"), scaled("validation"), scaled("test"))
+
+
+def digits() -> Data:
+    """The 1,797 digits of scikit-learn, f32[n, 64] in 0 to 1."""
+    from sklearn import datasets
+
+    images = (datasets.load_digits().images / 16).astype(np.float32).reshape(-1, 64)
+    images = images[np.random.RandomState(0).permutation(len(images))]
+    return Data((images[:1197],), (images[1197:1497],), (images[1497:],))
+
+
+def manual(train: int) -> Data:
+    """Windows of Python's language reference, u8[n, 16], and the characters after."""
+    splits = characters()
+
+    def part(name: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+        images, labels = splits[name]
+        return images[:size].reshape(-1, images.shape[1]), labels[:size]
+
+    return Data(part("train", train), part("validation", 4096), part("test", 4096))

@@ -1,0 +1,143 @@
+"""What a workload of the suite is, and how one is made of a loss and an optimizer."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+Tree = Any
+
+
+class State(NamedTuple):
+    """What training carries: f32 weights and the optimizer's state."""
+
+    params: Tree
+    opt_state: Any
+
+
+class Workload(NamedTuple):
+    """A loop that `hyperdyn_jax.tune` can run.
+
+    name: of the file it is in.
+    init: `init(key)` makes an untrained state.
+    train: `train(state, hparams, steps)`, as `tune` calls it.
+    evaluate: `evaluate(state)`, the score on validation data; more is better.
+    test: the same on data that no decision sees.
+    usual: the learning rate that a textbook would start from.
+    rates: lowest and highest learning rate that is searched.
+    steps: length of a run.
+    """
+
+    name: str
+    init: Callable[[jax.Array], State]
+    train: Callable[[State, Mapping[str, Any], range], State]
+    evaluate: Callable[[State], float]
+    test: Callable[[State], float]
+    usual: float
+    rates: tuple[float, float]
+    steps: int
+
+
+class Data(NamedTuple):
+    """Arrays of equal length, split in three."""
+
+    train: tuple[np.ndarray, ...]
+    validation: tuple[np.ndarray, ...]
+    test: tuple[np.ndarray, ...]
+
+
+def make(
+    name: str,
+    data: Data,
+    init: Callable[[jax.Array], Tree],
+    loss: Callable[..., jax.Array],
+    optimizer: Callable[[jax.Array], optax.GradientTransformation],
+    *,
+    batch: int,
+    usual: float,
+    rates: tuple[float, float],
+    steps: int = 1000,
+    seed: int = 0,
+) -> Workload:
+    """A workload whose batches are a function of the step's number.
+
+    Args:
+      name: of the workload.
+      data: arrays that `loss` takes.
+      init: weights from a key.
+      loss: `loss(params, key, *arrays)`, the mean over examples.
+      optimizer: of the learning rate.
+      batch: examples a step.
+      usual, rates, steps: as in `Workload`.
+      seed: of the batches.
+    """
+    tuned = optax.inject_hyperparams(optimizer)(learning_rate=usual)
+    train, validation, test = (tuple(map(jnp.asarray, split)) for split in data)
+    size = len(train[0])
+
+    @jax.jit
+    def advance(state: State, rate: jax.Array, first: int, last: int) -> State:
+        def step(i: jax.Array, state: State) -> State:
+            draw, noise = jax.random.split(jax.random.fold_in(jax.random.key(seed), i))
+            rows = jax.random.randint(draw, (batch,), 0, size)
+            grads = jax.grad(loss)(state.params, noise, *(x[rows] for x in train))
+            own = state.opt_state._replace(hyperparams={"learning_rate": rate})
+            updates, own = tuned.update(grads, own, state.params)
+            return State(optax.apply_updates(state.params, updates), own)
+
+        return jax.lax.fori_loop(first, last, step, state)
+
+    def step_range(state: State, hparams: Mapping[str, Any], steps: range) -> State:
+        rate = jnp.asarray(hparams["learning_rate"], jnp.float32)
+        return advance(state, rate, steps.start, steps.stop)
+
+    def score(arrays: tuple[jax.Array, ...]) -> Callable[[State], float]:
+        mean = jax.jit(lambda params: loss(params, jax.random.key(1), *arrays))
+        return lambda state: -float(mean(state.params))
+
+    def begin(key: jax.Array) -> State:
+        params = init(key)
+        return State(params, tuned.init(params))
+
+    return Workload(
+        name, begin, step_range, score(validation), score(test), usual, rates, steps
+    )
+
+
+def dense(key: jax.Array, inputs: int, outputs: int, gain: float = 1.0) -> Tree:
+    """Weights of a dense layer, with variance gain^2 / inputs."""
+    weights = jax.random.normal(key, (inputs, outputs)) * gain / np.sqrt(inputs)
+    return {"w": weights, "b": jnp.zeros(outputs)}
+
+
+def apply(layer: Tree, x: jax.Array) -> jax.Array:
+    return x @ layer["w"] + layer["b"]
+
+
+def mlp(layers: list[Tree], x: jax.Array) -> jax.Array:
+    """Dense layers with ReLU between them."""
+    for layer in layers[:-1]:
+        x = jax.nn.relu(apply(layer, x))
+    return apply(layers[-1], x)
+
+
+def mlp_init(key: jax.Array, sizes: list[int]) -> list[Tree]:
+    keys = jax.random.split(key, len(sizes) - 1)
+    return [
+        dense(k, i, o, 1.4 if n < len(sizes) - 2 else 1.0)
+        for n, (k, i, o) in enumerate(zip(keys, sizes[:-1], sizes[1:], strict=True))
+    ]
+
+
+def normalized(x: jax.Array) -> jax.Array:
+    """Layer normalisation without weights."""
+    centred = x - x.mean(-1, keepdims=True)
+    return centred * jax.lax.rsqrt(x.var(-1, keepdims=True) + 1e-5)
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return losses.mean()

@@ -1,0 +1,27 @@
+"""An MLP on CIFAR-10 at 16x16 whose gradients accumulate over eight small batches."""
+
+from typing import Any
+
+import jax
+import optax
+
+from benchmarks.suite import sources
+from benchmarks.suite.workload import Workload, cross_entropy, make, mlp, mlp_init
+
+MICRO_STEPS = 8
+
+
+def loss(params: Any, _: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+    return cross_entropy(mlp(params, x.reshape(len(x), -1)), y)
+
+
+def workload(data_dir: str, seed: int) -> Workload:
+    def optimizer(learning_rate: float) -> Any:
+        sgd = optax.sgd(learning_rate, 0.9)
+        return optax.MultiSteps(sgd, MICRO_STEPS).gradient_transformation()
+
+    return make(
+        "multisteps", sources.cifar16(data_dir),
+        lambda key: mlp_init(key, [768, 128, 128, 10]), loss, optimizer,
+        batch=32, usual=0.1, rates=(2e-3, 6.0), seed=seed,
+    )  # fmt: skip

@@ -1,0 +1,297 @@
+r"""What a race has seen, and what it says of the whole run.
+
+A Gaussian process on the scores of arms over settings x and log horizon t, with the
+product kernel of the paper (eq. 2), in coordinates that move with the horizon:
+
+.. math:: k = K_1(x + \delta t e, x' + \delta t' e) \, K_2(t, t') + [t = t'] \infty
+
+where e is the axis of the rate: the best rate drifts as the horizon to the power of
+minus delta. The last term leaves the level of every horizon open, so that only
+differences between arms at one horizon count. Drift, length scale and noise are
+integrated out over a grid, with priors from learning curves (`benchmarks/suite`), and
+the amplitude exactly; what is carried on of the drift is as much as the data say.
+Models without a signal compete, with noise that is independent or stays with an arm.
+
+In NumPy, as nothing here is worth compiling: n is at most 64.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import threadpoolctl
+
+# Priors. Lengths are of the logarithm of the rate.
+DRIFTS = np.linspace(-0.4, 1.2, 9)
+# Weight, mean and deviation: of most training, and of what is still warming up, where
+# the best rate is one over the horizon.
+DRIFT_PRIOR = ((0.7, 0.2, 0.2), (0.3, 1.0, 0.2))
+LENGTHS = (1.0, 1.6, 2.6)
+LENGTH_PRIOR = (1.6, 0.5)  # median, deviation of the logarithm
+NOISES = (0.01, 0.05, 0.25)  # variances as shares of the amplitude
+NOISE_PRIOR = (0.05, 1.5)
+AMPLITUDE_PRIOR = (2.0, 4.0)  # inverse gamma
+STAYING = (
+    0.0,
+    0.75,
+)  # in each of the models: share of the noise that stays with an arm
+FORGETTING = 50.0  # beta of K2, of the logarithm of the horizon
+LEVEL_VARIANCE = 30.0  # of the level of a horizon
+SATURATION = 3.0  # scores further behind than this are all alike
+SAMPLES = 64
+CARRIED = 0.85  # of the drift, beyond the last horizon: it tends to slow down
+COMPONENTS = 24  # of the mixture, at most
+LEVEL = 0.1  # posterior weight of the models without a signal to leave a base at
+GRID, CLOUD = 64, 192  # places that are compared, on one axis and on several
+
+
+class Belief(NamedTuple):
+    """What is expected at the end of the run.
+
+    differ: not all scores are the same.
+    told_apart: arms differ by more than noise.
+    best: f64[d], the place with the best expected score.
+    leaves_base: it is better than the base by more than noise.
+    places: f64[s, d], where samples of the score at the end have their best.
+    drifts: f64[s], the drift of each of them.
+    end, axis: log horizon of the end; the axis that drifts.
+    noise: of a score, in its own unit.
+    """
+
+    differ: bool
+    told_apart: bool
+    best: np.ndarray
+    leaves_base: bool
+    places: np.ndarray
+    drifts: np.ndarray
+    end: float
+    axis: int
+    noise: float
+
+    def optima(self, log_horizon: float) -> np.ndarray:
+        """Where samples have their best at another horizon, f64[s, d]."""
+        places = self.places.copy()
+        places[:, self.axis] += self.drifts * (self.end - log_horizon)
+        return places
+
+
+def believe(
+    points: np.ndarray,
+    times: np.ndarray,
+    scores: np.ndarray,
+    *,
+    axis: int,
+    spans: np.ndarray,
+    end: float,
+    base: np.ndarray | None,
+    seed: int,
+) -> Belief:
+    """The belief after some rounds.
+
+    Args:
+      points: f[n, d] settings, a unit being a factor of e of the rate.
+      times: f[n] logarithms of the horizon.
+      scores: f[n], more is better; -inf where an arm diverged.
+      axis: which of the d is the rate.
+      spans: f[d], points are from 0 to these.
+      end: logarithm of the steps of the whole run.
+      base: f[d], the user's own setting.
+      seed: of the samples.
+    """
+    points, times, scores = (np.asarray(x, np.float64) for x in (points, times, scores))
+    rng = np.random.default_rng(seed)
+    end = times.max() + CARRIED * (end - times.max())
+    places = _places(spans, points, base)
+    gains, unit = standardized(times, scores)
+    with threadpoolctl.threadpool_limits(1, "blas"):
+        mixture = _mixture(points, times, gains, axis, end, places)
+        values = mixture.samples(rng)
+    expected = mixture.weights @ mixture.means
+    best = int(expected.argmax())
+    leaves = False
+    if base is not None:  # the last place
+        gain = expected[best] - expected[-1]
+        ahead = float(np.mean(values[:, best] > values[:, -1]))
+        clear = mixture.no_signal <= LEVEL and gain > mixture.noise
+        leaves = clear and ahead > 0.5
+    return Belief(
+        differ=bool(np.ptp(gains) > 0),
+        told_apart=bool(np.ptp(gains) > 0 and mixture.alone < 0.5),
+        best=places[best],
+        leaves_base=leaves,
+        places=places[values.argmax(1)],
+        drifts=mixture.drifts[mixture.draws],
+        end=end,
+        axis=axis,
+        noise=float(mixture.noise * unit),
+    )
+
+
+def standardized(times: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, float]:
+    """By how much every score is behind the best at its horizon, f64[n], at most 0.
+
+    In units of the gap between the best and the third best, and saturating: how bad the
+    bad ones are says nothing of where the best is.
+    """
+    gaps, units = np.zeros_like(scores), []
+    for time in np.unique(times):
+        here = times == time
+        ranked = np.sort(scores[here][np.isfinite(scores[here])])[::-1]
+        if len(ranked):
+            gaps[here] = ranked[0] - scores[here]
+        if len(ranked) >= 3 and ranked[0] > ranked[2]:
+            units.append(ranked[0] - ranked[2])
+    unit = float(np.median(units)) if units else float(gaps[np.isfinite(gaps)].max())
+    unit = unit if unit > 0 else 1.0
+    return -SATURATION * -np.expm1(-gaps / unit / SATURATION), unit
+
+
+class _Mixture(NamedTuple):
+    """The posterior at the end of the run, a Gaussian for every component kept.
+
+    weights: f64[p]; means: f64[p, q]; factors: f64[p, q, q] of the covariances.
+    drifts: f64[p].
+    noise: f64[], standard deviation of a standardised score.
+    no_signal: f64[], posterior weight of the models without a signal.
+    alone: f64[], of the one with independent noise.
+    """
+
+    weights: np.ndarray
+    means: np.ndarray
+    factors: np.ndarray
+    drifts: np.ndarray
+    noise: float
+    no_signal: float
+    alone: float
+
+    @property
+    def draws(self) -> np.ndarray:
+        """The component of each sample, i64[s], in proportion to the weights."""
+        edges = np.cumsum(self.weights)
+        found = np.searchsorted(edges, (np.arange(SAMPLES) + 0.5) / SAMPLES)
+        return np.minimum(found, len(self.weights) - 1)
+
+    def samples(self, rng: np.random.Generator) -> np.ndarray:
+        """Standardised scores at the end, f64[s, q]."""
+        normal = rng.standard_normal((SAMPLES, self.means.shape[1]))
+        scattered = np.einsum("sij,sj->si", self.factors[self.draws], normal)
+        return self.means[self.draws] + scattered
+
+
+def _mixture(
+    points: np.ndarray,
+    times: np.ndarray,
+    gains: np.ndarray,
+    axis: int,
+    end: float,
+    places: np.ndarray,
+) -> _Mixture:
+    count, (prior, drifts, lengths, noises) = len(gains), _components()
+    time = _time_kernel(times[:, None] - times[None])
+    level = LEVEL_VARIANCE * (times[:, None] == times[None])
+    moved = np.repeat(points[None], len(drifts), 0)
+    moved[:, :, axis] += drifts[:, None] * (times - end)[None]
+    lengths = lengths[:, None, None]
+    near = _matern52(_distances(moved, moved) / lengths)
+    covariance = near * time + noises[:, None, None] * np.eye(count) + level
+    evidence, inverse, squares = _evidence(covariance, gains)
+    blank = _evidence(_no_signals(points, times) + level, gains)[0]
+    posterior = evidence + prior
+    signal = np.logaddexp.reduce(posterior)
+    no_signal = _weight(np.logaddexp.reduce(blank) - math.log(len(blank)), signal)
+
+    weights = np.exp(posterior - posterior.max())
+    kept = np.argsort(-weights, kind="stable")[:COMPONENTS]
+    kept = kept[weights[kept] > 1e-3]
+    weights = weights[kept] / weights[kept].sum()
+    inverse, lengths = inverse[kept], lengths[kept]
+    targets = np.repeat(places[None], len(kept), 0)
+    cross = _matern52(_distances(moved[kept], targets) / lengths)
+    cross = inverse @ (cross * _time_kernel(times - end)[None, :, None])
+    means = np.einsum("pnq,pn->pq", cross, np.einsum("pnm,m->pn", inverse, gains))
+    shape, scale = AMPLITUDE_PRIOR
+    scales = (scale + squares[kept] / 2) / (shape + count / 2 - 1)
+    apart = _distances(places[None], places[None])
+    covariances = _matern52(apart / lengths) - np.swapaxes(cross, 1, 2) @ cross
+    covariances = covariances + 1e-6 * np.eye(len(places))
+    factors = np.linalg.cholesky(covariances) * np.sqrt(scales)[:, None, None]
+    noise = math.sqrt(float(weights @ (noises[kept] * scales)))
+    alone = _weight(blank[0], signal)
+    return _Mixture(weights, means, factors, drifts[kept], noise, no_signal, alone)
+
+
+def _weight(blank: float, signal: float) -> float:
+    """Posterior weight of a model without a signal, against those with one."""
+    return 1 / (1 + math.exp(min(signal - blank, 700.0)))
+
+
+def _components() -> tuple[np.ndarray, ...]:
+    """Log prior weights, drifts, lengths and noises of the models with a signal."""
+    grid = np.meshgrid(DRIFTS, LENGTHS, NOISES, indexing="ij")
+    drifts, lengths, noises = (axis.ravel() for axis in grid)
+    ordinary, warming = (
+        math.log(weight / deviation) - 0.5 * ((drifts - mean) / deviation) ** 2
+        for weight, mean, deviation in DRIFT_PRIOR
+    )
+    log_prior = np.logaddexp(ordinary, warming) - 0.5 * (
+        (np.log(lengths / LENGTH_PRIOR[0]) / LENGTH_PRIOR[1]) ** 2
+        + (np.log(noises / NOISE_PRIOR[0]) / NOISE_PRIOR[1]) ** 2
+    )
+    return log_prior - np.logaddexp.reduce(log_prior), drifts, lengths, noises
+
+
+def _no_signals(points: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Covariances of noise that is independent, or in part stays with an arm."""
+    same = (_distances(points[None], points[None])[0] < 1e-6).astype(float)
+    staying = same * _time_kernel(times[:, None] - times[None])
+    shares = np.array(STAYING)[:, None, None]
+    covariances: np.ndarray = shares * staying + (1 - shares) * np.eye(len(points))
+    return covariances
+
+
+def _evidence(
+    covariances: np.ndarray, gains: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Log marginal likelihoods f64[p], the amplitude integrated out; the inverse
+    Cholesky factors f64[p, n, n]; and y^T K^-1 y, f64[p]."""
+    factors = np.linalg.cholesky(covariances)
+    inverse = np.linalg.inv(factors)
+    squares = ((inverse @ gains) ** 2).sum(-1)
+    logs = np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(-1)
+    shape, scale = AMPLITUDE_PRIOR
+    power = shape + len(gains) / 2
+    return -logs - power * np.log(scale + squares / 2), inverse, squares
+
+
+def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """f64[p, n, m] of f64[p, n, d] and f64[p, m, d]."""
+    distances: np.ndarray = np.sqrt(((a[:, :, None] - b[:, None]) ** 2).sum(-1))
+    return distances
+
+
+def _matern52(distance: np.ndarray) -> np.ndarray:
+    """K1, as `gp.SPATIAL_KERNELS` has it."""
+    scaled = math.sqrt(5) * distance
+    return (1 + scaled + scaled**2 / 3) * np.exp(-scaled)
+
+
+def _time_kernel(lag: np.ndarray) -> np.ndarray:
+    """K2, as `gp.TimeKernel(1.0, FORGETTING)` has it."""
+    kernel: np.ndarray = 1 / (1 + np.abs(lag) / FORGETTING)
+    return kernel
+
+
+def _places(
+    spans: np.ndarray, points: np.ndarray, base: np.ndarray | None
+) -> np.ndarray:
+    """Where scores are compared, f64[q, d]: a grid, the arms, and the base at last."""
+    if len(spans) == 1:
+        places = np.linspace(0, spans[0], GRID)[:, None]
+    else:
+        root = 2.0
+        for _ in range(64):
+            root = (1 + root) ** (1 / (len(spans) + 1))
+        steps = root ** -np.arange(1.0, len(spans) + 1)
+        cloud = (0.5 + np.arange(CLOUD)[:, None] * steps) % 1.0
+        places = np.concatenate([cloud * spans, np.unique(points, axis=0)])
+    return places if base is None else np.concatenate([places, base[None]])

@@ -1,0 +1,327 @@
+"""The race: its budget, its arms, its choice, on problems with answers."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hyperdyn_jax import LogComplement, LogUniform, SearchSpace, host
+from hyperdyn_jax.baselines import Schedule
+from hyperdyn_jax.race import RACE, RUN, CannotTellError, Race, wsd
+from hyperdyn_jax.types import TooShortError
+
+RATE = SearchSpace(learning_rate=LogUniform(1e-4, 0.3))
+BOTH = SearchSpace(
+    learning_rate=LogUniform(1e-4, 0.3), momentum=LogComplement(0.0, 0.99)
+)
+START = -2.5
+
+
+def race(space=RATE, epochs=40, steps=25, rate=None, **changes):
+    base = None if rate is None else Schedule.constant(learning_rate=rate)
+    return Race(space, epochs, steps, **{"base": base} | changes)
+
+
+def valley(best, drift=0.0, width=1.5):
+    """A score that falls off around a best rate of 1,000 steps, which drifts."""
+
+    def score(setting, step):
+        rate = np.log(setting["learning_rate"] / best)
+        off = (rate + drift * np.log(step / 1000)) / width
+        return -1 - 1 / np.log(10 + step) - 0.3 * off**2
+
+    return score
+
+
+def noisy(score, seed, deviation):
+    rng = np.random.default_rng(seed)
+    return lambda setting, step: score(setting, step) + rng.normal(0, deviation)
+
+
+class Played:
+    """A run to its end: rows of (state before, trials, scores, decision), the last
+    state, all steps, and the steps of the accepted path as `tune` counts them."""
+
+    def __init__(self, tuner, score, seed=0):
+        self.rows, self.total, self.path = [], 0, 0
+        state, held = tuner.init(jax.random.key(seed), START), [0]
+        while self.path < tuner.accepted_steps(state):
+            trials, before = tuner.ask(state), state
+            count = max(1, round(trials.epochs * tuner.steps_per_epoch))
+            count = min(count, tuner.accepted_steps(state) - self.path)
+            ends = [held[parent] + count for parent in trials.parents]
+            scores = np.float32(
+                [score(trials.setting(i), end) for i, end in enumerate(ends)]
+            )
+            state, decision = tuner.tell(state, trials, scores)
+            self.rows.append((before, trials, scores, decision))
+            held = [[*ends, *held][i] for i in decision.hold]
+            self.total += count * len(ends)
+            if decision.branch >= 0:
+                self.path += count
+            if before.phase == RACE and state.phase == RUN:
+                self.horizon = held[0]
+        self.state = state
+
+    def phase(self, which):
+        return [row for row in self.rows if row[0].phase == which]
+
+    @property
+    def rate(self):
+        setting = host.from_unit(race(), self.state.chosen[None, :1])
+        return float(setting["learning_rate"][0])
+
+
+@pytest.mark.parametrize("drift", [0.0, 0.15, 0.3])
+@pytest.mark.parametrize("seed", range(3))
+def test_finds_the_rate_of_the_whole_run_past_its_drift(drift, seed):
+    played = Played(race(), noisy(valley(3e-3, drift), seed, 1e-3), seed)
+    assert abs(np.log(played.rate / 3e-3)) < np.log(2.2)
+
+
+def test_the_choice_moves_with_the_drift_it_saw():
+    steep, flat = (Played(race(), valley(3e-3, drift)) for drift in (0.5, 0.0))
+    at_horizon = 3e-3 * (steep.horizon / 1000) ** -0.5  # best where the race ended
+    assert abs(np.log(flat.rate / 3e-3)) < np.log(1.5)
+    assert steep.rate < at_horizon / 2
+
+
+@pytest.mark.parametrize("times", [0.1, 10.0])
+def test_leaves_a_base_that_is_far_off(times):
+    played = Played(race(rate=3e-3 * times), noisy(valley(3e-3, 0.2), 0, 1e-3))
+    assert not played.state.kept
+    assert abs(np.log(played.rate / 3e-3)) < np.log(3)
+
+
+def test_stays_with_a_base_that_is_right():
+    played = Played(race(rate=3e-3), noisy(valley(3e-3, 0.2), 1, 3e-3))
+    kept = played.state.kept or abs(np.log(played.rate / 3e-3)) < np.log(1.6)
+    assert kept
+
+
+def test_a_base_is_rarely_left_under_noise_alone():
+    left = 0
+    for seed in range(100):  # 400 rounds
+        tuner = race(rate=3e-3)
+        rng = np.random.default_rng(seed)
+        state = tuner.init(jax.random.key(seed), START)
+        while state.phase == RACE:
+            trials = tuner.ask(state)
+            scores = np.float32(rng.normal(-2, 0.01, len(trials.parents)))
+            state, _ = tuner.tell(state, trials, scores)
+        left += not state.kept
+    assert left <= 5
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1e-3, 0.0), (1e4, 5e4), (1.0, 2.2)])
+def test_nothing_depends_on_the_unit_or_the_zero_of_scores(scale, shift):
+    score = noisy(valley(3e-3, 0.2), 0, 1e-2)
+    known = {}
+
+    def same(setting, step):
+        key = (round(float(np.log(setting["learning_rate"])), 3), step)
+        return known.setdefault(key, score(setting, step))
+
+    one = Played(race(rate=1e-2), same)
+    other = Played(race(rate=1e-2), lambda s, step: scale * same(s, step) + shift)
+    assert one.rate == pytest.approx(other.rate, rel=0.05)
+    assert one.state.kept == other.state.kept
+
+
+@given(
+    epochs=st.integers(4, 300),
+    steps=st.integers(5, 300),
+    overhead=st.floats(0.1, 0.5),
+    anchored=st.booleans(),
+    seed=st.integers(0, 50),
+    deviation=st.sampled_from([0.0, 0.01, 1.0]),
+)
+@settings(max_examples=40, deadline=None)
+def test_the_budget_is_kept_to_the_step(
+    epochs, steps, overhead, anchored, seed, deviation
+):
+    rate = 1e-3 if anchored else None
+    try:
+        tuner = race(epochs=epochs, steps=steps, rate=rate, max_overhead=overhead)
+    except TooShortError:
+        return
+    try:
+        played = Played(tuner, noisy(valley(3e-3, 0.2), seed, deviation), seed)
+    except CannotTellError:
+        assert deviation > 0
+        assert not anchored
+        return
+    assert played.total == epochs * steps
+    assert played.total - played.path <= overhead * played.path + 1e-6
+
+
+def test_every_round_goes_on_from_arms_of_one_length():
+    tuner = race(rate=1e-2)
+    played = Played(tuner, valley(3e-3, 0.2))
+    rounds = played.phase(RACE)
+    assert [row[0].following for row in rounds] == tuner.horizons
+    assert set(rounds[0][1].parents) == {0}
+    for (_, trials, scores, decision), (_, after, *_) in itertools.pairwise(rounds):
+        assert decision.branch == decision.hold[0]
+        kept = decision.hold[np.argmax(scores[decision.hold])]
+        assert kept == decision.branch  # the run is the arm that leads
+        assert list(after.parents) == list(range(len(decision.hold)))
+        goes_on = trials.hparams["learning_rate"][decision.hold]
+        np.testing.assert_array_equal(goes_on, after.hparams["learning_rate"])
+    for _, trials, _, _ in rounds:  # the base takes part to the last round
+        rates = trials.hparams["learning_rate"]
+        assert np.isclose(rates, np.float32(1e-2), rtol=1e-3).any()
+
+
+def test_arms_cover_the_range():
+    first = race().ask(race().init(jax.random.key(0), START))
+    gaps = np.diff(np.sort(np.log(first.hparams["learning_rate"])))
+    assert len(gaps) >= 5
+    assert gaps.max() < np.log(4)
+
+
+def test_a_diverged_arm_is_never_chosen():
+    def cliff(setting, step):
+        if setting["learning_rate"] > 1e-2:
+            return np.nan
+        return valley(1e-2)(setting, step)
+
+    for seed in range(5):
+        played = Played(race(), cliff, seed)
+        assert 5e-4 < played.rate < 2e-2
+        for _, _, scores, decision in played.phase(RACE):
+            assert np.isfinite(scores[decision.branch])
+            assert np.isfinite(scores[decision.hold]).all()
+
+
+def test_where_all_diverge_rates_are_lowered():
+    space = SearchSpace(learning_rate=LogUniform(1e-6, 1.0))
+
+    def cliff(setting, step):
+        small = setting["learning_rate"] < 1.001e-6
+        return valley(1e-6)(setting, step) if small else np.nan
+
+    tuner = race(space)
+    state = tuner.init(jax.random.key(0), START)
+    tried = []
+    for _ in range(4):
+        trials = tuner.ask(state)
+        tried.append(np.sort(trials.hparams["learning_rate"]))
+        scores = [cliff(trials.setting(i), 1) for i in range(len(tried[-1]))]
+        state, decision = tuner.tell(state, trials, np.float32(scores))
+        if decision.branch >= 0:
+            break
+        assert list(decision.hold) == [len(scores)]
+    assert len(tried) > 1
+    assert tried[1].max() < 0.02 * tried[0].max()
+    assert tried[-1].min() == pytest.approx(1e-6, rel=1e-3)
+
+
+def test_arms_that_score_alike_train_longer_until_they_can_be_told_apart():
+    def waits(setting, step):  # as gradients that accumulate over many steps do
+        return -2.3 if step < 15 else valley(3e-3)(setting, step)
+
+    played = Played(race(), waits)
+    lengths = [row[0].following for row in played.phase(RACE)]
+    first = race().horizons[0]
+    assert lengths[:3] == [first, 2 * first, 4 * first]
+    assert abs(np.log(played.rate / 3e-3)) < np.log(3)
+
+
+def test_alike_to_the_end_the_base_stays():
+    played = Played(race(rate=1e-2), lambda *_: -2.3)
+    assert played.state.kept
+    assert played.rate == pytest.approx(1e-2, rel=1e-4)
+    assert played.total == 1000
+
+
+def test_alike_to_the_end_without_a_base_is_an_error():
+    with pytest.raises(CannotTellError, match="check that train uses hparams"):
+        Played(race(), lambda *_: -2.3)
+
+
+def test_ends_with_a_cooldown():
+    played = Played(race(), valley(3e-3))
+    run = played.phase(RUN)
+    rates = [float(row[1].hparams["learning_rate"][0]) for row in run]
+    assert rates[0] == pytest.approx(played.rate, rel=1e-4)
+    assert rates[-1] < 0.1 * rates[0]
+    steps = np.cumsum([round(row[1].epochs * 25) for row in run])
+    falling = next(i for i, rate in enumerate(rates) if rate < 0.999 * rates[0])
+    assert steps[falling - 1] / steps[-1] == pytest.approx(0.8, abs=0.02)
+    assert (np.diff(rates) <= 1e-9).all()
+    assert [wsd(x) for x in (0.8, 0.85, 1.0)] == pytest.approx([1.0, 0.5, 0.0])
+
+
+def test_a_base_with_a_shape_keeps_it():
+    def early(setting, step):  # only what is seen in the race depends on the rate
+        return valley(3e-3)(setting, step) if step < 100 else -1.0
+
+    base = Schedule.cosine(40, 0.05, momentum=0.9)
+    played = Played(race(base=base), early)
+    assert not played.state.kept
+    run = played.phase(RUN)
+    rates = np.array([row[1].hparams["learning_rate"][0] for row in run])
+    assert {float(row[1].hparams["momentum"][0]) for row in run} == {np.float32(0.9)}
+    at = np.cumsum([round(row[1].epochs * 25) for row in run]) / 25
+    halfway = np.interp(20, at * 40 / at[-1], rates)
+    assert rates[0] == pytest.approx(played.rate, rel=0.05)
+    assert halfway == pytest.approx(0.5 * played.rate, rel=0.15)
+    assert rates[-1] < 0.02 * rates[0]
+
+
+def test_a_run_that_falls_behind_goes_back_to_its_best_at_a_smaller_rate():
+    def ruined(setting, step):
+        if step < 100:
+            return valley(3e-3)(setting, step)
+        return -9.0 if step > 300 and setting["learning_rate"] > 1.5e-3 else -1.0
+
+    played = Played(race(), ruined)
+    run = played.phase(RUN)
+    (back,) = (i for i, row in enumerate(run) if list(row[3].hold) == [2, 2])
+    assert [float(row[2][0]) for row in run[back - 1 : back + 1]] == [-9.0, -9.0]
+    after = run[back + 1][1].hparams["learning_rate"][0]
+    assert after == pytest.approx(played.rate / 3, rel=1e-3)
+    assert played.total == 1000
+    assert run[-1][2][0] == -1.0
+
+
+def test_a_run_that_diverges_goes_back_to_its_best_at_a_smaller_rate():
+    def ruined(setting, step):
+        large = step > 300 and setting["learning_rate"] > 1e-3
+        return np.nan if large else valley(3e-3)(setting, step)
+
+    played = Played(race(), ruined)
+    stayed = [row for row in played.phase(RUN) if row[3].branch < 0]
+    assert stayed
+    assert list(stayed[0][3].hold) == [2, 2]
+    assert played.total == 1000
+
+
+def test_several_axes():
+    def score(setting, step):
+        memory = np.log((1 - setting["momentum"]) / 0.1)
+        return valley(3e-3, 0.2)(setting, step) - 0.05 * memory**2
+
+    played = Played(race(BOTH), score)
+    setting = host.from_unit(race(BOTH), played.state.chosen[None])
+    assert abs(np.log(setting["learning_rate"][0] / 3e-3)) < np.log(4)
+    assert played.total == 1000
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs must be a whole number"),
+        ({"max_overhead": 0.0}, "max_overhead must be a number"),
+        ({"metric": "f1"}, "metric must be 'loss' or 'accuracy'"),
+        ({"rate": 5.0}, "space must hold the base's learning_rate"),
+        ({"epochs": 2, "steps": 5}, "give more epochs"),
+    ],
+)
+def test_what_is_out_of_range_is_told(changes, message):
+    with pytest.raises(ValueError, match=message):
+        race(**changes)
