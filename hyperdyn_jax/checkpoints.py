@@ -192,7 +192,15 @@ class Checkpoints:
         self._check()
 
     def _check(self) -> None:
-        """Ends the run when it has not been able to save its state for some time."""
+        """Ends the run when it has not been able to save its state for some time.
+
+        Raises:
+          SaveError: that is so.
+          Exception: what the last write did not catch, which nobody would see.
+        """
+        last = self._future
+        if last is not None and last.done() and not last.cancelled():
+            last.result()
         if self._misses >= (MISSES if self._numbers() else 1):
             where = f"{self._folder} takes no checkpoint"
             raise SaveError(f"{where}: {self._miss}", self._full)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from hyperdyn_jax import records
+from hyperdyn_jax import records, signals
 from hyperdyn_jax.data import Batch, Split, check_batch_sizes, check_hosts
 from hyperdyn_jax.records import DataError, Example, Records, Skips
 
@@ -538,13 +538,22 @@ def _stop(iterators: "list[grain.DatasetIterator]") -> None:
 
 def _start_worker(number: int, count: int) -> None:  # noqa: ARG001 (Grain's signature)
     """Prepares a process that decodes images."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # its parent handles Ctrl-C
+    for each in signals.STOPPING:  # its parent handles those that all of a group get
+        signal.signal(each, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave_later)
     # Every shard stays open: more files than most systems let a process have.
     import resource  # Windows lacks it, and the file formats too
 
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_later(*_: object) -> None:
+    """Ends this process when its parent has had the time to stop without it."""
+    leave = threading.Timer(signals.GRACE + 1, os._exit, [0])
+    leave.daemon = True
+    leave.start()
 
 
 def _leave_with_parent() -> None:

@@ -11,13 +11,11 @@ from collections.abc import Callable, Iterator
 
 # Ctrl-C, the end of a job, a terminal that is closed, and what is sent some time before
 # the end of a job: the SIGUSRs by SLURM and Grid Engine, SIGXCPU by a limit of time.
-STOPPING = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGXCPU,
+# Windows lacks some of them.
+STOPPING = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+    if hasattr(signal, name)
 )
 URGENT = (signal.SIGINT, signal.SIGTERM)  # a second one ends the run at once
 TWICE = 0.5  # seconds in which two signals are one: `timeout` and shells send it twice

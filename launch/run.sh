@@ -6,7 +6,7 @@
 set -u
 python train.py --workdir="$RUN" "$@" &
 train=$!
-trap 'kill -TERM "$train"' TERM INT # a shell hands no signal on by itself
+trap 'kill -TERM "$train"' TERM INT HUP USR1 USR2 # a shell hands no signal on by itself
 wait "$train" && code=0 || code=$?
 while kill -0 "$train" 2>/dev/null; do # the signal ended the wait and not the run
   wait "$train" && code=0 || code=$?

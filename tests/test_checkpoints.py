@@ -385,6 +385,19 @@ def test_errors_that_matter_are_no_refusals(tmp_path, monkeypatch):
     store.close()
 
 
+def test_what_the_background_raises_is_not_swallowed(tmp_path):
+    """Here what it says of a miss cannot be said."""
+
+    def say(line):
+        raise ZeroDivisionError(line)
+
+    store = Checkpoints(tmp_path, say)
+    write(store, 1)
+    store.save(arrays(2), FACTS, lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError, match="not written"):
+        store.close()
+
+
 def test_only_a_full_disk_is_to_be_emptied(tmp_path, monkeypatch, capsys):
     Disk(monkeypatch, 0)
     for folder, mend in ((tmp_path / "full", "make room"), (tmp_path / "gone", "mend")):

@@ -14,7 +14,7 @@ import pytest
 import tfds_fixture
 from PIL import Image
 
-from hyperdyn_jax import imagenet, optimizers, records, training
+from hyperdyn_jax import imagenet, optimizers, records, signals, training
 
 SIZE = 48  # pixels: small, so that the tests are fast
 PROCESS = "grain-process-prefetch"
@@ -514,6 +514,19 @@ def test_a_worker_that_dies_is_reported_in_one_line(make):
     os.kill(worker.pid, signal.SIGKILL)
     with pytest.raises(records.DataError, match="a process that decodes images died"):
         labels(source.train_batch(step) for step in range(1, 99))
+    assert not workers()
+
+
+def test_a_signal_to_all_of_a_group_leaves_the_workers_to_their_parent(make):
+    """`timeout`, a closed terminal and schedulers reach them too."""
+    source = make(workers=1)
+    source.train_batch(0)
+    (worker,) = workers()
+    for number in signals.STOPPING:
+        os.kill(worker.pid, number)
+    assert len(labels(source.train_batch(step) for step in range(1, 30))) > 0
+    assert workers() == [worker]
+    source.close()
     assert not workers()
 
 
