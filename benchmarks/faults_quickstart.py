@@ -33,7 +33,7 @@ import record
 
 ROOT = Path(__file__).resolve().parents[1]
 AT_ONCE = 3  # on two cores, so that every run waits for others
-LATEST = 40.0  # seconds up to which a kill may come; a whole run takes about so long
+LATEST = 20.0  # seconds up to which a kill may come; no whole run is as fast
 KEPT = 2000  # characters of what a run said
 VERSIONS = (
     "import json, platform, jax; "
