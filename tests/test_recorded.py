@@ -15,13 +15,13 @@ import pytest
 from hyperdyn_jax import host
 from hyperdyn_jax.config import make_tuner, read_json
 
-DIGITS = Path(__file__).parents[1] / "benchmarks" / "results" / "digits"
+RECORDS = Path(__file__).parents[1] / "benchmarks" / "results" / "decisions"
 STEPS_PER_EPOCH = 40  # 1,280 training digits in batches of 32
 
 
 @functools.cache
 def recorded(strategy, seed):
-    folder = DIGITS / strategy / f"seed{seed}"
+    folder = RECORDS / strategy / f"seed{seed}"
     rows = (folder / "decisions.jsonl").read_text().splitlines()
     return read_json(folder / "config.json"), [json.loads(row) for row in rows]
 
