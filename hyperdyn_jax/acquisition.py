@@ -36,11 +36,10 @@ def expected_improvement(
       0.39894
     """
     mean, stddev, best = _floats(mean, stddev, best)
-    gap = mean - best
-    least = jnp.maximum(1e-30 * jnp.abs(gap), jnp.finfo(gap.dtype).tiny)
-    safe = jnp.maximum(stddev, least)  # or the quotient could overflow
-    value = safe * jnp.exp(_log_h(gap / safe))
-    return jnp.where(stddev > least, value, jnp.maximum(gap, 0.0))
+    certain = 1e30 * stddev <= jnp.abs(mean - best)  # the quotient could overflow
+    safe = jnp.where(certain, 1.0, stddev)
+    value = safe * jnp.exp(_log_h((mean - best) / safe))
+    return jnp.where(certain, jnp.maximum(mean - best, 0.0), value)
 
 
 def log_expected_improvement(

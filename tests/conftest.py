@@ -1,5 +1,6 @@
 """Strict mode for every test: mistakes that JAX would mend in silence are errors."""
 
+import importlib.util
 import os
 import tempfile
 
@@ -20,6 +21,9 @@ if "XDG_CACHE_HOME" not in os.environ:
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
+
+# No test, but its examples would be run; it needs torch, which no extra brings.
+collect_ignore = [] if importlib.util.find_spec("torch") else ["torch_networks.py"]
 
 # The same examples every time: what is red here is red for everyone.
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)

@@ -113,9 +113,9 @@ def test_kernels_are_numpys_at_the_observations_and_elsewhere(
 
 
 @with_options
-def test_the_acquisition_is_smooth_over_its_borders(options):
-    """Around z = -4, where one formula takes over from another, and where the standard
-    deviation vanishes, nothing hangs on how a comparison is rounded."""
+def test_the_acquisition_is_smooth_over_its_border(options):
+    """Around z = -4, where one formula takes over from another, nothing hangs on how
+    the comparison is rounded."""
     border = acquisition._TAIL * (1 + np.arange(-40, 41) * 1e-16)
     value = jit(
         lambda z: acquisition.log_expected_improvement(z * 1.1, 1.1, 0.0), options
@@ -126,7 +126,3 @@ def test_the_acquisition_is_smooth_over_its_borders(options):
         options,
     )(border, 1.0, 0.0)
     np.testing.assert_allclose(slope, slope[40], rtol=1e-6)
-    tiny = 1e-30 * (1 + np.arange(-40, 41) * 1e-16)
-    for gap in (-1.0, 1.0):
-        found = jit(acquisition.expected_improvement, options)(gap * 1.1, tiny, 0.0)
-        np.testing.assert_allclose(found, max(gap * 1.1, 0.0), atol=1e-12)

@@ -20,7 +20,7 @@ import hyperdyn_jax
 
 ROOT = Path(__file__).resolve().parents[1]
 # What needs an extra, and says which where it is asked for and missing.
-EXTRAS = {"google_crc32c", "mlflow", "tensorflow", "wandb"}
+EXTRAS = {"google_crc32c", "mlflow", "sqlalchemy", "tensorflow", "wandb"}
 IMPORTS = re.compile(r"(import_package|import_module|\b_import)$")  # by name
 
 
