@@ -124,7 +124,7 @@ class Race:
       >>> from hyperdyn_jax import LogUniform
       >>> space = SearchSpace(learning_rate=LogUniform(1e-4, 0.3))
       >>> Race(space, epochs=40, steps_per_epoch=25).horizons
-      [10, 20, 40]
+      [9, 18, 36, 54]
     """
 
     space: SearchSpace

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 import tempfile
 
 # Before jax is imported: every test that asks for it finds eight devices.
@@ -22,8 +23,13 @@ import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-# No test, but its examples would be run; it needs torch, which no extra brings.
-collect_ignore = [] if importlib.util.find_spec("torch") else ["torch_networks.py"]
+# They need torch, which no extra brings.
+_TORCH = ["test_models_torch.py", "torch_networks.py"]
+collect_ignore = [] if importlib.util.find_spec("torch") else _TORCH
+
+# Under nohup it is ignored, and so by every command that a test stops with it.
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # The same examples every time: what is red here is red for everyone.
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
