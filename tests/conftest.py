@@ -27,9 +27,13 @@ import pytest  # noqa: E402
 _TORCH = ["test_models_torch.py", "torch_networks.py"]
 collect_ignore = [] if importlib.util.find_spec("torch") else _TORCH
 
-# Under nohup it is ignored, and so by every command that a test stops with it.
-if hasattr(signal, "SIGHUP"):
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# Under nohup and in the background some are ignored, and so by every command of a test.
+for _name, _handler in (
+    ("SIGINT", signal.default_int_handler),
+    ("SIGHUP", signal.SIG_DFL),
+):
+    if hasattr(signal, _name):
+        signal.signal(getattr(signal, _name), _handler)
 
 # The same examples every time: what is red here is red for everyone.
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
