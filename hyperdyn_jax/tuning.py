@@ -610,7 +610,11 @@ class _Store:
             ) from None
         jsonl.replace_bytes(config, text.encode())
         self._trackers = tracking.Trackers(path, names, about)
-        self._trackers.start()
+        try:
+            self._trackers.start()
+        except BaseException:  # else a kept traceback, as of a notebook, keeps the lock
+            self._lock.close()
+            raise
 
     def __enter__(self) -> "_Store":
         return self

@@ -640,6 +640,21 @@ def test_a_workdir_is_one_process_s(tmp_path):
         tune(shrink, minus, START, SPACE, workdir=tmp_path / "file", **SHORT)
 
 
+def test_a_workdir_is_free_again_where_a_tracker_cannot_start(tmp_path, monkeypatch):
+    """Also while somebody holds on to the error, as a notebook does."""
+    size = {"epochs": 1, "steps_per_epoch": 1, "key": KEY, "workdir": tmp_path}
+    halving = Schedule({"learning_rate": 0.5})
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="no") as held:
+        patch.setattr("hyperdyn_jax.trackers.Trackers.start", _refuse)
+        tune(shrink, minus, START, halving, **size)
+    assert tune(shrink, minus, START, halving, **size).metrics
+    assert held.traceback
+
+
+def _refuse(_):
+    raise ValueError("no tracker")
+
+
 def test_it_speaks_when_it_is_asked_to(capsys, averaged):
     result = averaged[1]
     assert len(repr(result)) < 120
