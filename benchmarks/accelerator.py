@@ -32,10 +32,10 @@ import record
 import torch
 
 from hyperdyn_jax import optimizers
-from hyperdyn_jax.data import ArrayDataset, PadCropFlip, Split
+from hyperdyn_jax.data.dataset import ArrayDataset, PadCropFlip, Split
 from hyperdyn_jax.models import CifarResNet, ResNet
-from hyperdyn_jax.steps import cross_entropy
-from hyperdyn_jax.training import BLOCK, Trainer
+from hyperdyn_jax.training.train_step import cross_entropy
+from hyperdyn_jax.training.trainer import BLOCK, Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))

@@ -31,10 +31,10 @@ import pairs
 import record
 from epoch import RESULTS, load
 
-from hyperdyn_jax import config as config_lib
-from hyperdyn_jax import layout
-from hyperdyn_jax.steps import AXIS
-from hyperdyn_jax.training import Trainer
+from hyperdyn_jax.run import config as config_lib
+from hyperdyn_jax.training import branch_parallel
+from hyperdyn_jax.training.train_step import AXIS
+from hyperdyn_jax.training.trainer import Trainer
 
 # The config's file, and the steps of a timed stretch.
 CASES = {"cifar10_twin": 64, "cifar10": 6}
@@ -77,7 +77,7 @@ def vmapped(trainer: Trainer) -> Callable[[int], list[Any]]:
     # An axis of one device, for the averages over it; then one of branches.
     inner = over_device(step, in_axes=(None, None, 0, None), out_axes=0)
     both = jax.vmap(inner, in_axes=(0, None, None, None))
-    program = layout.compiled(both, jax.devices())
+    program = branch_parallel.compiled(both, jax.devices())
     resident = trainer._hold("train")
     state = trainer.init(jax.random.key(0))
     begun = trainer.begin([state] * 2, SETTINGS).states

@@ -20,8 +20,10 @@ import numpy as np
 import record
 from strategies import ROOT, load_config
 
-from hyperdyn_jax import config, explore, switch
-from hyperdyn_jax.training import Trainer
+from hyperdyn_jax.run import config
+from hyperdyn_jax.strategies import explore_then_commit as explore
+from hyperdyn_jax.strategies import paired_test
+from hyperdyn_jax.training.trainer import Trainer
 
 NETWORKS, STRETCHES, DECISIONS = 10, 24, 400
 RATE, OTHER = 0.2, 0.05  # of the base, and of the challenger whose pairs are measured
@@ -91,7 +93,9 @@ def main() -> None:
         "pair_deviation": deviation,
         "gap_of_a_quarter_rate": float(np.mean(paired)),
         "power_by_gap": {
-            f"{gap:g}": switch.power(gap, deviation, tuner.confirmations, tuner.level)
+            f"{gap:g}": paired_test.power(
+                gap, deviation, tuner.confirmations, tuner.level
+            )
             for gap in (0.005, 0.01, 0.02, 0.04, 0.08)
         },
         "pools": [

@@ -20,9 +20,9 @@ import numpy as np
 import pairs
 import record
 
-from hyperdyn_jax import config as config_lib
 from hyperdyn_jax import optimizers
-from hyperdyn_jax.training import Trainer, TrainState
+from hyperdyn_jax.run import config as config_lib
+from hyperdyn_jax.training.trainer import Trainer, TrainState
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -24,10 +24,11 @@ import numpy as np
 import record
 from epoch import RESULTS, load
 
-from hyperdyn_jax import config as config_lib
-from hyperdyn_jax import loop, runs
-from hyperdyn_jax.training import Trainer
-from hyperdyn_jax.types import Trials
+from hyperdyn_jax import loop
+from hyperdyn_jax.run import config as config_lib
+from hyperdyn_jax.run import state as runs
+from hyperdyn_jax.training.trainer import Trainer
+from hyperdyn_jax.tuner.interface import Trials
 
 EPOCHS = 150
 

@@ -39,9 +39,12 @@ import numpy as np
 import record
 from strategies import load_config
 
-from hyperdyn_jax import checkpoints, cli, loop, signals
-from hyperdyn_jax.checkpoints import Checkpoints
-from hyperdyn_jax.display import Display
+from hyperdyn_jax import loop
+from hyperdyn_jax.commands import cli
+from hyperdyn_jax.run import checkpoints
+from hyperdyn_jax.run.checkpoints import Checkpoints
+from hyperdyn_jax.run.console import Display
+from hyperdyn_jax.system import signals
 
 ROOT = Path(__file__).resolve().parents[1]
 SAVE_MINUTES = (10.0, 0.005, 0.0)  # of three runs, of a seed each

@@ -18,11 +18,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hyperdyn_jax import LogComplement, LogUniform, SearchSpace, Uniform, gp, host
-from hyperdyn_jax.baselines import Schedule
-from hyperdyn_jax.explore import COMMIT, EXPLORE, ExploreThenCommit
-from hyperdyn_jax.hyperdyn import Hyperdyn
-from hyperdyn_jax.types import Trials
+from hyperdyn_jax import LogComplement, LogUniform, SearchSpace, Uniform
+from hyperdyn_jax.strategies import Schedule
+from hyperdyn_jax.strategies.explore_then_commit import (
+    COMMIT,
+    EXPLORE,
+    ExploreThenCommit,
+)
+from hyperdyn_jax.strategies.hyperdyn import Hyperdyn
+from hyperdyn_jax.tuner import cpu_jit, gp
+from hyperdyn_jax.tuner.interface import Trials
 
 CAPACITY = 24  # observations: every program is compiled once for all cases
 SPACES = (
@@ -148,15 +153,15 @@ def draw(
 # The model alone.
 
 
-@host.compiled
+@cpu_jit.compiled
 def _model(
     kernel: str, data: gp.Observations, start: gp.KernelParams, points: jax.Array
 ) -> tuple[Any, ...]:
     kinds = gp.SPATIAL_KERNELS[kernel], gp.TimeKernel()
-    data = host.double(data)
-    fitted = gp.fit(data, host.double(start), *kinds, max_steps=4)
+    data = cpu_jit.double(data)
+    fitted = gp.fit(data, cpu_jit.double(start), *kinds, max_steps=4)
     posterior = gp.condition(fitted, data, *kinds)
-    queries = gp.Query(host.double(points), jnp.full(len(points), 5.0, jnp.float64))
+    queries = gp.Query(cpu_jit.double(points), jnp.full(len(points), 5.0, jnp.float64))
     mean, stddev = jax.vmap(posterior.predict)(queries)
     weight = jax.vmap(lambda q: gp.feasibility(q, fitted, data, *kinds))(queries)
     return fitted, mean, stddev, weight

@@ -48,7 +48,7 @@ def make_images(count: int) -> list[dict[str, Any]]:
     from PIL import Image
     from sklearn.datasets import load_sample_images
 
-    from hyperdyn_jax.imagenet import random_box
+    from hyperdyn_jax.data.imagenet import random_box
 
     rng, made = np.random.default_rng(0), []
     photographs = load_sample_images().images
@@ -74,14 +74,14 @@ def ours(images: list[dict[str, Any]]) -> Batches:
     import grain
     from absl import flags
 
-    from hyperdyn_jax import imagenet, records
+    from hyperdyn_jax.data import imagenet, tfds_records
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
 
     def load(number: int) -> np.ndarray:
-        example = records.Example(images[number]["image"], 0, "")
-        records.image_size(example)  # which the box is drawn from
+        example = tfds_records.Example(images[number]["image"], 0, "")
+        tfds_records.image_size(example)  # which the box is drawn from
         box = imagenet.Box(*images[number]["box"])
         return imagenet.crop(example, box, SIZE, images[number]["mirror"])
 
@@ -133,13 +133,13 @@ def data_loader(images: list[dict[str, Any]]) -> Batches:
 
 
 def decode(images: list[dict[str, Any]]) -> Batches:
-    from hyperdyn_jax import records
+    from hyperdyn_jax.data import tfds_records
 
     def batches() -> Iterable[np.ndarray]:
         for start in range(0, len(images), BATCH):
             for image in images[start : start + BATCH]:
-                example = records.Example(image["image"], 0, "")
-                decoded = records.decode(example)
+                example = tfds_records.Example(image["image"], 0, "")
+                decoded = tfds_records.decode(example)
             yield decoded
 
     return batches
@@ -233,10 +233,10 @@ class Memory:
 
 def stall(images: list[dict[str, Any]], batches: int) -> dict[str, Any]:
     """The share of time in which a device has nothing to do for want of batches."""
-    from hyperdyn_jax import imagenet, records
+    from hyperdyn_jax.data import imagenet, tfds_records
 
     length = BATCH * (2 * batches + 20)
-    split = records.Records(Memory(images), "train", [("memory", length)], 1)
+    split = tfds_records.Records(Memory(images), "train", [("memory", length)], 1)
     workers = len(os.sched_getaffinity(0))
     dataset = imagenet.StreamedDataset(
         split,

@@ -21,7 +21,7 @@ import optax
 import record
 
 from hyperdyn_jax import LogUniform, SearchSpace, tune
-from hyperdyn_jax.data import load_digits
+from hyperdyn_jax.data.dataset import load_digits
 
 OUTPUT = Path(__file__).parent / "results" / "own_loop.json"
 SPACE = SearchSpace(learning_rate=LogUniform(1e-4, 1.0))

@@ -30,10 +30,10 @@ import pairs
 import record
 
 from hyperdyn_jax import hosts, optimizers
-from hyperdyn_jax.data import ArrayDataset, Split
+from hyperdyn_jax.data.dataset import ArrayDataset, Split
 from hyperdyn_jax.models import CifarResNet
-from hyperdyn_jax.steps import AXIS
-from hyperdyn_jax.training import Trainer
+from hyperdyn_jax.training.train_step import AXIS
+from hyperdyn_jax.training.trainer import Trainer
 
 RESULTS = Path(__file__).with_name("results")
 COUNTS = (1, 2, 4)

@@ -17,8 +17,12 @@ import numpy as np
 import record
 
 from hyperdyn_jax import LogUniform, SearchSpace
-from hyperdyn_jax.baselines import Schedule
-from hyperdyn_jax.explore import COMMIT, ExploreState, ExploreThenCommit
+from hyperdyn_jax.strategies import Schedule
+from hyperdyn_jax.strategies.explore_then_commit import (
+    COMMIT,
+    ExploreState,
+    ExploreThenCommit,
+)
 
 RESULTS = Path(__file__).with_name("results")
 DIMENSIONS, EPOCHS, STEPS_PER_EPOCH, DRAWS = 200, 50, 100, 200

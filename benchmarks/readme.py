@@ -14,8 +14,9 @@ import numpy as np
 import performance
 from scipy import stats
 
-from hyperdyn_jax import paper, report, switch
+from hyperdyn_jax import paper, report
 from hyperdyn_jax.replay import replay_gap
+from hyperdyn_jax.strategies import paired_test
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -430,7 +431,7 @@ def control() -> str:
     wide = np.mean(list(twin.test("cosine_0.2").values()))
     wide -= np.mean(list(twin.test("cosine_0.05").values()))
     half = 0.5 / wide * results["gap_of_a_quarter_rate"]
-    found = switch.power(half, results["pair_deviation"], 3, results["level"])
+    found = paired_test.power(half, results["pair_deviation"], 3, results["level"])
     rows = [[gap, f"{power:.0%}"] for gap, power in results["power_by_gap"].items()]
     text = (
         f"Placebo: {results['switched']} of {results['decisions']} decisions left the "

@@ -50,7 +50,10 @@ def make_trainer(job: dict[str, Any]) -> tuple[Any, Any]:
     """A trainer and its first state, on images of noise."""
     import jax
 
-    from hyperdyn_jax import data, models, optimizers, steps, training
+    from hyperdyn_jax import models, optimizers
+    from hyperdyn_jax.data import dataset as data
+    from hyperdyn_jax.training import train_step as steps
+    from hyperdyn_jax.training import trainer as training
 
     size, depth, width = NETWORKS[job.get("network", "twin")]
     draw, batch = np.random.RandomState(0), job.get("batch", BATCH)

@@ -65,7 +65,7 @@ def traffic(devices: int, size: float) -> float:
 
 
 def groups(machine: Machine, devices: int, branches: int) -> int:
-    """Groups of devices that train side by side, as `hyperdyn_jax.layout` makes them:
+    """Groups of devices that train side by side, as `branch_parallel` makes them:
     the greatest number that divides the branches and the devices of a process."""
     return math.gcd(branches, min(devices, machine.host))
 

@@ -52,7 +52,9 @@ def ours(name: str, data_dir: str) -> dict[str, Any]:
     import numpy as np
 
     stages.end("import of jax")
-    from hyperdyn_jax import cli, config, training
+    from hyperdyn_jax.commands import cli
+    from hyperdyn_jax.run import config
+    from hyperdyn_jax.training import trainer as training
 
     stages.end("imports")
     spent: dict[str, float] = {}

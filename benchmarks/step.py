@@ -31,10 +31,11 @@ import pairs
 import record
 import torch
 
-from hyperdyn_jax import layout, optimizers
-from hyperdyn_jax.data import ArrayDataset, Split
+from hyperdyn_jax import optimizers
+from hyperdyn_jax.data.dataset import ArrayDataset, Split
 from hyperdyn_jax.models import CifarResNet
-from hyperdyn_jax.training import Trainer
+from hyperdyn_jax.training import branch_parallel
+from hyperdyn_jax.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -168,7 +169,7 @@ def our_convolution(size: int, channels: int, filters: int, stride: int) -> list
     kernel = rng.normal(size=(3, 3, channels, filters)).astype(np.float32)
     x, kernel = jax.device_put((x, kernel))
     change = convolve(x, kernel)
-    compiled = functools.partial(layout.compiled, devices=jax.devices())
+    compiled = functools.partial(branch_parallel.compiled, devices=jax.devices())
     pulls = [compiled(functools.partial(pull, index)) for index in (0, 1)]
     forward = compiled(convolve)
     return [

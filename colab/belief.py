@@ -59,8 +59,10 @@ import numpy as np
 import optax
 from IPython.display import HTML, display
 
-from hyperdyn_jax import Hyperdyn, LogUniform, SearchSpace, gp, host, hyperdyn
-from hyperdyn_jax.data import load_digits
+from hyperdyn_jax import Hyperdyn, LogUniform, SearchSpace
+from hyperdyn_jax.data.dataset import load_digits
+from hyperdyn_jax.strategies import hyperdyn
+from hyperdyn_jax.tuner import cpu_jit, gp
 
 EPOCHS = int(os.environ.get("EPOCHS", 12))
 STEPS, BATCH = 40, 32
@@ -116,14 +118,14 @@ print(f"{score:.1f}% after {EPOCHS} epochs")
 
 
 # %%
-@host.compiled
+@cpu_jit.compiled
 def posterior(tuner, data, model, epoch, units):
     """Mean and standard deviation of the gain, f32[n] each, percentage points."""
     kernels = hyperdyn.kernels(tuner)
-    known = gp.condition(host.double(model), host.double(data), *kernels)
-    now = host.double(epoch)
+    known = gp.condition(cpu_jit.double(model), cpu_jit.double(data), *kernels)
+    now = cpu_jit.double(epoch)
     predict = jax.vmap(lambda unit: known.predict(gp.Query(unit[None], now)))
-    return host.single(predict(host.double(units)))
+    return cpu_jit.single(predict(cpu_jit.double(units)))
 
 
 units = np.linspace(0, 1, 101, dtype=np.float32)
@@ -142,7 +144,7 @@ for epoch, (data, model, trials, gains, decision) in enumerate(history):
             "seen": np.column_stack(
                 [data.points[seen, 0], data.gains[seen], epoch - data.epochs[seen]]
             ).tolist(),
-            "tried": host.to_unit(tuner, trials.hparams)[:, 0].tolist(),
+            "tried": cpu_jit.to_unit(tuner, trials.hparams)[:, 0].tolist(),
             "gains": gains.tolist(),
             "rates": trials.hparams["learning_rate"].tolist(),
             "branch": decision.branch,

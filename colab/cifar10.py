@@ -54,7 +54,8 @@ print(f"jax {jax.__version__} on {jax.devices()}")
 # %%
 import os
 
-from hyperdyn_jax import cli, loop, report
+from hyperdyn_jax import loop, report
+from hyperdyn_jax.commands import cli
 
 cpu = jax.default_backend() == "cpu"
 usual = "configs/cifar10_twin.py" if cpu else "configs/cifar10.py"

@@ -56,7 +56,7 @@ import jax.numpy as jnp
 import optax
 
 from hyperdyn_jax import LogUniform, SearchSpace, optimizers, tune
-from hyperdyn_jax.data import load_digits
+from hyperdyn_jax.data.dataset import load_digits
 
 EPOCHS = int(os.environ.get("EPOCHS", 20))
 STEPS_PER_EPOCH, BATCH = 40, 32

@@ -56,7 +56,8 @@ print(f"jax {jax.__version__} on {jax.devices()}")
 # %%
 import os
 
-from hyperdyn_jax import cli, load_schedule, loop, report
+from hyperdyn_jax import load_schedule, loop, report
+from hyperdyn_jax.commands import cli
 
 EPOCHS = int(os.environ.get("EPOCHS", 20))  # fewer for a quick look
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from hyperdyn_jax import Hyperdyn, LogComplement, LogUniform, SearchSpace, tune
-from hyperdyn_jax.data import load_digits
+from hyperdyn_jax.data.dataset import load_digits
 
 EPOCHS, STEPS_PER_EPOCH, BATCH = 10, 40, 32
 images, labels = load_digits()

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from hyperdyn_jax import LogComplement, LogUniform, SearchSpace, optimizers, tune
-from hyperdyn_jax.characters import characters
+from hyperdyn_jax.data.characters import characters
 
 EPOCHS, STEPS_PER_EPOCH, BATCH, WIDTH = 20, 30, 32, 32
 text = characters()

@@ -20,11 +20,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 import hyperdyn_jax
-from hyperdyn_jax import arguments, process, report
-from hyperdyn_jax.arguments import Parser
+from hyperdyn_jax import report
 from hyperdyn_jax.paper import table
 from hyperdyn_jax.report import Run, gather, numbers, parts
 from hyperdyn_jax.report.svg import Panel, extent
+from hyperdyn_jax.run import arguments
+from hyperdyn_jax.run.arguments import Parser
+from hyperdyn_jax.system import process
 
 COUNTS = {"step": "accepted steps", "total_steps": "total steps, trials included"}
 POINTS = 60  # of a band

@@ -23,9 +23,13 @@ import numpy as np
 from packaging.requirements import Requirement
 
 import hyperdyn_jax
-from hyperdyn_jax import arguments, cli, files, platforms, prepare, process, records
-from hyperdyn_jax.arguments import BAD_INPUT, Parser
-from hyperdyn_jax.records import DataError
+from hyperdyn_jax import prepare
+from hyperdyn_jax.commands import cli
+from hyperdyn_jax.data import tfds_records
+from hyperdyn_jax.data.tfds_records import DataError
+from hyperdyn_jax.run import arguments
+from hyperdyn_jax.run.arguments import BAD_INPUT, Parser
+from hyperdyn_jax.system import files, platforms, process
 
 PACKAGE = "hyperdyn_jax"
 SHOWN = ("jax", "flax", "optax", "tinygp", "orbax-checkpoint", "numpy")
@@ -65,7 +69,7 @@ def examine(data_dir: Path | None, workdir: Path) -> Iterator[Finding]:
 def _told(error: Exception) -> str:
     if isinstance(error, OSError):
         return arguments.in_words(error)
-    return f"{type(error).__name__}: {records.reason(error)}"
+    return f"{type(error).__name__}: {tfds_records.reason(error)}"
 
 
 def packages() -> Iterator[Finding]:
@@ -164,13 +168,13 @@ def data_sets(data_dir: Path | None) -> Iterator[Finding]:
         yield Finding("data", f"--data_dir={data_dir} is no folder", False)
         return
     for name, (classes, splits) in prepare.SPLITS.items():
-        if not (data_dir / records.NAMES[name]).exists():
-            line = f"no {name} in {data_dir}; {records.command(name, data_dir)}"
+        if not (data_dir / tfds_records.NAMES[name]).exists():
+            line = f"no {name} in {data_dir}; {tfds_records.command(name, data_dir)}"
             yield Finding("data", line, missing=True)
             continue
         try:
-            opened = records.open_splits(name, data_dir, classes, splits)
-            shapes = [records.decode(split[0]).shape for split in opened]
+            opened = tfds_records.open_splits(name, data_dir, classes, splits)
+            shapes = [tfds_records.decode(split[0]).shape for split in opened]
         except DataError as error:
             yield Finding("data", str(error), False)
             continue

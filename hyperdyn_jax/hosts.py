@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from hyperdyn_jax import signals
+from hyperdyn_jax.system import signals
 
 BAD_INPUT, TRY_AGAIN = 2, 75  # exit codes; the latter when another process was lost
 WAIT = 300.0  # seconds that processes wait for each other at the start

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from hyperdyn_jax import config as config_lib
-from hyperdyn_jax import display as display_lib
-from hyperdyn_jax import files, hosts, jsonl, rundir, signals, switch
-from hyperdyn_jax.display import Display
-from hyperdyn_jax.host import key_data
-from hyperdyn_jax.jsonl import Row
-from hyperdyn_jax.rundir import Follower, RunDirectory
-from hyperdyn_jax.runs import (
+from hyperdyn_jax import hosts
+from hyperdyn_jax.run import config as config_lib
+from hyperdyn_jax.run import console as display_lib
+from hyperdyn_jax.run import jsonl, run_dir
+from hyperdyn_jax.run.console import Display
+from hyperdyn_jax.run.jsonl import Row
+from hyperdyn_jax.run.run_dir import Follower, RunDirectory
+from hyperdyn_jax.run.state import (
     Pending,
     Run,
     forked,
@@ -29,9 +29,12 @@ from hyperdyn_jax.runs import (
     skipped,
     start,
 )
-from hyperdyn_jax.steps import TrainState, state_shapes
-from hyperdyn_jax.training import Evaluation, Trainer
-from hyperdyn_jax.types import Decision, DivergedError, Strategy, Trials
+from hyperdyn_jax.strategies import paired_test
+from hyperdyn_jax.system import files, signals
+from hyperdyn_jax.training.train_step import TrainState, state_shapes
+from hyperdyn_jax.training.trainer import Evaluation, Trainer
+from hyperdyn_jax.tuner.cpu_jit import key_data
+from hyperdyn_jax.tuner.interface import Decision, DivergedError, Strategy, Trials
 
 ATTEMPTS = 4  # at one epoch, before a run in which everything diverges gives up
 NARROWER = 0.1  # of the largest learning rate tried: the limit after two such attempts
@@ -111,7 +114,7 @@ def check(config: Mapping[str, Any], workdir: str | Path | None) -> config_lib.S
         path = files.expand(workdir) if workdir else None
     except ValueError as error:
         raise config_lib.ConfigError([f"--workdir={error}"]) from None
-    if path and (problems := rundir.problems(path, config)):
+    if path and (problems := run_dir.problems(path, config)):
         raise config_lib.ConfigError(problems)
     if setup.fork and not (path and (path / "checkpoints").exists()):
         shape = setup.dataset.image_shape
@@ -159,7 +162,7 @@ COARSE = 2.0  # percentage points that a validation split should be able to tell
 def small_validation(setup: config_lib.Setup) -> str | None:
     """A note where the validation split is too small for what the tuner has to tell."""
     examples = setup.dataset.size("validation")
-    gap = switch.smallest_gap(examples)
+    gap = paired_test.smallest_gap(examples)
     if gap <= COARSE or not hasattr(setup.tuner, "space"):  # a schedule chooses nothing
         return None
     return (
@@ -425,7 +428,7 @@ def finish(trainer: Trainer, run: Run, last: Branch) -> tuple[Run, dict[str, Any
     results = {"test_accuracy": test.accuracy, "test_loss": test.loss}
     fallen = run.best_accuracy - last.validation.accuracy
     others, examples = max(1, run.epoch - 1), last.validation.count
-    if not run.best or fallen <= switch.smallest_gap(examples, comparisons=others):
+    if not run.best or fallen <= paired_test.smallest_gap(examples, comparisons=others):
         return run._replace(held=[last.state], best=[]), results
     best = trainer.evaluate(run.best[0], "test")
     results = {

@@ -20,9 +20,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from hyperdyn_jax import arguments, process, report
-from hyperdyn_jax.arguments import Parser
+from hyperdyn_jax import report
 from hyperdyn_jax.report import Run, find_runs, gather, spread
+from hyperdyn_jax.run import arguments
+from hyperdyn_jax.run.arguments import Parser
+from hyperdyn_jax.system import process
 
 
 class Kind(NamedTuple):

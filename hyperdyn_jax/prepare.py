@@ -19,9 +19,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hyperdyn_jax import arguments, process, records
-from hyperdyn_jax.arguments import Parser
-from hyperdyn_jax.records import DataError
+from hyperdyn_jax.data import tfds_records
+from hyperdyn_jax.data.tfds_records import DataError
+from hyperdyn_jax.run import arguments
+from hyperdyn_jax.run.arguments import Parser
+from hyperdyn_jax.system import process
 
 # Of each data set: the number of classes, and the splits that training uses.
 SPLITS = {
@@ -65,7 +67,7 @@ def prepare(
     if why := arguments.unwritable(Path(data_dir)):
         raise DataError(f"--data_dir={data_dir} cannot be written: {why}")
     if from_tfrecord:
-        convert(records.find(name, data_dir))
+        convert(tfds_records.find(name, data_dir))
     elif not _is_there(name, data_dir):
         manual = Path(manual_dir or Path(data_dir, "downloads", "manual"))
         missing = [file for file in ARCHIVES if not (manual / file).is_file()]
@@ -147,7 +149,7 @@ def _description(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, contents: Iterable[bytes]) -> None:
-    module = records.import_package("array_record.python.array_record_module")
+    module = tfds_records.import_package("array_record.python.array_record_module")
     writer = module.ArrayRecordWriter(str(path), "group_size:1")  # as TFDS does
     for record in contents:
         writer.write(record)
@@ -159,19 +161,19 @@ def _generate(name: str, data_dir: str | Path, manual: Path) -> None:
     tfds = _import("tensorflow_datasets")
     try:
         builder = tfds.builder(
-            records.NAMES[name], data_dir=data_dir, file_format="array_record"
+            tfds_records.NAMES[name], data_dir=data_dir, file_format="array_record"
         )
         settings = tfds.download.DownloadConfig(manual_dir=manual)
         builder.download_and_prepare(download_config=settings)
     except Exception as error:  # of the network, of the archives, a full disk
-        line = f"{name} could not be prepared: {records.reason(error)}"
+        line = f"{name} could not be prepared: {tfds_records.reason(error)}"
         raise DataError(line) from error
 
 
 def _is_there(name: str, data_dir: str | Path) -> bool:
     """Raises DataError where it is, but not whole: nothing is deleted unasked."""
     try:
-        records.find(name, data_dir)
+        tfds_records.find(name, data_dir)
     except DataError:
         return False
     _check(name, data_dir)
@@ -181,7 +183,7 @@ def _is_there(name: str, data_dir: str | Path) -> bool:
 def _check(name: str, data_dir: str | Path) -> str:
     """The sizes of the splits, if they are whole."""
     classes, splits = SPLITS[name]
-    opened = records.open_splits(name, data_dir, classes, splits)
+    opened = tfds_records.open_splits(name, data_dir, classes, splits)
     return ", ".join(
         f"{len(split)} in split {split_name!r}"
         for split_name, split in zip(splits, opened, strict=True)

@@ -19,9 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from hyperdyn_jax import arguments, cli, config, platforms, process, report, study
-from hyperdyn_jax.arguments import Parser
-from hyperdyn_jax.types import DivergedError
+from hyperdyn_jax import report, study
+from hyperdyn_jax.commands import cli
+from hyperdyn_jax.run import arguments, config
+from hyperdyn_jax.run.arguments import Parser
+from hyperdyn_jax.system import platforms, process
+from hyperdyn_jax.tuner.interface import DivergedError
 
 LEVEL = 0.95  # of the interval
 

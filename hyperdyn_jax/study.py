@@ -18,9 +18,12 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
-from hyperdyn_jax import arguments, cli, files, loop, process
-from hyperdyn_jax.config import ConfigError
-from hyperdyn_jax.types import DivergedError
+from hyperdyn_jax import loop
+from hyperdyn_jax.commands import cli
+from hyperdyn_jax.run import arguments
+from hyperdyn_jax.run.config import ConfigError
+from hyperdyn_jax.system import files, process
+from hyperdyn_jax.tuner.interface import DivergedError
 
 CONFIG = cli.define_config()
 STRATEGIES = flags.DEFINE_list(

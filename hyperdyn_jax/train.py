@@ -14,7 +14,8 @@ import sys
 
 from absl import app, flags, logging
 
-from hyperdyn_jax import cli, process, signals
+from hyperdyn_jax.commands import cli
+from hyperdyn_jax.system import process, signals
 
 # Of one run in several processes, the same command in each but for --process:
 PLACE = {

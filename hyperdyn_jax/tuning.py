@@ -23,21 +23,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hyperdyn_jax import averaging, display, files, jsonl, pytrees
-from hyperdyn_jax import trackers as tracking
-from hyperdyn_jax.baselines import Schedule, common
-from hyperdyn_jax.explore import ExploreThenCommit
-from hyperdyn_jax.host import key_data
-from hyperdyn_jax.jsonl import Row
-from hyperdyn_jax.schedule import schedules, to_schedule
-from hyperdyn_jax.space import SearchSpace
-from hyperdyn_jax.types import (
+from hyperdyn_jax.optimizers import iterate_average as averaging
+from hyperdyn_jax.run import console, jsonl
+from hyperdyn_jax.run import trackers as tracking
+from hyperdyn_jax.run.jsonl import Row
+from hyperdyn_jax.strategies import Schedule, common
+from hyperdyn_jax.strategies.explore_then_commit import ExploreThenCommit
+from hyperdyn_jax.strategies.learned_schedule import schedules, to_schedule
+from hyperdyn_jax.system import files, pytrees
+from hyperdyn_jax.tuner.cpu_jit import key_data
+from hyperdyn_jax.tuner.interface import (
     Decision,
     DivergedError,
     Strategy,
     TooShortError,
     Trials,
 )
+from hyperdyn_jax.tuner.search_space import SearchSpace
 
 ATTEMPTS = 4  # decisions in a row in which everything diverges, before a run gives up
 PIECES = 16  # points of the path of a trial that are averaged, at most
@@ -79,7 +81,7 @@ class TuneResult(Generic[State]):
         best = self.metrics[self.best_epoch]
         tried = sum(len(row["trials"]) for row in self.decisions)
         first, then = (
-            display.setting(row["hyperparams"]) for row in (self.metrics[0], best)
+            console.setting(row["hyperparams"]) for row in (self.metrics[0], best)
         )
         return (
             f"score {self.score:.6g}, that of epoch {self.best_epoch} "
@@ -209,7 +211,7 @@ def tune(
             if store:
                 store.save(run)
             if progress:
-                print(display.line(run.decisions[-1], row, loop.accepted_epochs(run)))
+                print(console.line(run.decisions[-1], row, loop.accepted_epochs(run)))
             if callback and row:
                 callback(run.held[0].read_out(), row)
     return _result(run)

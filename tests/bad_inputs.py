@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tfds_fixture
 
-from hyperdyn_jax import cli, rundir
+from hyperdyn_jax.commands import cli
+from hyperdyn_jax.run import run_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
@@ -109,7 +110,7 @@ def run_directory(
     def prepare(here: Path) -> None:
         config = cli.load_config(["train.py", *digits(*settings)]).to_dict()
         for number in range(4):  # opened anew, so that each row is written
-            with rundir.RunDirectory(here / "run", config) as directory:
+            with run_dir.RunDirectory(here / "run", config) as directory:
                 directory.resume()
                 row = {"decisions": {"epoch": number, "branch": -1}}
                 directory.commit(row, {"x": np.zeros(2)}, {})
@@ -119,10 +120,10 @@ def run_directory(
     return prepare
 
 
-def held(here: Path) -> rundir.RunDirectory:
+def held(here: Path) -> run_dir.RunDirectory:
     """HERE/run while another process has it."""
     config = cli.load_config(["train.py", DIGITS]).to_dict()
-    return rundir.RunDirectory(here / "run", config)
+    return run_dir.RunDirectory(here / "run", config)
 
 
 def damage_row(run: Path) -> None:

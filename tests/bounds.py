@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hyperdyn_jax import checkpoints, cli, rundir
+from hyperdyn_jax.commands import cli
+from hyperdyn_jax.run import checkpoints, run_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = [
@@ -96,7 +97,7 @@ def tamper(folder: Path, *, replace: bool, forged: bool) -> Tampered:
     content, executed = evil(folder)
     config = cli.load_config(["train.py", f"--config={ROOT / 'configs/digits.py'}"])
     for number in range(2):
-        with rundir.RunDirectory(folder / "run", config.to_dict()) as directory:
+        with run_dir.RunDirectory(folder / "run", config.to_dict()) as directory:
             directory.resume()
             row = {"decisions": {"epoch": number, "branch": -1}}
             directory.commit(row, {"x": np.arange(100.0)}, {"number": number})
@@ -200,5 +201,5 @@ def marked_config(folder: Path) -> list[str]:
     name = f"__import__('os').system('{MARK}')"
     config |= {"name": name, "epochs": 3, "batch_size": 256, "strategy": "constant"}
     config["model"]["width"] = 1
-    (folder / "config.json").write_text(rundir.dump_config(config))
+    (folder / "config.json").write_text(run_dir.dump_config(config))
     return ["--config=config.json", "--workdir=run"]

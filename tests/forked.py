@@ -44,7 +44,8 @@ import sklearn.datasets  # noqa: E402, F401
 import tensorboardX  # noqa: E402, F401 (which brings torch, where there is one)
 import tensorflow_datasets  # noqa: E402, F401
 
-from hyperdyn_jax import cli, loop, report  # noqa: E402, F401
+from hyperdyn_jax import loop, report  # noqa: E402, F401
+from hyperdyn_jax.commands import cli  # noqa: E402, F401
 
 
 def usual(_: Path) -> None:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hyperdyn_jax.checkpoints import Checkpoints
+from hyperdyn_jax.run.checkpoints import Checkpoints
 
 
 def state(workdir: Path) -> tuple[Any, Any, Any]:

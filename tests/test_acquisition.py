@@ -12,14 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special
 
-from hyperdyn_jax import (
-    Hyperdyn,
-    acquisition,
-    compiler,
-    cube,
-    expected_improvement,
-    log_expected_improvement,
-)
+from hyperdyn_jax import Hyperdyn, expected_improvement, log_expected_improvement
+from hyperdyn_jax.system import compiler
+from hyperdyn_jax.tuner import acquisition, bounded_bfgs
 
 many = settings(max_examples=300, deadline=None, derandomize=True)
 DOUBLE = pytest.mark.parametrize("x64", [False, True], ids=["float32", "float64"])
@@ -172,7 +167,9 @@ def test_log_expected_improvement_ranks_where_expected_improvement_is_zero():
 @functools.cache
 def climber(function, max_steps):
     return compiled(
-        lambda start: cube.climb(function, start, max_steps=max_steps, curvature=4.0)
+        lambda start: bounded_bfgs.climb(
+            function, start, max_steps=max_steps, curvature=4.0
+        )
     )
 
 

@@ -4,7 +4,7 @@ import bad_inputs
 import pytest
 from absl import flags
 
-from hyperdyn_jax import cli
+from hyperdyn_jax.commands import cli
 
 
 def train(words):

@@ -19,8 +19,8 @@ from hyperdyn_jax import (
     Uniform,
     baselines,
 )
-from hyperdyn_jax.baselines import Schedule, autolrs, pb2, search
-from hyperdyn_jax.types import Trials
+from hyperdyn_jax.strategies import Schedule, autolrs, pb2, search
+from hyperdyn_jax.tuner.interface import Trials
 
 KEY = jax.random.key(0)
 LINE = SearchSpace(learning_rate=LogUniform(1e-3, 1.0))

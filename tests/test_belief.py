@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from hyperdyn_jax import rundir, strategies
-from hyperdyn_jax.config import make_tuner
 from hyperdyn_jax.report import belief, numbers
+from hyperdyn_jax.run import run_dir
+from hyperdyn_jax.run.config import make_tuner
+from hyperdyn_jax.strategies import registry
 
 STEPS = 40  # an epoch
 CONFIG = {
@@ -74,7 +75,7 @@ def play(folder, strategy, start, epochs=8, **sections):
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
     for name, log in (("metrics", metrics), ("decisions", rows)):
-        text = "".join(rundir.dump(row) + "\n" for row in log)
+        text = "".join(run_dir.dump(row) + "\n" for row in log)
         (folder / f"{name}.jsonl").write_text(text)
     return numbers.load_run(folder)
 
@@ -150,7 +151,7 @@ def test_every_strategy_with_predictions_is_known():
     """One that is added has to be computed again too, or its page says nothing."""
     config = CONFIG | {"epochs": 40}
     models = ["hyperdyn", "epoch_bo", "greedy", "control", "explore"]
-    for name in set(strategies.STRATEGIES) - {"replay"}:
+    for name in set(registry.STRATEGIES) - {"replay"}:
         tuner = make_tuner(config | {"strategy": name}, STEPS)
         tuner = getattr(tuner, "tuner", tuner)
         assert isinstance(tuner, belief.Tuner) == (name in models)

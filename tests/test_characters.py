@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hyperdyn_jax import characters, data, models
+from hyperdyn_jax import models
+from hyperdyn_jax.data import characters
+from hyperdyn_jax.data import dataset as data
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -15,9 +15,11 @@ import jax
 import numpy as np
 import pytest
 
-from hyperdyn_jax import checkpoints, cli, config, rundir, steps
-from hyperdyn_jax.checkpoints import Checkpoints, SaveError
-from hyperdyn_jax.files import lacks
+from hyperdyn_jax.commands import cli
+from hyperdyn_jax.run import checkpoints, config, run_dir
+from hyperdyn_jax.run.checkpoints import Checkpoints, SaveError
+from hyperdyn_jax.system.files import lacks
+from hyperdyn_jax.training import train_step
 
 FACTS = {"score": 1.5, "rows": {"decisions": 1, "metrics": 1}}
 
@@ -28,7 +30,7 @@ def arrays(seed=0):
         "kernel": rng.standard_normal((3, 3, 4, 8), dtype=np.float32),
         "bias": np.float32([0.0, -0.0, np.nan, np.inf, 1e-45, 1, 2, 3]),
     }
-    state = steps.TrainState(np.int32(7), params, {}, (None, np.bool_([True])))
+    state = train_step.TrainState(np.int32(7), params, {}, (None, np.bool_([True])))
     tuner = {"mean": rng.standard_normal(5), "half": np.float16([0.1])}
     return {"held": [state], "tuner": tuner, "key": np.uint32([3, 2**32 - 1])}
 
@@ -161,7 +163,7 @@ def test_another_network_or_tuner_is_refused_and_nothing_lost(copy, change, mess
 
 def two_decisions(path):
     """A run directory with a checkpoint after each of two rows."""
-    with rundir.RunDirectory(path, {}) as directory:
+    with run_dir.RunDirectory(path, {}) as directory:
         directory.resume()
         for _ in range(2):
             row = {"epoch": 0, "branch": -1}
@@ -174,7 +176,7 @@ def test_a_directory_without_a_good_checkpoint_is_a_line(tmp_path):
     for file in (tmp_path / "checkpoints").glob("*/facts.json"):
         file.unlink()
     with pytest.raises(config.ConfigError) as caught:
-        rundir.RunDirectory(tmp_path, {})
+        run_dir.RunDirectory(tmp_path, {})
     (line,) = caught.value.problems
     assert line == (
         f"--workdir={tmp_path}: every checkpoint is damaged: 2 (facts.json is missing)"
@@ -188,7 +190,7 @@ def test_rows_after_the_good_checkpoint_are_cut_off_torn_ones_too(tmp_path):
     with (tmp_path / "decisions.jsonl").open("a") as file:
         file.write('{"epo')
     (tmp_path / "checkpoints" / "2" / "arrays" / "_METADATA").write_text("")
-    with rundir.RunDirectory(tmp_path, {}, said.append) as directory:
+    with run_dir.RunDirectory(tmp_path, {}, said.append) as directory:
         assert directory.resume()["rows"] == {"decisions": 1, "metrics": 0}
     damage = "checkpoint 2 is damaged (arrays/_METADATA is not what was written)"
     assert said == [f"warning: {damage}; going on from an older one"]
@@ -205,13 +207,13 @@ def test_rows_are_written_after_the_checkpoint_that_holds_them(tmp_path, monkeyp
         path.write_bytes(file.read_bytes() + content[:5])
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    directory = rundir.RunDirectory(tmp_path, {})
+    directory = run_dir.RunDirectory(tmp_path, {})
     directory.resume()
     for epoch in range(3):
         row = {"epoch": epoch, "branch": -1}
         assert file.read_text().count("\n") == epoch
         if epoch == 2:
-            monkeypatch.setattr(rundir.jsonl, "append", torn)
+            monkeypatch.setattr(run_dir.jsonl, "append", torn)
         directory.commit({"decisions": row}, arrays(), {"score": 0.0})
         directory.checkpoints._future.result()
     with pytest.raises(SaveError, match="Input/output error"):
@@ -219,7 +221,7 @@ def test_rows_are_written_after_the_checkpoint_that_holds_them(tmp_path, monkeyp
     assert len(appended) == 3  # tries
     assert (tmp_path / "checkpoints" / "3").exists()
     monkeypatch.undo()
-    with rundir.RunDirectory(tmp_path, {}) as directory:
+    with run_dir.RunDirectory(tmp_path, {}) as directory:
         assert directory.resume()["rows"]["decisions"] == 3
         directory.resume()
     rows = map(json.loads, file.read_text().splitlines())
@@ -339,7 +341,7 @@ def two_runs(path, said):
     """A run directory that is used twice, and what it then holds."""
     content = {"x": np.arange(3.0)}
     for number in range(2):
-        with rundir.RunDirectory(path, {}, said.append) as directory:
+        with run_dir.RunDirectory(path, {}, said.append) as directory:
             facts = directory.resume()
             assert (facts or {}).get("number") == (number - 1 if number else None)
             if number:

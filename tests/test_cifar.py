@@ -13,7 +13,7 @@ import pytest
 import tfds_fixture
 from PIL import Image
 
-from hyperdyn_jax import cifar, data, records
+from hyperdyn_jax.data import cifar10, dataset, tfds_records
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "tfds"
 NAMES = ("train", "validation", "test")
@@ -29,7 +29,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def small(data_dir):
-    return cifar.cifar10(data_dir)
+    return cifar10.cifar10(data_dir)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def real():
     if not REAL.is_dir():
         pytest.skip("there is no copy of CIFAR-10 beside the repository")
     began = time.perf_counter()
-    return cifar.cifar10(REAL), time.perf_counter() - began
+    return cifar10.cifar10(REAL), time.perf_counter() - began
 
 
 def pillow(file):
@@ -45,12 +45,12 @@ def pillow(file):
 
 
 def test_images_are_decoded_as_pillow_does(data_dir):
-    train, test = records.open_splits("cifar10", data_dir, 10, ["train", "test"])
+    train, test = tfds_records.open_splits("cifar10", data_dir, 10, ["train", "test"])
     for split, examples in (
         (train, tfds_fixture.cifar_examples(300, 0)),
         (test, tfds_fixture.cifar_examples(60, 1)),
     ):
-        (images, labels), good = cifar.load(split, records.Skips())
+        (images, labels), good = cifar10.load(split, tfds_records.Skips())
         assert good.all()
         assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
         assert labels.tolist() == [example["label"] for example in examples]
@@ -63,15 +63,15 @@ def test_a_fixed_tenth_of_the_training_images_validates(small, data_dir):
     together = [image.tobytes() for name in NAMES for image in small[name].images]
     every = tfds_fixture.cifar_examples(300, 0) + tfds_fixture.cifar_examples(60, 1)
     assert sorted(together) == sorted(pillow(e["image"]).tobytes() for e in every)
-    again = cifar.cifar10(data_dir)
+    again = cifar10.cifar10(data_dir)
     for name in NAMES:
         assert np.array_equal(small[name].images, again[name].images)
 
 
 @pytest.mark.parametrize("devices", [1, 4])
 def test_every_epoch_visits_every_training_example_once(small, devices):
-    parts = small | {"train": data.Split(*(x[:268] for x in small["train"]))}
-    source = data.ArrayDataset(**parts, **SPLIT_SIZES, devices=devices, seed=0)
+    parts = small | {"train": dataset.Split(*(x[:268] for x in small["train"]))}
+    source = dataset.ArrayDataset(**parts, **SPLIT_SIZES, devices=devices, seed=0)
     steps = source.steps_per_epoch
     for epoch in range(3):
         batches = [source.train_batch(epoch * steps + i) for i in range(steps)]
@@ -99,7 +99,7 @@ def reference(image, offset, mirror, pad, fill):
 def test_augmentation_equals_a_numpy_reference(pad, size):
     rng = np.random.default_rng(0)
     images = rng.uniform(0, 255, (512, size, size, 3)).astype(np.float32)
-    augment = data.PadCropFlip(pad, (125.25, 122.5, 113.75))
+    augment = dataset.PadCropFlip(pad, (125.25, 122.5, 113.75))
     keys = jax.random.split(jax.random.key(1), len(images))
     augmented = np.asarray(jax.jit(jax.vmap(augment))(keys, images))
     offsets, mirrored = map(np.asarray, jax.vmap(augment.draw)(keys))
@@ -112,7 +112,7 @@ def test_augmentation_equals_a_numpy_reference(pad, size):
 
 
 def test_the_border_is_the_mean_colour_of_the_training_images(small):
-    source = data.ArrayDataset(**small, **SPLIT_SIZES, devices=1, seed=0)
+    source = dataset.ArrayDataset(**small, **SPLIT_SIZES, devices=1, seed=0)
     keys = jax.random.split(jax.random.key(0), 64)
     tops = np.asarray(jax.vmap(small["augment"].draw)(keys)[0])[:, 0]
     images = source.load(source.resident("train"), np.arange(64), keys).images
@@ -124,11 +124,11 @@ def test_the_border_is_the_mean_colour_of_the_training_images(small):
 
 
 def test_without_padding_nothing_is_augmented(data_dir):
-    assert cifar.cifar10(data_dir, pad=0)["augment"] is None
+    assert cifar10.cifar10(data_dir, pad=0)["augment"] is None
 
 
 def test_the_twin_is_the_head_of_each_split_at_half_the_size(small, data_dir):
-    twin = cifar.cifar10_twin(data_dir, sizes=(100, 20, 50))
+    twin = cifar10.cifar10_twin(data_dir, sizes=(100, 20, 50))
     assert twin["augment"].pixels == 2
     for name, size in zip(NAMES, (100, 20, 50), strict=True):
         images, labels = twin[name]
@@ -141,8 +141,10 @@ def test_the_twin_is_the_head_of_each_split_at_half_the_size(small, data_dir):
             chosen = np.random.RandomState(0).permutation(60)[:50]
         assert np.abs(images - halves[chosen]).max() <= 0.5
         assert labels.tolist() == whole[chosen].tolist()
-    with pytest.raises(records.DataError, match="'validation' has 30 images, the twin"):
-        cifar.cifar10_twin(data_dir, sizes=(100, 31, 50))
+    with pytest.raises(
+        tfds_records.DataError, match="'validation' has 30 images, the twin"
+    ):
+        cifar10.cifar10_twin(data_dir, sizes=(100, 31, 50))
 
 
 def test_the_real_copy_is_whole_and_fast_to_load(real):
@@ -154,17 +156,17 @@ def test_the_real_copy_is_whole_and_fast_to_load(real):
     assert counts["test"].tolist() == [1000] * 10
     assert counts["validation"].min() > 400
     # Known means and deviations of CIFAR-10's training images, on [0, 1].
-    mean, deviation = data.moments(parts["train"].images)
+    mean, deviation = dataset.moments(parts["train"].images)
     np.testing.assert_allclose(mean / 255, [0.4914, 0.4822, 0.4465], atol=2e-3)
     np.testing.assert_allclose(deviation / 255, [0.2470, 0.2435, 0.2616], atol=3e-3)
-    test = records.open_splits("cifar10", REAL, 10, ["test"])[0]
+    test = tfds_records.open_splits("cifar10", REAL, 10, ["test"])[0]
     for i in (0, 17, 9999):
         assert np.array_equal(parts["test"].images[i], pillow(test[i].image))
 
 
 def test_moments_are_those_of_numpy():
     images = np.random.default_rng(0).integers(0, 256, (1234, 5, 4, 3), dtype=np.uint8)
-    mean, deviation = data.moments(images)
+    mean, deviation = dataset.moments(images)
     np.testing.assert_allclose(mean, images.mean((0, 1, 2)), rtol=1e-6)
     np.testing.assert_allclose(deviation, images.std((0, 1, 2)), rtol=1e-6)
 
@@ -174,8 +176,8 @@ COMMAND = "python -m hyperdyn_jax.prepare cifar10 --data_dir={}"
 
 def refused(data_dir):
     """The one line that says why a folder is not taken."""
-    with pytest.raises(records.DataError) as caught:
-        cifar.cifar10(data_dir)
+    with pytest.raises(tfds_records.DataError) as caught:
+        cifar10.cifar10(data_dir)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -201,7 +203,7 @@ def test_the_newest_version_is_read(tmp_path):
         other = folder.with_name(version)
         other.mkdir()
         (other / "dataset_info.json").write_text("{}")
-    assert records.find("cifar10", tmp_path).name == "3.0.10"
+    assert tfds_records.find("cifar10", tmp_path).name == "3.0.10"
 
 
 def test_damaged_descriptions_and_missing_shards_are_named(tmp_path):
@@ -298,7 +300,7 @@ def test_an_empty_split_is_refused(tmp_path):
 
 def test_a_batch_larger_than_the_split_is_refused(small):
     with pytest.raises(ValueError, match=r"at most .*got 512 for 270 examples"):
-        data.ArrayDataset(
+        dataset.ArrayDataset(
             **small, batch_size=512, eval_batch_size=16, devices=1, seed=0
         )
 

@@ -14,16 +14,10 @@ import numpy as np
 import pytest
 from absl import flags
 
-from hyperdyn_jax import (
-    Schedule,
-    cli,
-    config,
-    loop,
-    report,
-    rundir,
-    signals,
-    tune,
-)
+from hyperdyn_jax import Schedule, loop, report, tune
+from hyperdyn_jax.commands import cli
+from hyperdyn_jax.run import config, run_dir
+from hyperdyn_jax.system import signals
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
@@ -78,7 +72,7 @@ def test_config_files_that_cannot_be_loaded(capsys, tmp_path):
 
 def as_json(content, folder, name="config.json"):
     """The flag of a config that is written down as a run directory's is."""
-    (folder / name).write_text(rundir.dump_config(content))
+    (folder / name).write_text(run_dir.dump_config(content))
     return f"--config={folder / name}"
 
 
@@ -91,7 +85,9 @@ def test_configs_come_back_from_json_as_they_were(tmp_path, file):
     flag = as_json(config.to_dict(), tmp_path)
     again = cli.load_config(["train.py", flag])
     assert again.to_dict() == config.to_dict()
-    assert rundir.dump_config(again.to_dict()) == (tmp_path / "config.json").read_text()
+    assert (
+        run_dir.dump_config(again.to_dict()) == (tmp_path / "config.json").read_text()
+    )
     for name, value in config.to_dict().items():
         assert type(again.to_dict()[name]) is type(value)
     changes = [
@@ -246,7 +242,7 @@ def test_nothing_in_json_is_run(tmp_path):
     code = f"__import__('pathlib').Path({str(tmp_path / 'run')!r}).touch()"
     content = settings(name=code, model__name=code, hyperdyn__kernel=f"{{{code}}}")
     file = tmp_path / "config.json"
-    file.write_text(rundir.dump_config(content | {code.replace(".", "_"): code}))
+    file.write_text(run_dir.dump_config(content | {code.replace(".", "_"): code}))
     config_dict = cli.load_config(["train.py", f"--config={file}"])
     assert config_dict.name == code
     with pytest.raises(config.ConfigError) as caught:
@@ -358,7 +354,7 @@ def test_the_config_itself_has_no_problem():
 
 
 def test_a_directory_of_another_config_is_left_alone(tmp_path):
-    (tmp_path / "config.json").write_text(rundir.dump(settings()))
+    (tmp_path / "config.json").write_text(run_dir.dump(settings()))
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     with pytest.raises(config.ConfigError) as caught:
         loop.train_and_evaluate(settings(epochs=3, optimizer__momentum=0.5), tmp_path)
@@ -381,14 +377,14 @@ def test_a_directory_of_another_config_is_left_alone(tmp_path):
 def test_directories_that_are_no_run_are_left_alone(tmp_path, files, message):
     for name, content in files.items():
         (tmp_path / name).write_text(content)
-    (line,) = rundir.problems(tmp_path, settings())
+    (line,) = run_dir.problems(tmp_path, settings())
     assert message in line
     assert {f.name: f.read_text() for f in tmp_path.iterdir()} == files
 
 
 def test_a_directory_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    (line,) = rundir.problems(tmp_path / "file" / "run", settings())
+    (line,) = run_dir.problems(tmp_path / "file" / "run", settings())
     assert line.startswith(f"--workdir={tmp_path / 'file' / 'run'} cannot be written")
 
 
@@ -423,7 +419,7 @@ def test_a_signal_is_exit_code_0_and_a_full_disk_75(capsys):
 
 def directory_with(tmp_path, decisions, metrics, rows):
     """A run directory with so many rows, and a checkpoint that counts `rows`."""
-    with rundir.RunDirectory(tmp_path, settings()) as directory:
+    with run_dir.RunDirectory(tmp_path, settings()) as directory:
         directory.rows = {"decisions": [{}] * rows, "metrics": [{}] * rows}
         directory._written = {"decisions": rows, "metrics": rows}
         directory.checkpoints.save(
@@ -443,7 +439,7 @@ def directory_with(tmp_path, decisions, metrics, rows):
 def test_rows_that_do_not_fit_the_checkpoint_are_told(tmp_path, decisions, message):
     directory_with(tmp_path, decisions, "{}\n" * 3, rows=3)
     with pytest.raises(config.ConfigError) as caught:
-        rundir.RunDirectory(tmp_path, settings())
+        run_dir.RunDirectory(tmp_path, settings())
     (line,) = caught.value.problems
     assert message in line
     assert (tmp_path / "decisions.jsonl").read_text() == decisions
@@ -453,7 +449,7 @@ def test_rows_without_their_checkpoint_are_not_thrown_away(tmp_path):
     directory_with(tmp_path, "{}\n" * 3, "{}\n" * 3, rows=3)
     shutil.rmtree(tmp_path / "checkpoints")
     with pytest.raises(config.ConfigError, match="3 rows, but no checkpoint"):
-        rundir.RunDirectory(tmp_path, settings())
+        run_dir.RunDirectory(tmp_path, settings())
     assert (tmp_path / "decisions.jsonl").read_text() == "{}\n" * 3
 
 
@@ -462,7 +458,7 @@ def test_checkpoints_of_an_unknown_config_are_not_taken(tmp_path):
     for name in ("config.json", "decisions.jsonl", "metrics.jsonl"):
         (tmp_path / name).unlink()
     with pytest.raises(config.ConfigError, match=r"holds checkpoints but no config"):
-        rundir.RunDirectory(tmp_path, settings())
+        run_dir.RunDirectory(tmp_path, settings())
 
 
 @pytest.fixture
@@ -520,7 +516,7 @@ def test_one_folder_may_be_written_in_several_ways(tmp_path, monkeypatch, home):
     (home / "x").mkdir()
     (tmp_path / "link").symlink_to(home)
     run = tmp_path / "run"
-    rundir.RunDirectory(
+    run_dir.RunDirectory(
         run, settings() | {"fork": "home/x", "data_dir": "~/x"}
     ).__exit__()
     for name in (
@@ -532,9 +528,9 @@ def test_one_folder_may_be_written_in_several_ways(tmp_path, monkeypatch, home):
         "./home/x",
     ):
         same = settings() | {"fork": name, "data_dir": name}
-        assert rundir.problems(run, same) == []
+        assert run_dir.problems(run, same) == []
     for other in ("home", "home/y", ""):
-        (line,) = rundir.problems(run, settings() | {"fork": other, "data_dir": "~/x"})
+        (line,) = run_dir.problems(run, settings() | {"fork": other, "data_dir": "~/x"})
         assert "config.fork is " in line
 
 
@@ -545,7 +541,7 @@ def test_names_that_no_folder_can_have_are_a_line(tmp_path):
     }.items():
         path = tmp_path / name
         with pytest.raises(config.ConfigError) as caught:
-            rundir.RunDirectory(path, settings())
+            run_dir.RunDirectory(path, settings())
         (line,) = caught.value.problems
         assert why in line
 
@@ -586,20 +582,20 @@ def test_a_report_that_cannot_be_written_does_not_fail_a_run(tmp_path, monkeypat
 
 
 def test_a_directory_in_use_is_left_to_its_process(tmp_path):
-    first = rundir.RunDirectory(tmp_path, settings())
+    first = run_dir.RunDirectory(tmp_path, settings())
     with pytest.raises(config.ConfigError, match="in use by another process"):
-        rundir.RunDirectory(tmp_path, settings())
+        run_dir.RunDirectory(tmp_path, settings())
     first.__exit__()
-    rundir.RunDirectory(tmp_path, settings()).__exit__()
+    run_dir.RunDirectory(tmp_path, settings()).__exit__()
 
 
 def test_infinite_settings_are_told_apart(tmp_path):
     always, never = (settings(hyperdyn__offset=x) for x in (np.inf, -np.inf))
-    rundir.RunDirectory(tmp_path, always).__exit__()
+    run_dir.RunDirectory(tmp_path, always).__exit__()
     assert (
         json.loads((tmp_path / "config.json").read_text())["hyperdyn"]["offset"]
         == "inf"
     )
-    assert rundir.problems(tmp_path, always) == []
-    (line,) = rundir.problems(tmp_path, never)
+    assert run_dir.problems(tmp_path, always) == []
+    (line,) = run_dir.problems(tmp_path, never)
     assert "config.hyperdyn.offset is '-inf' here, 'inf' there" in line

@@ -8,7 +8,8 @@ import jaxlib
 import numpy as np
 import pytest
 
-from hyperdyn_jax import acquisition, compiler, gp, host
+from hyperdyn_jax.system import compiler
+from hyperdyn_jax.tuner import acquisition, cpu_jit, gp
 
 # All options that programs here are compiled with, and those of a bare `jax.jit`.
 OPTIONS = [{}, compiler.ONE_THREAD, compiler.ONE_THREAD | compiler.RUNS_ONCE]
@@ -31,7 +32,9 @@ def test_an_option_that_is_not_known_is_left_out():
 
 
 def test_a_program_is_compiled_without_an_option_that_is_not_known():
-    @functools.partial(host.compiled, options={"xla_an_option_of_another_version": 1})
+    @functools.partial(
+        cpu_jit.compiled, options={"xla_an_option_of_another_version": 1}
+    )
     def double(tuner, x):
         return tuner * x
 

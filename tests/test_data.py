@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn import datasets
 
-from hyperdyn_jax import data
+from hyperdyn_jax.data import dataset as data
 
 
 def split(count, classes=3, start=0):

@@ -12,8 +12,9 @@ import optax
 import pytest
 
 import hyperdyn_jax
-from hyperdyn_jax import config, optimizers
-from hyperdyn_jax.datasets import DATASETS
+from hyperdyn_jax import optimizers
+from hyperdyn_jax.data.registry import DATASETS
+from hyperdyn_jax.run import config
 
 pytestmark = pytest.mark.slow
 

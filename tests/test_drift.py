@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hyperdyn_jax import drift, gp, host
+from hyperdyn_jax.strategies import drift
+from hyperdyn_jax.tuner import cpu_jit, gp
 
 
 def believe(points, times, scores, base=None, **changes):
@@ -26,7 +27,7 @@ def rows(score, horizons=(10, 20, 40)):
 
 def test_kernels_are_those_of_gp():
     distance = np.linspace(0, 3, 7)
-    with host.on_host():
+    with cpu_jit.on_host():
         kernel = gp.SPATIAL_KERNELS["matern52"]
         spatial = [kernel(jnp.zeros((1, 1)), jnp.array([[d]]))[0, 0] for d in distance]
         time = gp.TimeKernel(1.0, drift.FORGETTING)

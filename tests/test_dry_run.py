@@ -10,8 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from hyperdyn_jax import cli, compare, doctor, dry_run, paper, prepare, replay, report
-from hyperdyn_jax.config import make_tuner
+from hyperdyn_jax import compare, doctor, paper, prepare, replay, report
+from hyperdyn_jax.commands import cli, dry_run
+from hyperdyn_jax.run.config import make_tuner
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "twin"

@@ -9,17 +9,15 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from hyperdyn_jax import (
-    LogComplement,
-    LogUniform,
-    SearchSpace,
-    Uniform,
-    explore,
-    gp,
-    probing,
+from hyperdyn_jax import LogComplement, LogUniform, SearchSpace, Uniform
+from hyperdyn_jax.strategies import Schedule, explore_then_commit, probing
+from hyperdyn_jax.strategies.explore_then_commit import (
+    COMMIT,
+    CONFIRM,
+    EXPLORE,
+    ExploreThenCommit,
 )
-from hyperdyn_jax.baselines import Schedule
-from hyperdyn_jax.explore import COMMIT, CONFIRM, EXPLORE, ExploreThenCommit
+from hyperdyn_jax.tuner import gp
 
 RATE = SearchSpace(learning_rate=LogUniform(1e-3, 1.0))
 BOTH = SearchSpace(
@@ -410,7 +408,7 @@ def rows_of(run):
 
 def test_an_earlier_run_takes_the_place_of_the_cover():
     earlier_run, _ = play(tuner(worth=0.0), noisy(0), decisions=14)
-    earlier = explore.earlier_probes(RATE, rows_of(earlier_run))
+    earlier = explore_then_commit.earlier_probes(RATE, rows_of(earlier_run))
     assert len(earlier) == 12
     best = max(earlier, key=lambda probe: probe[1])
     cold, warm = [], []
@@ -427,7 +425,7 @@ def test_an_earlier_run_takes_the_place_of_the_cover():
 def test_an_earlier_run_of_another_space_is_refused():
     earlier_run, _ = play(tuner(), noisy(0), decisions=3)
     with pytest.raises(ValueError, match="no probe within this run's search space"):
-        explore.earlier_probes(BOTH, rows_of(earlier_run))
+        explore_then_commit.earlier_probes(BOTH, rows_of(earlier_run))
     with pytest.raises(ValueError, match="must have the space's hyperparameters"):
         tuner(BOTH, earlier=(((0.1,), 1.0),))
 

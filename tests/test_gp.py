@@ -12,7 +12,9 @@ import tinygp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperdyn_jax import TimeKernel, compiler, gp
+from hyperdyn_jax import TimeKernel
+from hyperdyn_jax.system import compiler
+from hyperdyn_jax.tuner import gp
 
 KINDS = ["rbf", "matern32", "matern52"]
 TIME = TimeKernel(1.0, 0.5)

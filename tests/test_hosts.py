@@ -15,7 +15,10 @@ import numpy as np
 import pytest
 from run_state import state
 
-from hyperdyn_jax import cli, data, hosts, signals
+from hyperdyn_jax import hosts
+from hyperdyn_jax.commands import cli
+from hyperdyn_jax.data import dataset as data
+from hyperdyn_jax.system import signals
 
 pytestmark = pytest.mark.slow
 

@@ -19,13 +19,15 @@ from hyperdyn_jax import (
     LogUniform,
     SearchSpace,
     Uniform,
-    gp,
-    host,
-    hyperdyn,
-    trend,
 )
-from hyperdyn_jax.baselines import DoNothingControl, GreedyBestOfTwo
-from hyperdyn_jax.types import Trials
+from hyperdyn_jax.strategies import (
+    DoNothingControl,
+    GreedyBestOfTwo,
+    hyperdyn,
+    wait_and_watch,
+)
+from hyperdyn_jax.tuner import cpu_jit, gp
+from hyperdyn_jax.tuner.interface import Trials
 
 SGD = SearchSpace(learning_rate=LogUniform(1e-3, 1.0), momentum=Uniform(0.0, 0.99))
 RATE = SearchSpace(learning_rate=LogUniform(1e-4, 10.0))
@@ -497,16 +499,16 @@ def keys_of_a_long_run():
     """The keys of successive decisions, as `tell` splits one off the other."""
 
     def advance(key, _):
-        return host.next_key(key), key
+        return cpu_jit.next_key(key), key
 
-    first = host.key_data(jax.random.key(7))
+    first = cpu_jit.key_data(jax.random.key(7))
     return np.asarray(jax.lax.scan(advance, jnp.asarray(first), length=COUNT)[1])
 
 
 def decide(tuner, state, scores):
     """The decision alone, as `tell` makes it."""
     hparams = {name: np.float32([0.1, 0.1]) for name in tuner.space}
-    unit = trend.relative_temperature(int(state.epoch), tuner.cooling)
+    unit = wait_and_watch.relative_temperature(int(state.epoch), tuner.cooling)
     _, test, _ = hyperdyn._learn(tuner, state.key, hparams, state.history / unit)
     return tuner._decide(state, scores, test)
 
@@ -622,7 +624,7 @@ def test_same_seed_same_run_and_another_seed_another():
 def test_raw_key_is_as_good():
     typed = SMALL.init(jax.random.key(3), 1.0)
     assert tree_equal(typed, SMALL.init(jax.random.PRNGKey(3), 1.0))
-    assert tree_equal(typed, SMALL.init(host.key_data(jax.random.key(3)), 1.0))
+    assert tree_equal(typed, SMALL.init(cpu_jit.key_data(jax.random.key(3)), 1.0))
 
 
 @pytest.mark.parametrize("started", [False, True], ids=["epoch 0", "epoch 1"])

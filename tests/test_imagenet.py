@@ -14,7 +14,10 @@ import pytest
 import tfds_fixture
 from PIL import Image
 
-from hyperdyn_jax import imagenet, optimizers, records, signals, training
+from hyperdyn_jax import optimizers
+from hyperdyn_jax.data import imagenet, tfds_records
+from hyperdyn_jax.system import signals
+from hyperdyn_jax.training import trainer as training
 
 SIZE = 48  # pixels: small, so that the tests are fast
 PROCESS = "grain-process-prefetch"
@@ -257,7 +260,7 @@ def test_a_network_trains_on_it_over_four_devices(make):
 
 
 def example(image, kind="JPEG", **settings):
-    return records.Example(tfds_fixture.encode(image, kind, **settings), 7, "here")
+    return tfds_records.Example(tfds_fixture.encode(image, kind, **settings), 7, "here")
 
 
 def resized(image, box, size):
@@ -351,7 +354,7 @@ def test_crops_are_those_of_bilinear_interpolation(box, mirrored):
 def test_reduced_images_are_rounded_up(kind, reduction):
     picture = tfds_fixture.picture(np.random.default_rng(6), 41, 50)
     file = example(picture, kind, **({"quality": 95} if kind == "JPEG" else {}))
-    reduced = np.asarray(records.load_image(file, reduction))
+    reduced = np.asarray(tfds_records.load_image(file, reduction))
     size = (-(-41 // reduction), -(-50 // reduction))
     assert reduced.shape == (*size, 3)
     whole = picture[: 41 // reduction * reduction, : 50 // reduction * reduction]
@@ -363,25 +366,25 @@ def test_reduced_images_are_rounded_up(kind, reduction):
 def test_no_other_formats_are_read():
     """Each is a decoder of bytes that may be anyone's."""
     file = example(np.zeros((8, 8, 3), np.uint8), "BMP")
-    for read in (records.decode, records.image_size):
-        with pytest.raises(records.DataError, match="the image cannot be decoded"):
+    for read in (tfds_records.decode, tfds_records.image_size):
+        with pytest.raises(tfds_records.DataError, match="the image cannot be decoded"):
             read(file)
 
 
 def test_an_image_that_is_cut_off_is_a_bad_record():
     whole = example(tfds_fixture.picture(np.random.default_rng(7), 200, 200))
     half = whole._replace(image=whole.image[: len(whole.image) // 2])
-    assert records.image_size(half) == (200, 200)
-    with pytest.raises(records.DataError, match="the image cannot be decoded"):
-        records.decode(half)
+    assert tfds_records.image_size(half) == (200, 200)
+    with pytest.raises(tfds_records.DataError, match="the image cannot be decoded"):
+        tfds_records.decode(half)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_colour_modes_become_red_green_and_blue(mode):
     picture = tfds_fixture.picture(np.random.default_rng(3), 40, 50)
     file = example(picture, mode=mode, quality=95, subsampling=0)
-    decoded = records.decode(file)
-    assert records.image_size(file) == decoded.shape[:2] == (40, 50)
+    decoded = tfds_records.decode(file)
+    assert tfds_records.image_size(file) == decoded.shape[:2] == (40, 50)
     wanted = np.asarray(Image.fromarray(picture).convert(mode).convert("RGB"))
     assert np.abs(decoded - wanted.astype(int)).mean() < 2
 
@@ -390,7 +393,7 @@ def test_a_photograph_is_not_turned():
     tag = Image.Exif()
     tag[274] = 6  # "turn it by 90 degrees"
     file = example(np.zeros((40, 50, 3), np.uint8), exif=tag)
-    assert records.decode(file).shape == (40, 50, 3)
+    assert tfds_records.decode(file).shape == (40, 50, 3)
 
 
 def test_random_boxes_have_the_areas_and_ratios_they_should():
@@ -456,7 +459,7 @@ def test_an_empty_split_is_refused(make, splits):
 
 
 def test_missing_data_name_the_command_that_prepares_them(tmp_path):
-    with pytest.raises(records.DataError) as caught:
+    with pytest.raises(tfds_records.DataError) as caught:
         imagenet.imagenet(tmp_path)
     command = f"python -m hyperdyn_jax.prepare imagenet --data_dir={tmp_path}"
     assert str(caught.value).endswith(command)
@@ -478,7 +481,7 @@ def test_an_image_that_cannot_be_decoded_is_named_with_its_place(tmp_path, count
         **imagenet.imagenet(tmp_path),
         batch_size=4, eval_batch_size=4, devices=1, seed=0, workers=count,
     )  # fmt: skip
-    with pytest.raises(records.DataError) as caught:
+    with pytest.raises(tfds_records.DataError) as caught:
         epochs(source, 1)
     assert str(caught.value) == f"{PLACE}: the image cannot be decoded"
     assert not workers()
@@ -489,7 +492,9 @@ def test_a_truncated_image_is_named_with_its_place(tmp_path):
     write_bad(tmp_path, image=whole[: len(whole) // 2])
     train = imagenet.imagenet(tmp_path)["train"]
     (bad,) = [item for item in train.read(range(len(train))) if item.label == 6]
-    with pytest.raises(records.DataError, match=f"{PLACE}: the image cannot be dec"):
+    with pytest.raises(
+        tfds_records.DataError, match=f"{PLACE}: the image cannot be dec"
+    ):
         imagenet.CentreCrop(32)(bad)
 
 
@@ -503,7 +508,9 @@ def test_a_damaged_record_is_named_with_its_place(tmp_path):
         **imagenet.imagenet(tmp_path),
         batch_size=4, eval_batch_size=4, devices=1, seed=0, workers=0,
     )  # fmt: skip
-    with pytest.raises(records.DataError, match=f"{shard.name}, record .* Corrupted"):
+    with pytest.raises(
+        tfds_records.DataError, match=f"{shard.name}, record .* Corrupted"
+    ):
         list(source.eval_batches("test"))
 
 
@@ -512,7 +519,9 @@ def test_a_worker_that_dies_is_reported_in_one_line(make):
     source.train_batch(0)
     (worker,) = workers()
     os.kill(worker.pid, signal.SIGKILL)
-    with pytest.raises(records.DataError, match="a process that decodes images died"):
+    with pytest.raises(
+        tfds_records.DataError, match="a process that decodes images died"
+    ):
         labels(source.train_batch(step) for step in range(1, 99))
     assert not workers()
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from absl import flags
 
-from hyperdyn_jax import cli
+from hyperdyn_jax.commands import cli
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,11 @@ import networks
 import numpy as np
 import pytest
 
-from hyperdyn_jax import data, layout, models, optimizers, training
-from hyperdyn_jax.steps import AXIS, cross_entropy
+from hyperdyn_jax import models, optimizers
+from hyperdyn_jax.data import dataset
+from hyperdyn_jax.training import branch_parallel
+from hyperdyn_jax.training import trainer as training
+from hyperdyn_jax.training.train_step import AXIS, cross_entropy
 
 KEY = jax.random.key(7)
 SETTINGS = [
@@ -24,11 +27,11 @@ WILD = {"learning_rate": np.float32(1e30), "momentum": np.float32(0.9)}
 
 @pytest.fixture(scope="module")
 def digits():
-    return data.digits(pad=1)
+    return dataset.digits(pad=1)
 
 
 def make_trainer(digits, devices, model=None, batch_size=64, source=None, **settings):
-    source = source or data.ArrayDataset(
+    source = source or dataset.ArrayDataset(
         **digits, devices=devices, seed=0, batch_size=batch_size, eval_batch_size=128
     )
     model = model or networks.Small(axis_name=AXIS)
@@ -62,7 +65,7 @@ def assert_close(mine, theirs):
     [(1, 8, 1), (2, 8, 2), (4, 8, 4), (5, 8, 1), (6, 8, 2), (2, 1, 1), (5, 5, 5)],
 )
 def test_groups_leave_no_device_idle(branches, devices, groups):
-    found = layout.groups(branches, jax.devices()[:devices])
+    found = branch_parallel.groups(branches, jax.devices()[:devices])
     assert found == groups
     assert branches % found == devices % found == 0
 
@@ -162,7 +165,7 @@ def test_a_block_is_its_steps(digits, parallel):
     assert calls == {name: count * waves for name, count in wanted.items()}
 
 
-class Streamed(data.ArrayDataset):
+class Streamed(dataset.ArrayDataset):
     """The same images, sent by the host: nothing is on the devices."""
 
     def resident(self, split):  # noqa: ARG002 (nothing of any split)
@@ -170,19 +173,21 @@ class Streamed(data.ArrayDataset):
 
     def _sent(self, batch, split):
         images, labels = (np.asarray(x)[batch.examples] for x in self._splits[split])
-        return data.Batch((images, labels), batch.weights)
+        return dataset.Batch((images, labels), batch.weights)
 
     def train_batch(self, step):
         return self._sent(super().train_batch(step), "train")
 
     def load(self, resident, examples, keys):  # noqa: ARG002 (there is nothing)
-        return super().load(data.Split(*examples), jnp.arange(len(examples[1])), keys)
+        return super().load(
+            dataset.Split(*examples), jnp.arange(len(examples[1])), keys
+        )
 
 
 def test_batches_that_the_host_sends_are_never_sent_in_blocks(digits):
     """Sixteen batches of ImageNet at once would fill a device."""
     ends = []
-    for kind in (data.ArrayDataset, Streamed):
+    for kind in (dataset.ArrayDataset, Streamed):
         source = kind(**digits, devices=1, seed=0, batch_size=64, eval_batch_size=128)
         trainer = make_trainer(digits, 1, scan=True, source=source)
         place, sizes = trainer._layout(1), []
@@ -193,7 +198,7 @@ def test_batches_that_the_host_sends_are_never_sent_in_blocks(digits):
         state = trainer.init(jax.random.key(0))
         begun = trainer.begin([state], SETTINGS[:1])
         ends.append(trainer.train(begun, training.BLOCK, KEY))
-        assert (training.BLOCK in sizes) == (kind is data.ArrayDataset)
+        assert (training.BLOCK in sizes) == (kind is dataset.ArrayDataset)
     np.testing.assert_allclose(ends[1].losses, ends[0].losses, rtol=1e-4)
 
 
@@ -303,9 +308,9 @@ def test_devices_that_normalise_alone_average_what_each_finds(digits):
 def test_options_of_the_compiler_change_no_gradient_and_are_the_users_to_set(
     monkeypatch,
 ):
-    options = layout.compiler_options("cpu")
+    options = branch_parallel.compiler_options("cpu")
     assert options  # this jaxlib knows them
-    assert layout.compiler_options("gpu") == {}
+    assert branch_parallel.compiler_options("gpu") == {}
     model = models.CifarResNet(num_classes=10, depth=8, width=8)
     rng = np.random.default_rng(0)
     images = rng.normal(size=(32, 16, 16, 3)).astype(np.float32)
@@ -327,14 +332,14 @@ def test_options_of_the_compiler_change_no_gradient_and_are_the_users_to_set(
     assert np.linalg.norm(ours - plain) <= 1e-4 * np.linalg.norm(plain)
     assert not np.array_equal(ours, plain)  # it is another program
 
-    layout.compiler_options.cache_clear()
-    monkeypatch.setenv("XLA_FLAGS", f"--{layout._YNN}=")
-    assert layout.compiler_options("cpu") == {}
-    layout.compiler_options.cache_clear()
+    branch_parallel.compiler_options.cache_clear()
+    monkeypatch.setenv("XLA_FLAGS", f"--{branch_parallel._YNN}=")
+    assert branch_parallel.compiler_options("cpu") == {}
+    branch_parallel.compiler_options.cache_clear()
     monkeypatch.delenv("XLA_FLAGS")
-    monkeypatch.setattr(layout, "_YNN", "xla_an_option_of_another_version")
-    assert layout.compiler_options("cpu") == {}
-    layout.compiler_options.cache_clear()
+    monkeypatch.setattr(branch_parallel, "_YNN", "xla_an_option_of_another_version")
+    assert branch_parallel.compiler_options("cpu") == {}
+    branch_parallel.compiler_options.cache_clear()
 
 
 @pytest.mark.parametrize("devices", [1, 2])
@@ -355,6 +360,6 @@ def test_programs_are_compiled_with_the_options(digits, devices, monkeypatch):
         return [p.compile().as_text().count("__ynn_fusion") for p in (step, score)]
 
     ours = fusions()
-    monkeypatch.setattr(layout, "compiler_options", lambda _: {})
+    monkeypatch.setattr(branch_parallel, "compiler_options", lambda _: {})
     for with_options, plain in zip(ours, fusions(), strict=True):
         assert with_options > plain

@@ -14,9 +14,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from hyperdyn_jax import config as config_lib
-from hyperdyn_jax import loop, rundir, schedule, signals
-from hyperdyn_jax.training import Evaluation
+from hyperdyn_jax import loop
+from hyperdyn_jax.run import config as config_lib
+from hyperdyn_jax.run import run_dir
+from hyperdyn_jax.strategies import learned_schedule
+from hyperdyn_jax.system import signals
+from hyperdyn_jax.training.trainer import Evaluation
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--config.model.width=2", "--config.epochs=10", "--config.batch_size=128"]
@@ -132,7 +135,7 @@ def test_lines_say_what_happened_and_why(finished):
 
 def test_schedule_replays_the_accepted_path(finished):
     workdir, _ = finished
-    schedules = schedule.load_schedule(workdir)
+    schedules = learned_schedule.load_schedule(workdir)
     for row in rows(workdir, "metrics"):
         for name, value in row["hyperparams"].items():
             for step in (row["step"] - 10, row["step"] - 1):
@@ -362,7 +365,7 @@ def test_backtracking_ends_at_the_best_epoch(tmp_path):
     ]
 
     def play(name, epochs, **changes):
-        plan = rundir.dump(schedule.to_schedule(written[:epochs]))
+        plan = run_dir.dump(learned_schedule.to_schedule(written[:epochs]))
         (tmp_path / f"{name}_plan").mkdir()
         (tmp_path / f"{name}_plan" / "schedule.json").write_text(plan)
         changes |= {"replay": {"run": str(tmp_path / f"{name}_plan")}}

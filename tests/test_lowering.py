@@ -12,8 +12,11 @@ import networks
 import numpy as np
 import pytest
 
-from hyperdyn_jax import data, layout, optimizers, training
-from hyperdyn_jax.steps import AXIS
+from hyperdyn_jax import optimizers
+from hyperdyn_jax.data import dataset
+from hyperdyn_jax.training import branch_parallel
+from hyperdyn_jax.training import trainer as training
+from hyperdyn_jax.training.train_step import AXIS
 
 DEVICES, GROUPS, STEPS = 8, 2, 3
 PLATFORMS = ("cuda", "tpu")
@@ -27,13 +30,13 @@ def programs(request):
     """
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "as on accelerators":
-            patch.setattr(layout, "compiler_options", lambda _: {})
+            patch.setattr(branch_parallel, "compiler_options", lambda _: {})
         return _programs()
 
 
 def _programs():
-    source = data.ArrayDataset(
-        **data.digits(pad=1),
+    source = dataset.ArrayDataset(
+        **dataset.digits(pad=1),
         devices=DEVICES,
         seed=0,
         batch_size=64,

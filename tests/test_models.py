@@ -10,8 +10,9 @@ import pytest
 from flax import traverse_util
 from networks import flat, normal, predict, shapes_of, train_forward
 
-from hyperdyn_jax import compiler, models
+from hyperdyn_jax import models
 from hyperdyn_jax.models import CifarResNet, ResNet
+from hyperdyn_jax.system import compiler
 
 
 def logits_shape(model, variables, shape, dtype=jnp.float32):

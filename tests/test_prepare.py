@@ -8,7 +8,8 @@ import pytest
 import tfds_fixture
 from array_record.python import array_record_module
 
-from hyperdyn_jax import cifar, prepare, records
+from hyperdyn_jax import prepare
+from hyperdyn_jax.data import cifar10, tfds_records
 
 pytestmark = pytest.mark.slow
 
@@ -118,20 +119,20 @@ def test_every_flipped_bit_is_noticed(tmp_path, position):
     damaged[position] ^= 4
     (tmp_path / "file").write_bytes(damaged)
     record = 0 if position < 19 else 1
-    with pytest.raises(records.DataError, match=f"file, record {record}: damaged"):
+    with pytest.raises(tfds_records.DataError, match=f"file, record {record}: damaged"):
         list(prepare.read_tfrecord(tmp_path / "file"))
 
 
 @pytest.mark.parametrize("length", [5, 13, 18, 25, 33])
 def test_a_cut_off_file_is_noticed(tmp_path, length):
     (tmp_path / "file").write_bytes(TFRECORD[:length])
-    with pytest.raises(records.DataError, match=r"record \d: damaged or cut off"):
+    with pytest.raises(tfds_records.DataError, match=r"record \d: damaged or cut off"):
         list(prepare.read_tfrecord(tmp_path / "file"))
 
 
 def test_a_tfrecord_copy_is_converted_beside_itself(capsys, tmp_path):
     folder = tfds_fixture.write_cifar10(tmp_path)
-    expected = cifar.cifar10(tmp_path)
+    expected = cifar10.cifar10(tmp_path)
     shards = as_tfrecord(folder)
     before = {path: path.read_bytes() for path in shards}
     words = ["cifar10", f"--data_dir={tmp_path}", "--from_tfrecord"]
@@ -140,7 +141,7 @@ def test_a_tfrecord_copy_is_converted_beside_itself(capsys, tmp_path):
         "6 of 6 shards converted",
         f"cifar10 is ready in {tmp_path}: 300 in split 'train', 60 in split 'test'",
     ]
-    converted = cifar.cifar10(tmp_path)
+    converted = cifar10.cifar10(tmp_path)
     for name in ("train", "validation", "test"):
         assert (converted[name].images == expected[name].images).all()
         assert (converted[name].labels == expected[name].labels).all()
@@ -158,15 +159,15 @@ def test_a_stopped_conversion_goes_on(capsys, tmp_path):
     words = ["cifar10", f"--data_dir={tmp_path}", "--from_tfrecord"]
     assert prepare.main(words) == 2
     assert f"{shards[3].name}, record 99: damaged" in capsys.readouterr().err
-    with pytest.raises(records.DataError, match="stored as tfrecord"):
-        cifar.cifar10(tmp_path)
+    with pytest.raises(tfds_records.DataError, match="stored as tfrecord"):
+        cifar10.cifar10(tmp_path)
     done = {path: path.stat().st_mtime_ns for path in folder.glob("*record-*-of-00003")}
     shards[3].write_bytes(content)
     assert prepare.main(words) == 0
     for path, when in done.items():
         assert path == shards[3] or path.stat().st_mtime_ns == when
     assert not list(folder.glob("*incomplete*"))
-    assert len(cifar.cifar10(tmp_path)["train"].labels) == 270
+    assert len(cifar10.cifar10(tmp_path)["train"].labels) == 270
 
 
 def test_a_damaged_description_is_told_before_anything_is_written(capsys, tmp_path):

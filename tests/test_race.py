@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperdyn_jax import LogComplement, LogUniform, SearchSpace, host
-from hyperdyn_jax.baselines import Schedule
-from hyperdyn_jax.race import RACE, RUN, CannotTellError, Race, wsd
-from hyperdyn_jax.types import TooShortError
+from hyperdyn_jax import LogComplement, LogUniform, SearchSpace
+from hyperdyn_jax.strategies import Schedule
+from hyperdyn_jax.strategies.race import RACE, RUN, CannotTellError, Race, wsd
+from hyperdyn_jax.tuner import cpu_jit
+from hyperdyn_jax.tuner.interface import TooShortError
 
 RATE = SearchSpace(learning_rate=LogUniform(1e-4, 0.3))
 BOTH = SearchSpace(
@@ -71,7 +72,7 @@ class Played:
 
     @property
     def rate(self):
-        setting = host.from_unit(race(), self.state.chosen[None, :1])
+        setting = cpu_jit.from_unit(race(), self.state.chosen[None, :1])
         return float(setting["learning_rate"][0])
 
 
@@ -307,7 +308,7 @@ def test_several_axes():
         return valley(3e-3, 0.2)(setting, step) - 0.05 * memory**2
 
     played = Played(race(BOTH), score)
-    setting = host.from_unit(race(BOTH), played.state.chosen[None])
+    setting = cpu_jit.from_unit(race(BOTH), played.state.chosen[None])
     assert abs(np.log(setting["learning_rate"][0] / 3e-3)) < np.log(4)
     assert played.total == 1000
 

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from hyperdyn_jax import host
-from hyperdyn_jax.config import make_tuner, read_json
+from hyperdyn_jax.run.config import make_tuner, read_json
+from hyperdyn_jax.tuner import cpu_jit
 
 RECORDS = Path(__file__).parents[1] / "benchmarks" / "results" / "decisions"
 STEPS_PER_EPOCH = 40  # 1,280 training digits in batches of 32
@@ -32,7 +32,7 @@ def test_the_same_scores_lead_to_the_same_decisions(strategy, seed):
     config, rows = recorded(strategy, seed)
     tuner = make_tuner(config, STEPS_PER_EPOCH)
     key = jax.random.split(jax.random.key(seed), 3)[1]  # as `runs.keys`
-    state = tuner.init(host.key_data(key), rows[0]["score_before"])
+    state = tuner.init(cpu_jit.key_data(key), rows[0]["score_before"])
     for row in rows:
         trials = tuner.ask(state)
         for name in row["trials"][0]:

@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 
 from hyperdyn_jax import loop, replay
-from hyperdyn_jax.baselines import Replay
-from hyperdyn_jax.display import Display
+from hyperdyn_jax.run.console import Display
+from hyperdyn_jax.strategies import Replay
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hyperdyn_jax import display, report
+from hyperdyn_jax import report
+from hyperdyn_jax.run import console
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = {"accuracy.png", "hyperparameters.png", "gains.png", "cost.png"}
@@ -566,6 +567,6 @@ def test_lines_of_pairs_tell_the_test():
         "scores": [-2.1, -1.9],
         "p_value": 0.0123,
     }
-    line = display._tried(row)
+    line = console._tried(row)
     assert line == "pair 3: lr 0.1: -2.1, lr 0.4: -1.9; switch test p 0.012"
-    assert display._tried(row | {"p_value": None, "block": 0}).startswith("probed lr")
+    assert console._tried(row | {"p_value": None, "block": 0}).startswith("probed lr")

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from run_state import state
 
-from hyperdyn_jax import hosts, hyperdyn, loop, signals
-from hyperdyn_jax.config import ConfigError
-from hyperdyn_jax.data import ArrayDataset
-from hyperdyn_jax.display import Display
+from hyperdyn_jax import hosts, loop
+from hyperdyn_jax.data.dataset import ArrayDataset
+from hyperdyn_jax.run.config import ConfigError
+from hyperdyn_jax.run.console import Display
+from hyperdyn_jax.strategies import hyperdyn
+from hyperdyn_jax.system import signals
 
 pytestmark = pytest.mark.usefixtures("compiled")
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from hyperdyn_jax.salera import salera
+from hyperdyn_jax.optimizers.salera import salera
 
 ALPHA, GAIN, MEMORY = 0.1, 0.02, 0.25  # large, so that few steps show every part
 SHAPES = {"kernel": (3, 4), "bias": (5,)}

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 import optax
 import pytest
+from hyperdyn_jax.schedule.__main__ import main
 
 from hyperdyn_jax import load_schedule
-from hyperdyn_jax.schedule import differences, to_schedule
-from hyperdyn_jax.schedule.__main__ import main
+from hyperdyn_jax.strategies.learned_schedule import differences, to_schedule
 
 METRICS = [
     {"step": 10, "hyperparams": {"learning_rate": 0.1, "momentum": 0.9}},

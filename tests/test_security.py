@@ -9,7 +9,7 @@ import sys
 import bounds
 import pytest
 
-from hyperdyn_jax import signals
+from hyperdyn_jax.system import signals
 
 
 @pytest.mark.parametrize("file", bounds.SOURCES, ids=lambda path: path.name)

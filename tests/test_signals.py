@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from hyperdyn_jax import signals
+from hyperdyn_jax.system import signals
 
 
 def send(number):

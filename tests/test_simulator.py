@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hyperdyn_jax import layout
+from hyperdyn_jax.training import branch_parallel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import simulator
@@ -65,7 +65,7 @@ def test_virtual_devices_share_their_cores():
 def test_groups_are_those_of_the_program(devices, branches, host, groups):
     assert simulator.groups(QUIET._replace(host=host), devices, branches) == groups
     here = [types.SimpleNamespace(process_index=0)] * min(devices, host)
-    assert layout.groups(branches, here) == groups
+    assert branch_parallel.groups(branches, here) == groups
 
 
 @pytest.mark.parametrize("devices", [1, 2, 7, 4096])

@@ -14,17 +14,11 @@ import numpy as np
 import pytest
 import tfds_fixture
 
-from hyperdyn_jax import (
-    cifar,
-    cli,
-    imagenet,
-    loop,
-    models,
-    records,
-    report,
-    signals,
-)
-from hyperdyn_jax.display import Display
+from hyperdyn_jax import loop, models, report
+from hyperdyn_jax.commands import cli
+from hyperdyn_jax.data import cifar10, imagenet, tfds_records
+from hyperdyn_jax.run.console import Display
+from hyperdyn_jax.system import signals
 
 pytestmark = pytest.mark.slow
 
@@ -49,8 +43,8 @@ def write_cifar10(folder, bad):
 
 
 def test_the_others_stay_in_their_splits(tmp_path):
-    whole = cifar.cifar10(write_cifar10(tmp_path / "whole", []))
-    bad = cifar.cifar10(write_cifar10(tmp_path / "bad", [7, 8, 250]), skip=3)
+    whole = cifar10.cifar10(write_cifar10(tmp_path / "whole", []))
+    bad = cifar10.cifar10(write_cifar10(tmp_path / "bad", [7, 8, 250]), skip=3)
     order = np.random.RandomState(0).permutation(300)
     for name, part in (("train", order[:270]), ("validation", order[270:])):
         good = ~np.isin(part, [7, 8, 250])
@@ -67,7 +61,7 @@ def test_damaged_records_are_left_out_too(tmp_path):
     content = bytearray(shard.read_bytes())
     content[len(content) // 4] ^= 1
     shard.write_bytes(content)
-    parts = cifar.cifar10(tmp_path, skip=1)
+    parts = cifar10.cifar10(tmp_path, skip=1)
     (line,) = parts["skips"].lines
     assert f"shard {shard.name}, record " in line
     assert "cannot be read: Corrupted" in line
@@ -76,8 +70,8 @@ def test_damaged_records_are_left_out_too(tmp_path):
 
 def test_one_more_than_allowed_is_named(tmp_path):
     write_cifar10(tmp_path, [7, 8, 250])
-    with pytest.raises(records.DataError) as caught:
-        cifar.cifar10(tmp_path, skip=2)
+    with pytest.raises(tfds_records.DataError) as caught:
+        cifar10.cifar10(tmp_path, skip=2)
     assert str(caught.value) == (
         "split 'train', shard cifar10-train.array_record-00002-of-00003, record 50: "
         "the image cannot be decoded (one more than skip_bad_records=2 leaves out)"
@@ -86,8 +80,10 @@ def test_one_more_than_allowed_is_named(tmp_path):
 
 def test_a_split_of_bad_records_is_refused(tmp_path):
     write_cifar10(tmp_path, range(300))
-    with pytest.raises(records.DataError, match="split 'train' has no good record"):
-        cifar.cifar10(tmp_path, skip=300)
+    with pytest.raises(
+        tfds_records.DataError, match="split 'train' has no good record"
+    ):
+        cifar10.cifar10(tmp_path, skip=300)
 
 
 # ImageNet, streamed.
@@ -208,7 +204,7 @@ def test_workers_change_neither_batches_nor_counts(folders, left_out):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_one_more_than_allowed_ends_it(folders, workers):
     source = stream(folders[1], skip=2, workers=workers)
-    with pytest.raises(records.DataError) as caught:
+    with pytest.raises(tfds_records.DataError) as caught:
         batches(source)
     source.close()
     assert re.search(
@@ -220,13 +216,13 @@ def test_one_more_than_allowed_ends_it(folders, workers):
 
 def test_bad_records_in_a_row_end_it_at_once(tmp_path):
     source = stream(write_imagenet(tmp_path, range(40, 60)), skip=3)
-    with pytest.raises(records.DataError, match="the image cannot be decoded"):
+    with pytest.raises(tfds_records.DataError, match="the image cannot be decoded"):
         batches(source)
 
 
 def test_a_split_without_a_good_record_is_refused(tmp_path):
     source = stream(write_imagenet(tmp_path, (), range(14)), skip=20)
-    with pytest.raises(records.DataError, match="split 'test' has no good record"):
+    with pytest.raises(tfds_records.DataError, match="split 'test' has no good record"):
         batches(source)
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from hyperdyn_jax import loop
-from hyperdyn_jax.display import Display
-from hyperdyn_jax.space import LogUniform, SearchSpace, Uniform
-from hyperdyn_jax.strategies import STRATEGIES, Context
+from hyperdyn_jax.run.console import Display
+from hyperdyn_jax.strategies.registry import STRATEGIES, Context
+from hyperdyn_jax.tuner.search_space import LogUniform, SearchSpace, Uniform
 
 pytestmark = pytest.mark.slow
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from hyperdyn_jax import signals, study
-from hyperdyn_jax.config import ConfigError
+from hyperdyn_jax import study
+from hyperdyn_jax.run.config import ConfigError
+from hyperdyn_jax.system import signals
 
 pytestmark = pytest.mark.slow
 

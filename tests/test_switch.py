@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from hyperdyn_jax import switch
-from hyperdyn_jax.switch import Verdict
+from hyperdyn_jax.strategies import paired_test
+from hyperdyn_jax.strategies.paired_test import Verdict
 
 
 @given(
@@ -19,7 +19,7 @@ from hyperdyn_jax.switch import Verdict
 )
 def test_p_value_is_scipys(values):
     expected = stats.ttest_1samp(values, 0.0, alternative="greater").pvalue
-    assert switch.p_value(np.array(values)) == pytest.approx(expected, abs=1e-9)
+    assert paired_test.p_value(np.array(values)) == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -27,18 +27,18 @@ def test_p_value_is_scipys(values):
     [([0.5, 0.5], 0.0), ([0.0, 0.0, 0.0], 1.0), ([-0.5, -0.5], 1.0)],
 )
 def test_pairs_without_spread_leave_no_doubt(values, expected):
-    assert switch.p_value(np.array(values)) == expected
+    assert paired_test.p_value(np.array(values)) == expected
 
 
 def test_one_pair_is_not_enough():
     with pytest.raises(ValueError, match="at least 2 pairs, got 1"):
-        switch.p_value(np.array([1.0]))
+        paired_test.p_value(np.array([1.0]))
 
 
 def play(pairs, first, last, level):
     """-> the verdict, and how many pairs it took."""
     for count in range(1, last + 1):
-        verdict = switch.look(pairs[:count], first, last, level)
+        verdict = paired_test.look(pairs[:count], first, last, level)
         if verdict is not Verdict.CONTINUE:
             return verdict, count
     raise AssertionError("no verdict after the last pair")
@@ -59,11 +59,11 @@ def test_power_is_that_of_simulated_pairs():
     rng, draws = np.random.default_rng(1), 20_000
     for gap, deviation, pairs in ((0.02, 0.02, 3), (0.05, 0.03, 6)):
         values = rng.normal(gap, deviation, size=(draws, pairs))
-        found = np.mean([switch.p_value(row) <= 0.05 for row in values])
-        assert switch.power(gap, deviation, pairs, 0.05) == pytest.approx(
+        found = np.mean([paired_test.p_value(row) <= 0.05 for row in values])
+        assert paired_test.power(gap, deviation, pairs, 0.05) == pytest.approx(
             found, abs=0.015
         )
-    assert switch.power(0.0, 1.0, 5, 0.05) == pytest.approx(0.05)
+    assert paired_test.power(0.0, 1.0, 5, 0.05) == pytest.approx(0.05)
 
 
 @given(
@@ -87,7 +87,7 @@ def test_there_is_always_a_verdict_and_never_a_switch_to_what_is_behind(
 def test_smallest_gap_is_that_of_simulated_answers():
     """At that gap, a one-sided test of the level finds it every other time."""
     rng, examples, differing = np.random.default_rng(2), 2000, 0.2
-    gap = switch.smallest_gap(examples, 0.05, differing) / 100
+    gap = paired_test.smallest_gap(examples, 0.05, differing) / 100
     wins = rng.binomial(examples, (differing + gap) / 2, size=20_000)
     losses = rng.binomial(examples, (differing - gap) / 2, size=20_000)
     z = (wins - losses) / np.sqrt(wins + losses)
@@ -100,7 +100,7 @@ def test_a_run_of_equal_epochs_seldom_has_one_that_beats_the_last_by_the_gap(epo
     deviation = 100 * np.sqrt(0.2 / examples / 2)  # of an epoch's accuracy
     accuracies = rng.normal(60, deviation, (runs, epochs))
     fallen = accuracies.max(1) - accuracies[:, -1]
-    gap = switch.smallest_gap(examples, comparisons=epochs - 1)
+    gap = paired_test.smallest_gap(examples, comparisons=epochs - 1)
     assert np.mean(fallen > gap) < 0.055
     if epochs > 2:
-        assert np.mean(fallen > switch.smallest_gap(examples)) > 0.3
+        assert np.mean(fallen > paired_test.smallest_gap(examples)) > 0.3

@@ -12,7 +12,8 @@ import pytest
 import sqlalchemy
 from tensorboardX.proto import event_pb2
 
-from hyperdyn_jax import Schedule, trackers, tune
+from hyperdyn_jax import Schedule, tune
+from hyperdyn_jax.run import trackers
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -6,7 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from hyperdyn_jax import data, models, optimizers, steps, training
+from hyperdyn_jax import models, optimizers
+from hyperdyn_jax.data import dataset
+from hyperdyn_jax.training import train_step as steps
+from hyperdyn_jax.training import trainer as training
 
 HPARAMS = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
 SLOW = {"learning_rate": np.float32(0.01), "momentum": np.float32(0.5)}
@@ -16,12 +19,12 @@ KEY = jax.random.key(7)
 
 @pytest.fixture(scope="module")
 def digits():
-    return data.digits(pad=1)
+    return dataset.digits(pad=1)
 
 
 def make_trainer(digits, devices, axis_name=steps.AXIS, **settings):
     settings = {"batch_size": 64, "eval_batch_size": 128} | settings
-    source = data.ArrayDataset(**digits, devices=devices, seed=0, **settings)
+    source = dataset.ArrayDataset(**digits, devices=devices, seed=0, **settings)
     model = models.CifarResNet(10, depth=8, width=4, axis_name=axis_name)
     optimizer = optimizers.create_optimizer("sgd", HPARAMS)
     return training.Trainer(model, optimizer, source, jax.devices()[:devices])
@@ -263,7 +266,7 @@ def test_branches_at_different_steps_are_refused(trainer):
     ("name", "averaging"), [("schedule_free", None), ("plain_sgd", 3.0)]
 )
 def test_averages_are_scored_with_statistics_of_their_own(digits, name, averaging):
-    source = data.ArrayDataset(
+    source = dataset.ArrayDataset(
         **digits, devices=2, seed=0, batch_size=64, eval_batch_size=128
     )
     hparams = {"learning_rate": 1.0, "weight_decay": 1e-3}
@@ -315,7 +318,7 @@ def test_averages_are_scored_with_statistics_of_their_own(digits, name, averagin
 
 
 def test_average_of_an_untrained_network_is_the_network(digits):
-    source = data.ArrayDataset(
+    source = dataset.ArrayDataset(
         **digits, devices=1, seed=0, batch_size=64, eval_batch_size=128
     )
     model = models.CifarResNet(10, depth=8, width=4, axis_name=steps.AXIS)

@@ -645,7 +645,7 @@ def test_a_workdir_is_free_again_where_a_tracker_cannot_start(tmp_path, monkeypa
     size = {"epochs": 1, "steps_per_epoch": 1, "key": KEY, "workdir": tmp_path}
     halving = Schedule({"learning_rate": 0.5})
     with monkeypatch.context() as patch:
-        patch.setattr("hyperdyn_jax.trackers.Trackers.start", _refuse)
+        patch.setattr("hyperdyn_jax.run.trackers.Trackers.start", _refuse)
         with pytest.raises(ValueError, match="no tracker") as held:
             tune(shrink, minus, START, halving, **size)
     assert tune(shrink, minus, START, halving, **size).metrics

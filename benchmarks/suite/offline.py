@@ -18,8 +18,8 @@ import numpy as np
 
 from benchmarks.suite.curves import Curves, load
 from hyperdyn_jax import LogUniform, SearchSpace
-from hyperdyn_jax.baselines import Schedule
-from hyperdyn_jax.race import RACE, CannotTellError, Race
+from hyperdyn_jax.strategies import Schedule
+from hyperdyn_jax.strategies.race import RACE, CannotTellError, Race
 
 BASES = {"best": 1.0, "0.1x": 0.1, "10x": 10.0, "none": math.nan}
 SHIFTS = (1.0, 1.2, 0.8, 1.4, 0.7)  # of a base, by draw

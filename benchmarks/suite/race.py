@@ -23,8 +23,8 @@ from benchmarks.suite.curves import Curves, load
 from benchmarks.suite.offline import BASES, STRETCHES
 from benchmarks.suite.workload import Workload
 from hyperdyn_jax import LogUniform, SearchSpace
-from hyperdyn_jax.baselines import Schedule
-from hyperdyn_jax.race import Race
+from hyperdyn_jax.strategies import Schedule
+from hyperdyn_jax.strategies.race import Race
 from hyperdyn_jax.tuning import tune
 
 

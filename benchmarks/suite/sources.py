@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.suite.workload import Data
-from hyperdyn_jax import cifar
-from hyperdyn_jax.characters import characters, encode
+from hyperdyn_jax.data import cifar10
+from hyperdyn_jax.data.characters import characters, encode
 
-SYMBOLS = 97  # of text: those of `hyperdyn_jax.characters`
+SYMBOLS = 97  # of text: those of `hyperdyn_jax.data.characters`
 
 
 def library_text(length: int, held_out: int = 256) -> Data:
@@ -37,7 +37,7 @@ def cifar16(
     data_dir: str, sizes: tuple[int, int, int] = (20_000, 2_048, 4_096)
 ) -> Data:
     """CIFAR-10 at 16x16 pixels in -1 to 1: f32[n, 16, 16, 3], i32[n]."""
-    twin = cifar.cifar10_twin(data_dir, sizes=sizes)
+    twin = cifar10.cifar10_twin(data_dir, sizes=sizes)
 
     def scaled(name: str) -> tuple[np.ndarray, np.ndarray]:
         images, labels = twin[name]

@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.suite import workloads
 from benchmarks.suite.workload import Workload
-from hyperdyn_jax import averaging
+from hyperdyn_jax.optimizers import iterate_average
 
 SHARES = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.12, 0.16,
           0.2, 0.25, 0.35, 0.5, 0.7, 0.8, 1.0)  # fmt: skip
@@ -45,7 +45,7 @@ class Path:
     def __init__(self, work: Workload, key: jax.Array):
         self.work, self.step = work, 0
         self.state = work.init(key)
-        self.average = averaging.start(self.state)
+        self.average = iterate_average.start(self.state)
 
     def copy(self) -> "Path":
         new = object.__new__(Path)
@@ -57,12 +57,12 @@ class Path:
         span = range(self.step, self.step + steps)
         self.state = self.work.train(self.state, {"learning_rate": rate}, span)
         self.step += steps
-        share = averaging.weight(POWER, self.step, steps)
-        self.average = averaging.update(self.average, self.state, share)
+        share = iterate_average.weight(POWER, self.step, steps)
+        self.average = iterate_average.update(self.average, self.state, share)
 
     def losses(self) -> tuple[float, float]:
         """Of the end of the path, and of its average."""
-        mean = averaging.read_out(self.average, self.state)
+        mean = iterate_average.read_out(self.average, self.state)
         return -self.work.evaluate(self.state), -self.work.evaluate(mean)
 
 

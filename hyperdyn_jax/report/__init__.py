@@ -13,8 +13,6 @@ from pathlib import Path
 import jax
 
 import hyperdyn_jax
-from hyperdyn_jax import arguments, process
-from hyperdyn_jax.arguments import Parser
 from hyperdyn_jax.report import numbers as numbers
 from hyperdyn_jax.report import parts as parts
 from hyperdyn_jax.report.figures import FIGURES as FIGURES
@@ -34,6 +32,9 @@ from hyperdyn_jax.report.numbers import load_runs
 from hyperdyn_jax.report.numbers import predictions as predictions
 from hyperdyn_jax.report.numbers import spread as spread
 from hyperdyn_jax.report.page import page
+from hyperdyn_jax.run import arguments
+from hyperdyn_jax.run.arguments import Parser
+from hyperdyn_jax.system import process
 
 
 def write_report(paths: Sequence[str | Path], output: str | Path | None = None) -> Path:

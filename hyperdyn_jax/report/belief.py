@@ -12,17 +12,20 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from hyperdyn_jax import compiler, config, explore, gp, host, hyperdyn, probing
-from hyperdyn_jax.baselines.search import DoNothingControl
 from hyperdyn_jax.report import numbers
 from hyperdyn_jax.report.numbers import Row, Run
-from hyperdyn_jax.space import SearchSpace
-from hyperdyn_jax.types import Trials
+from hyperdyn_jax.run import config
+from hyperdyn_jax.strategies import explore_then_commit, hyperdyn, probing
+from hyperdyn_jax.strategies.search import DoNothingControl
+from hyperdyn_jax.system import compiler
+from hyperdyn_jax.tuner import cpu_jit, gp
+from hyperdyn_jax.tuner.interface import Trials
+from hyperdyn_jax.tuner.search_space import SearchSpace
 
 GRID = 25  # points along an axis
 TOLERANCE = 1e-2  # of a deviation: the parameters in a row are rounded to float32
 
-Tuner = hyperdyn.Hyperdyn | explore.ExploreThenCommit
+Tuner = hyperdyn.Hyperdyn | explore_then_commit.ExploreThenCommit
 
 
 class Belief(NamedTuple):
@@ -98,7 +101,7 @@ def _replay(
     tuner: Tuner, run: Run, units: np.ndarray, observations: list[tuple[int, int]]
 ) -> Iterator[Belief]:
     """The belief before every decision that has one; adds to what was observed."""
-    probes = isinstance(tuner, explore.ExploreThenCommit)
+    probes = isinstance(tuner, explore_then_commit.ExploreThenCommit)
     data = tuner.init(jax.random.key(0), -1.0 if probes else 0.0).data
     last = None
     for index, row in enumerate(run.decisions):
@@ -107,7 +110,7 @@ def _replay(
         last = row
         if row.get("gp"):
             yield _believe(tuner, row, data, units, (index, len(observations)))
-        points = host.to_unit(tuner, _trials(tuner, row).hparams)
+        points = cpu_jit.to_unit(tuner, _trials(tuner, row).hparams)
         data = data.append(points, 0 if probes else row["epoch"], _gains(row, probes))
         observations += [(index, i) for i in range(len(row["trials"]))]
     if probes and last is not None and data.feasible.any():
@@ -134,7 +137,7 @@ def _gains(row: Row, probes: bool) -> np.ndarray:
     """As the model is told them, f32[c]; NaN where a trial diverged."""
     scores = np.array([np.nan if s is None else s for s in row["scores"]], np.float32)
     before = np.float32(row["score_before"])
-    return explore.progress(before, scores) if probes else scores - before
+    return explore_then_commit.progress(before, scores) if probes else scores - before
 
 
 def _believe(
@@ -144,7 +147,7 @@ def _believe(
     units: np.ndarray,
     place: tuple[int, int],
 ) -> Belief:
-    trials = host.to_unit(tuner, _trials(tuner, row).hparams)
+    trials = cpu_jit.to_unit(tuner, _trials(tuner, row).hparams)
     count = trials.shape[1]
     slices = np.tile(trials[0], (count, len(units), 1))
     for axis in range(count):
@@ -169,7 +172,9 @@ def _in_nats(
     """From logarithms to the scores' unit, as explore's own predictions are."""
     start = -np.float32(row["score_before"])
     left = start * np.exp(-mean)
-    wide = left * np.float32(explore.t_over_normal(int(data.feasible.sum())))
+    wide = left * np.float32(
+        explore_then_commit.t_over_normal(int(data.feasible.sum()))
+    )
     return start - left, wide * stddev, wide * noise
 
 
@@ -185,7 +190,7 @@ def _parameters(tuner: Tuner, row: Row) -> gp.KernelParams:
 def _compiled(function: Any) -> Any:
     """As the tuner's programs, but compiled fast and not to be fast: they run a few
     times, and a run waits for its page."""
-    return host.compiled(function, compiler.RUNS_ONCE)
+    return cpu_jit.compiled(function, compiler.RUNS_ONCE)
 
 
 @_compiled
@@ -197,25 +202,25 @@ def _predict(
     epoch: jax.Array,
 ) -> tuple[Any, ...]:
     """Mean, stddev and noise of the gains at points f32[n, d]: f32[n] each."""
-    parameters, data, epoch = host.double((parameters, data, epoch))
+    parameters, data, epoch = cpu_jit.double((parameters, data, epoch))
     posterior = gp.condition(parameters, data, *hyperdyn.kernels(tuner))
     return _at(posterior, parameters, points, epoch)
 
 
 @_compiled
 def _predict_probe(
-    tuner: explore.ExploreThenCommit,  # noqa: ARG001 (one program a tuner)
+    tuner: explore_then_commit.ExploreThenCommit,  # noqa: ARG001 (one program a tuner)
     parameters: gp.KernelParams | None,
     data: gp.Observations,
     points: jax.Array,
 ) -> tuple[Any, ...]:
     """The same of the progress of probes; None fits the parameters, as explore does
     before it chooses."""
-    data = host.double(data)
+    data = cpu_jit.double(data)
     if parameters is None:
         parameters, _, posterior = probing.fit(data)
     else:
-        parameters = host.double(parameters)
+        parameters = cpu_jit.double(parameters)
         posterior = gp.condition(parameters, data, *probing.kernels())
     return _at(posterior, parameters, points, jax.numpy.zeros((), data.epochs.dtype))
 
@@ -227,7 +232,7 @@ def _at(
     epoch: jax.Array,
 ) -> tuple[Any, ...]:
     mean, stddev = jax.vmap(lambda x: posterior.predict(gp.Query(x, epoch)))(
-        host.double(points)
+        cpu_jit.double(points)
     )
     noise = posterior.scale * jax.numpy.exp(0.5 * parameters.log_noise)
-    return host.single((mean, stddev, jax.numpy.broadcast_to(noise, mean.shape)))
+    return cpu_jit.single((mean, stddev, jax.numpy.broadcast_to(noise, mean.shape)))

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hyperdyn_jax.jsonl import Row, flat
 from hyperdyn_jax.report.numbers import Run, load_run
+from hyperdyn_jax.run.jsonl import Row, flat
 
 # Strategies with the settings of hyperdyn.
 HYPERDYN = ("hyperdyn", "epoch_bo", "greedy", "control")
@@ -114,7 +114,7 @@ def seed(run: Run) -> int:
 
 def settings(run: Run) -> dict[str, str]:
     """The config, flat and as text, without what makes no difference to the run."""
-    from hyperdyn_jax.rundir import MAY_CHANGE  # which brings Orbax
+    from hyperdyn_jax.run.run_dir import MAY_CHANGE  # which brings Orbax
 
     config = run.config
     strategy = config.get("strategy")

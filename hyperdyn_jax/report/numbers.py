@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from hyperdyn_jax.jsonl import Row as Row
+from hyperdyn_jax.run.jsonl import Row as Row
 
 METRICS = "epoch step total_steps train_loss validation_accuracy hyperparams seconds"
 DECISIONS = "epoch trials scores score_before branch"

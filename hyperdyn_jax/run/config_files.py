@@ -1,0 +1,174 @@
+"""Config files, and the settings that a command line changes in them."""
+
+import ast
+import math
+import os
+import sys
+import types
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from hyperdyn_jax.run import config as config_lib
+
+KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
+BOOLS = {"true": True, "t": True, "yes": True, "1": True}
+BOOLS |= {"false": False, "f": False, "no": False, "0": False}
+NONE = ("none", "null")
+
+
+def load(source: str, more: str = "") -> ConfigDict:
+    """The config of FILE or FILE:ARGUMENT.
+
+    A file in JSON is read, and nothing in it is run; any other is Python code, whose
+    get_config is called.
+
+    Args:
+      source: the file, or the name of one that comes with the package, such as digits.
+      more: of the argument, beside what source has.
+
+    Raises:
+      ValueError: the file is not there, or is no config.
+      Exception: whatever the code in it raises.
+    """
+    file, argument = _split(source)
+    if more:
+        argument = f"{argument},{more}" if argument else more
+    if file.suffix != ".json":
+        return _run(file, argument)
+    if argument is not None:
+        raise ValueError(f"a JSON file takes no argument, got {argument!r}")
+    try:
+        settings = config_lib.read_json(file)
+    except OSError as error:
+        raise ValueError(error.strerror) from None
+    return ConfigDict(settings).lock()
+
+
+def _split(source: str) -> tuple[Path, str | None]:
+    """The file and the argument, None without one.
+
+    Folders may have colons in their names, so the longest part that exists is the file.
+    """
+    ends = [i for i, letter in enumerate(source) if letter == ":"]
+    for end in (len(source), *reversed(ends)):
+        name = os.path.expanduser(source[:end])
+        file = Path(name) if os.path.exists(name) else _shipped(name)
+        if file is not None:
+            return file, source[end + 1 :] if end < len(source) else None
+    return Path(source), None
+
+
+def _shipped(name: str) -> Path | None:
+    """The config file of a name such as digits."""
+    package = Path(__file__).parents[1]  # in a wheel configs/ is in it, else beside it
+    files = [folder / "configs" / f"{name}.py" for folder in (package, package.parent)]
+    plain = name.isidentifier()
+    return next((file for file in files if plain and file.is_file()), None)
+
+
+def _run(file: Path, argument: str | None) -> ConfigDict:
+    try:
+        file.open().close()
+    except OSError as error:
+        raise ValueError(error.strerror) from None
+    name = f"{file.stem}_config"
+    module = types.ModuleType(name)
+    module.__file__ = str(file)
+    sys.modules[name] = module  # where dataclasses and the like look for it
+    SourceFileLoader(name, str(file)).exec_module(module)
+    make = getattr(module, "get_config", None)
+    if make is None:
+        raise ValueError("it has no get_config()")
+    config = make() if argument is None else make(argument)
+    if not isinstance(config, ConfigDict):
+        found = str(config)[:40]
+        raise ValueError(f"get_config() must return a ConfigDict, got {found}")
+    return ConfigDict(config)  # a frozen one too can be changed
+
+
+def change(config: ConfigDict, word: str) -> None:
+    """Makes the change of --config.x=y.
+
+    Raises:
+      ValueError: in a line, why it cannot be made and what could be.
+    """
+    flag, equals, text = word.partition("=")
+    section: Any = config
+    *sections, last = name = flag.split(".")[1:]
+    for part in sections:
+        section = _inside(section, part, flag)
+    old = _inside(section, last, flag)
+    if isinstance(old, ConfigDict):
+        raise ValueError(f"{flag} is a section; it has {', '.join(old)}")
+    kind = _kind(name, old)
+    if not equals and kind is bool:
+        text = "true"
+    elif not equals:
+        raise ValueError(f"{flag} needs a value; it must be {KINDS.get(kind, 'text')}")
+    nullable = old is None or (len(name) == 1 and last in config_lib.OPTIONAL)
+    try:
+        none = nullable and kind is not str and text.lower() in NONE
+        value = None if none else _value(text, kind)
+    except (ValueError, SyntaxError):
+        wanted = KINDS.get(kind, f"a {kind.__name__}")
+        raise ValueError(f"{flag} must be {wanted}, got {text!r}") from None
+    with section.ignore_type():
+        section[last] = value
+
+
+def _inside(section: Any, part: str, flag: str) -> Any:
+    names = list(section) if isinstance(section, ConfigDict) else []
+    if part not in names:
+        raise ValueError(f"{flag} is no setting; {config_lib.suggest(part, names)}")
+    return section[part]
+
+
+def _kind(name: list[str], old: Any) -> type[Any]:
+    """The type that a setting is to have; NoneType where nothing tells.
+
+    A number in a section may be whole by chance, as 1 for a rate in JSON, so any number
+    is taken in its place: `config.build` knows which must be whole.
+    """
+    known = config_lib.FIELDS | config_lib.OPTIONAL
+    if len(name) == 1 and name[0] in known:
+        return known[name[0]][0]
+    return float if type(old) is int else type(old)
+
+
+def _value(text: str, kind: type[Any]) -> Any:
+    """What a text stands for; ValueError or SyntaxError if it is not of that type."""
+    if kind is str:
+        return text
+    if kind is bool:
+        if text.lower() not in BOOLS:
+            raise ValueError
+        return BOOLS[text.lower()]
+    if kind in (int, float):
+        number = _number(text)
+        if kind is int and isinstance(number, float):
+            raise ValueError
+        return number
+    if kind is types.NoneType:
+        return _guess(text)
+    value = ast.literal_eval(text)
+    return kind(value if isinstance(value, list | tuple) else [value])
+
+
+def _number(text: str) -> int | float:
+    """A number, whole if it can be: 1e3 is 1000."""
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+    return int(number) if math.isfinite(number) and number.is_integer() else number
+
+
+def _guess(text: str) -> Any:
+    try:
+        return _number(text)
+    except ValueError:
+        named = {"true": True, "false": False}
+        return named.get(text.lower(), text)

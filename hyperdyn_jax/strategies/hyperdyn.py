@@ -1,0 +1,402 @@
+"""Hyperdyn: Algorithms 3 and 4 of the paper as ask and tell.
+
+One epoch of Algorithm 4 is
+
+  ask   Update-Statistical-Model fits the Gaussian process to D; One-Step-BO: the
+        challenger s_t maximises expected improvement over S x [t, t]
+  train the incumbent eta_{t-1} and s_t, one epoch each, from the same w_{t-1}
+  tell  both gains join D; Check-Accuracy-Trend keeps the incumbent or switches
+
+All that takes time is in ask, and the incumbent is known before it (`incumbent`), so
+that a loop can train the one while it asks for the other. Epoch 0 is Random-Start
+(Algorithm 3): k settings drawn from S, the best one kept.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hyperdyn_jax.strategies import wait_and_watch
+from hyperdyn_jax.tuner import acquisition, cpu_jit, gp
+from hyperdyn_jax.tuner.interface import Decision, Leaf, Trials, check_scores
+from hyperdyn_jax.tuner.search_space import SearchSpace
+
+
+class HyperdynState(NamedTuple):
+    """Everything Hyperdyn knows between two decisions: NumPy arrays only.
+
+    key: u32[...], raw data of a PRNG key.
+    epoch: i32[], the decision to come; 0 is the random start.
+    incumbent: f32[] for every hyperparameter, the setting in force; NaN before the
+      random start.
+    history: f32[window + 1], accuracies of the accepted states in percentage points,
+      oldest first; the untrained network's fills the places before it.
+    data: the observations D.
+    model: the kernel parameters that the last trials were predicted with, where the
+      next fit starts.
+    """
+
+    key: Leaf
+    epoch: Leaf
+    incumbent: dict[str, Leaf]
+    history: Leaf
+    data: gp.Observations
+    model: gp.KernelParams
+
+
+@dataclasses.dataclass(frozen=True)
+class Hyperdyn:
+    """Online hyperparameter optimisation by Bayesian optimisation and rejection.
+
+    Scores are validation accuracies in percentage points, 0 to 100; a non-finite score
+    says that the trial diverged. The defaults are the paper's (section 4).
+
+    Args:
+      space: S, the hyperparameters and their ranges.
+      initial_points: k, settings tried in the random start.
+      window: Delta of the wait-and-watch test, epochs.
+      temperature: T of the test, percentage points.
+      cooling: how the temperature falls (`trend.relative_temperature`); the paper's is
+        constant, 0.
+      offset: b of the test; infinity always switches (the paper's epoch-based BO).
+      kernel: K1, one of 'matern52', 'matern32', 'rbf'.
+      alpha, beta: of the time kernel K2; beta in epochs.
+      suggestions: challengers an epoch; the paper has one, and more is its future work
+        (section 5). They are chosen one after the other, each as if what the model
+        expects of those before it had been observed, and of several the best is taken.
+      capacity: observations kept for the Gaussian process; when full, the oldest go.
+        A decision costs capacity^3, from the first on.
+      fit_steps: largest number of BFGS steps of a fit, each one evaluation of the
+        likelihood and its gradient.
+      candidates: size of the quasi-random set that starts the search for a challenger.
+      starts: how many of the best candidates BFGS climbs from.
+      ascent_steps: largest number of BFGS steps of a climb, counted alike.
+
+    Raises:
+      ValueError: a setting is out of range.
+
+    Example:
+      >>> from hyperdyn_jax import LogUniform
+      >>> tuner = Hyperdyn(SearchSpace(learning_rate=LogUniform(1e-3, 1.0)))
+      >>> state = tuner.init(jax.random.key(0), score=10.0)
+      >>> trials = tuner.ask(state)
+      >>> trials.hparams["learning_rate"].shape
+      (5,)
+      >>> state, decision = tuner.tell(state, trials, [30.0, 20.0, 50.0, 40.0, 10.0])
+      >>> decision.branch
+      2
+    """
+
+    space: SearchSpace
+    initial_points: int = 5
+    window: int = 4
+    temperature: float = 1.0
+    cooling: float = 0.0
+    offset: float = 0.01
+    kernel: str = "matern52"
+    alpha: float = 1.0
+    beta: float = 0.5
+    suggestions: int = 1
+    capacity: int = 256
+    fit_steps: int = 5
+    candidates: int = 1024
+    starts: int = 4
+    ascent_steps: int = 20
+    metric: ClassVar[str] = "accuracy"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.space, SearchSpace):
+            raise ValueError(f"space must be a SearchSpace, got {self.space!r}")
+        wait_and_watch.check_settings(self.window, self.temperature, self.offset)
+        wait_and_watch.relative_temperature(0, self.cooling)
+        gp.TimeKernel(self.alpha, self.beta)
+        if self.kernel not in list(gp.SPATIAL_KERNELS):
+            raise ValueError(
+                f"kernel must be one of {sorted(gp.SPATIAL_KERNELS)}, "
+                f"got {self.kernel!r}"
+            )
+        self._check_whole("initial_points", 1)
+        self._check_whole("suggestions", 1)
+        self._check_whole("capacity", self.initial_points + 1 + self.suggestions)
+        self._check_whole("fit_steps", 1)
+        self._check_whole("starts", 1)
+        self._check_whole("candidates", self.starts)
+        self._check_whole("ascent_steps", 1)
+
+    def _check_whole(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
+
+    def init(self, key: jax.Array, score: float) -> HyperdynState:
+        """State of a run that starts at an untrained network.
+
+        Args:
+          key: a PRNG key (`jax.random.key(seed)`), consumed.
+          score: accuracy of the untrained network, percentage points.
+
+        Returns:
+          The state to `ask`.
+
+        Raises:
+          ValueError: the score is not finite.
+        """
+        first = np.float32(score)
+        if not np.isfinite(first):
+            raise ValueError(f"the untrained network's score must be finite: {first}")
+        dimensions = len(self.space)
+        return HyperdynState(
+            key=cpu_jit.key_data(key),
+            epoch=np.int32(0),
+            incumbent={name: np.float32(np.nan) for name in self.space},
+            history=np.full(self.window + 1, first, np.float32),
+            data=gp.Observations.empty(self.capacity, dimensions),
+            model=gp.prior_mean(dimensions),
+        )
+
+    def incumbent(self, state: HyperdynState) -> dict[str, np.float32] | None:
+        """The setting of branch 0, known at once: it can train while `ask` searches.
+
+        Args:
+          state: as `init` or `tell` returned it.
+
+        Returns:
+          What `ask(state).setting(0)` will be; None in the random start, where no
+          setting is in force.
+        """
+        if state.epoch == 0:
+            return None
+        return {name: np.float32(value) for name, value in state.incumbent.items()}
+
+    def ask(self, state: HyperdynState) -> Trials:
+        """The settings to try next.
+
+        Args:
+          state: as `init` or `tell` returned it.
+
+        Returns:
+          The k settings of the random start, or the incumbent and its challengers with
+          the gains that the Gaussian process predicts for them.
+        """
+        if state.epoch == 0:
+            return Trials.of(_sample(self, state.key))
+        challengers, prediction, model = _propose(self, state)
+        hparams = {
+            name: np.append(state.incumbent[name], challengers[name])
+            for name in self.space
+        }
+        return Trials.of(hparams, prediction, model)
+
+    def tell(
+        self, state: HyperdynState, trials: Trials, scores: np.ndarray
+    ) -> tuple[HyperdynState, Decision]:
+        """Learns from the trials and decides which branch becomes the run.
+
+        Args:
+          state: the state that was asked.
+          trials: what `ask` returned for it.
+          scores: f32[c], accuracy after each trial in percentage points, not finite
+            where the trial diverged.
+
+        Returns:
+          The state for the next epoch, and the decision. If every trial diverged the
+          state stays at the same epoch and the next `ask` tries another challenger, or
+          other random settings.
+
+        Raises:
+          ValueError: the number of scores is not the number of trials.
+        """
+        scores = check_scores(scores, trials)
+        # Half the temperature is twice the rise.
+        history = state.history / wait_and_watch.relative_temperature(
+            int(state.epoch), self.cooling
+        )
+        points, test, key = _learn(self, state.key, trials.hparams, history)
+        data = state.data.append(
+            points=points, epoch=state.epoch, gains=scores - state.history[-1]
+        )
+        decision = self._decide(state, scores, test)
+        state = state._replace(
+            key=key,
+            data=data,
+            model=_fitted(trials, state.model),
+        )
+        if decision.branch < 0:
+            return state, decision
+        return state._replace(
+            epoch=state.epoch + np.int32(1),
+            incumbent=trials.setting(decision.branch),
+            history=np.append(state.history[1:], scores[decision.branch]),
+        ), decision
+
+    def _decide(
+        self, state: HyperdynState, scores: np.ndarray, test: tuple[float, float]
+    ) -> Decision:
+        finite = np.isfinite(scores)
+        probability = draw = np.nan
+        if state.epoch == 0:
+            branch = int(np.argmax(np.where(finite, scores, -np.inf)))
+        else:
+            probability, draw = test
+            challenger = 1 + int(np.argmax(np.where(finite, scores, -np.inf)[1:]))
+            branch = 0 if draw < probability else challenger
+            if not finite[branch]:  # never a diverged branch while another is sound
+                branch = challenger if branch == 0 else 0
+        if not finite.any():
+            branch = -1
+        return Decision(
+            epoch=int(state.epoch),
+            branch=branch,
+            kept=bool(state.epoch > 0 and branch == 0),
+            keep_probability=float(probability),
+            draw=float(draw),
+            # The run goes on as the chosen branch, or stays at the state it held.
+            hold=np.array([branch if branch >= 0 else len(scores)], np.int32),
+        )
+
+
+_SEARCH, _TREND = 1, 2  # streams of the state's key
+
+
+@cpu_jit.compiled
+def _sample(tuner: Hyperdyn, key: jax.Array) -> dict[str, jax.Array]:
+    """Random-Start: k settings uniform in the cube."""
+    return tuner.space.sample(cpu_jit.stream(key, _SEARCH), tuner.initial_points)
+
+
+@cpu_jit.compiled
+def _propose(tuner: Hyperdyn, state: HyperdynState) -> tuple[Any, ...]:
+    """Update-Statistical-Model, then One-Step-BO over S x [t, t], and what the model
+    expects of all trials.
+
+    Returns the challengers' hyperparameters, f32[q] each; mean, standard deviation and
+    expected improvement of the gains of (incumbent, challengers), f32[1 + q] each; the
+    model.
+    """
+    kernel, time = kernels(tuner)
+    data, last = cpu_jit.double(state.data), cpu_jit.double(state.model)
+    model = gp.fit(data, last, kernel, time, max_steps=tuner.fit_steps)
+    posterior = gp.condition(model, data.with_room(tuner.suggestions - 1), kernel, time)
+    epoch = state.epoch.astype(jnp.float64)
+    incumbent = cpu_jit.double(tuner.space.to_unit(state.incumbent))
+
+    def weight(query: gp.Query) -> jax.Array:
+        return gp.feasibility(query, model, data, kernel, time)
+
+    best_seen = data.points[jnp.argmax(jnp.where(data.feasible, data.gains, -jnp.inf))]
+    near = jnp.stack([incumbent, best_seen])
+    challengers = _search(tuner, posterior, weight, state.key, epoch, near)
+    units = cpu_jit.double(tuner.space.to_unit(challengers))
+    points = jnp.concatenate([incumbent[None], units])
+    mean, stddev = jax.vmap(lambda u: posterior.predict(gp.Query(u, epoch)))(points)
+    improvement = acquisition.expected_improvement(mean, stddev, posterior.best)
+    parameters = {
+        "length_scale": jnp.exp(model.log_length_scale),  # fractions of the axes
+        "amplitude": jnp.exp(model.log_amplitude),  # variance of standardised gains
+        "noise": jnp.exp(model.log_noise),  # variance of standardised gains
+        "noise_stddev": posterior.scale * jnp.exp(0.5 * model.log_noise),  # points
+    }
+    return (
+        challengers,
+        cpu_jit.single((mean, stddev, improvement)),
+        cpu_jit.single(parameters),
+    )
+
+
+def _search(
+    tuner: Hyperdyn,
+    posterior: gp.Posterior,
+    weight: Callable[[gp.Query], jax.Array],
+    key: jax.Array,
+    epoch: jax.Array,
+    near: jax.Array,
+) -> dict[str, jax.Array]:
+    """The challengers, one after the other: each the setting of the greatest expected
+    improvement times a query's `weight`, as if those before it had come as expected.
+
+    near: f64[m, d], points of the cube near which a peak may hide.
+    """
+
+    def best(believed: gp.Posterior, key: jax.Array) -> dict[str, jax.Array]:
+        def log_weighted_improvement(point: jax.Array) -> jax.Array:
+            query = gp.Query(point, epoch)
+            mean, stddev = believed.predict(query)
+            return acquisition.log_expected_improvement(
+                mean, stddev, believed.best
+            ) + jnp.log(weight(query))
+
+        point, _ = acquisition.maximize(
+            log_weighted_improvement,
+            key,
+            near,
+            candidates=tuner.candidates,
+            starts=tuner.starts,
+            max_steps=tuner.ascent_steps,
+        )
+        return tuner.space.from_unit(point)
+
+    def next_challenger(
+        changes: dict[str, Any], draw: tuple[jax.Array, jax.Array]
+    ) -> tuple[dict[str, Any], dict[str, jax.Array]]:
+        row, key = draw
+        believed = posterior._replace(**changes)
+        challenger = best(believed, key)
+        # Believed where the trial will be, not where float32 rounded it from.
+        query = gp.Query(cpu_jit.double(tuner.space.to_unit(challenger)), epoch)
+        believed = believed.believe(query, row)
+        return {name: getattr(believed, name) for name in changes}, challenger
+
+    changes = {name: getattr(posterior, name) for name in ("rows", "whiten", "best")}
+    draws = (
+        tuner.capacity + jnp.arange(tuner.suggestions),
+        _keys(key, tuner.suggestions),
+    )
+    _, challengers = jax.lax.scan(next_challenger, changes, draws)
+    return challengers
+
+
+def _keys(key: jax.Array, count: int) -> jax.Array:
+    """A key for the search of each challenger."""
+    first = cpu_jit.stream(key, _SEARCH)
+    others = [jax.random.fold_in(first, i) for i in range(1, count)]
+    return jnp.stack([first, *others])
+
+
+def _fitted(trials: Trials, last: gp.KernelParams) -> gp.KernelParams:
+    """The parameters that trials were predicted with, the last ones without a model."""
+    if not trials.model:
+        return last
+    names = ("length_scale", "amplitude", "noise")
+    return gp.KernelParams(*(np.log(np.float32(trials.model[name])) for name in names))
+
+
+@cpu_jit.compiled
+def _learn(
+    tuner: Hyperdyn, key: jax.Array, hparams: dict[str, jax.Array], history: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array], jax.Array]:
+    """What `tell` computes, in one program: the trials as points of the cube,
+    f32[c, d]; the trend test; the key of the next decision."""
+    test = _trend_test(tuner, key, history)
+    return tuner.space.to_unit(hparams), test, cpu_jit.next_key(key)
+
+
+def _trend_test(
+    tuner: Hyperdyn, key: jax.Array, history: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Check-Accuracy-Trend: the keep probability and the number drawn against it."""
+    probability = wait_and_watch.keep_probability(
+        history,
+        window=tuner.window,
+        temperature=tuner.temperature,
+        offset=tuner.offset,
+    )
+    return probability, jax.random.uniform(cpu_jit.stream(key, _TREND), (), jnp.float32)
+
+
+def kernels(tuner: Hyperdyn) -> tuple[Any, gp.TimeKernel]:
+    """K1 and K2 of a tuner's model."""
+    return gp.SPATIAL_KERNELS[tuner.kernel], gp.TimeKernel(tuner.alpha, tuner.beta)

@@ -1,0 +1,594 @@
+"""Race: a few settings train side by side, for longer and longer, and the best goes on.
+
+The random start of the paper with growing horizons. Short trials favour learning rates
+that are too large later on (short-horizon bias: Wu et al. 2018, 1803.02021), and the
+best rate drifts with the horizon nearly as a power of it. So every arm keeps its
+weights and trains on, and a Gaussian process over (log rate, log horizon) carries the
+drift that it sees on to the whole run, as far as it is sure of it (`drift`).
+
+  race  arms that cover the range, and the user's own setting; at horizons that grow,
+        those go on that the model needs to know better, and the user's own always. As
+        in any population, the run is the arm that leads
+  run   the arm nearest to what is expected to end best goes on with that, for the steps
+        that are left: held constant and cooled down over the last fifth or, with a base
+        that has a shape, in that shape
+
+Decisions are differences between arms in units of their noise: nothing depends on the
+unit or the sign of the scores, or on the score of the untrained network.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import ClassVar, NamedTuple
+
+import jax
+import numpy as np
+
+from hyperdyn_jax.strategies import common, drift
+from hyperdyn_jax.strategies.explore_then_commit import peak_values
+from hyperdyn_jax.strategies.schedules import Schedule
+from hyperdyn_jax.tuner import cpu_jit
+from hyperdyn_jax.tuner.gp import Observations
+from hyperdyn_jax.tuner.interface import (
+    Decision,
+    Leaf,
+    TooShortError,
+    Trials,
+    check_scores,
+)
+from hyperdyn_jax.tuner.search_space import LogUniform, SearchSpace
+
+RACE, RUN = range(2)  # phases
+
+SPACING = math.log(3.2)  # between the first arms, as a logarithm of the rate
+HORIZONS = (1, 2, 4, 6)  # of the rounds, in those of the first
+KEPT = (4, 3, 3)  # arms that go on to the next round at most, the base among them
+NEEDED = 0.04  # share of what is expected to be best that an arm has to be next to
+SAME = 1e-4  # settings that are nearer to each other than this are one
+ARMS = (3, 12)  # of the first round, fewest and most
+FIRST = 0.01  # of the budget, trained by each arm of the first round
+LEAST = 10  # steps of the first round; fewer only where the budget has no room for them
+SHORTEST = 2  # steps of it that tell anything at all
+COOLDOWN = 0.2  # of the path
+CUT = 1 / 3  # of the rate, where a run has fallen behind
+PATIENCE = 2  # stretches behind the best before a run goes back to it
+SMALLEST = CUT**4  # what the rate is divided by at most
+CAPACITY = 64  # observations
+
+
+class RaceState(NamedTuple):
+    """Where a run is.
+
+    key: u32[...], raw data of a PRNG key.
+    phase: i32[], RACE or RUN.
+    epoch: i32[], accepted stretches of the run so far.
+    spent: i32[], optimizer steps that are no part of the accepted path.
+    done: i32[], optimizer steps of the accepted path; in the race, behind every arm.
+    following: i32[], those after the round to come.
+    arms: f32[k, d] points of the unit cube that the coming round trains; NaN where
+      there are fewer.
+    parents: i32[k] the held state that each of them goes on from.
+    rounds: i32[], rounds so far that told the arms apart.
+    data: scores of all arms; their epochs are logarithms of the horizon.
+    chosen: f32[d] the point that won; NaN before.
+    kept: bool[], the base won.
+    scale: f32[], what the chosen rate has been multiplied by since.
+    first: f32[], score of the arm that won.
+    best: f32[], the best score of the run.
+    behind: i32[], stretches in a row that were clearly worse than the best.
+    noise: f32[], of a score, as the race saw it.
+    """
+
+    key: Leaf
+    phase: Leaf
+    epoch: Leaf
+    spent: Leaf
+    done: Leaf
+    following: Leaf
+    arms: Leaf
+    parents: Leaf
+    rounds: Leaf
+    data: Observations
+    chosen: Leaf
+    kept: Leaf
+    scale: Leaf
+    first: Leaf
+    best: Leaf
+    behind: Leaf
+    noise: Leaf
+
+
+class CannotTellError(ValueError):
+    """All arms of a race score alike, and there is no base to stay with."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Race:
+    """One run, with a bounded share of it spent on a race for its setting.
+
+    Scores are any finite numbers, more being better, of the average over the path since
+    the untrained network; not finite where a trial diverged.
+
+    Args:
+      space: the hyperparameters and their ranges, the wider the better.
+      epochs: budget of the run with the race in it.
+      steps_per_epoch: a trial has whole steps, and the budget is kept to the step.
+      base: the schedule to stay with unless something is better by more than noise.
+        Where it changes over the run its shape is kept and its rate is multiplied.
+      max_overhead: steps of the race over those of the rest of the run; never exceeded.
+      metric: what scores are.
+      averaging: power of the polynomial average that scores are of
+        (`optimizers.averaged`).
+      backtracking: whether the run should end at its best epoch's network where that is
+        better than the last one's by more than chance.
+
+    Raises:
+      ValueError: a setting is out of range.
+      TooShortError: the budget has no room for a race.
+
+    Example:
+      >>> from hyperdyn_jax import LogUniform
+      >>> space = SearchSpace(learning_rate=LogUniform(1e-4, 0.3))
+      >>> Race(space, epochs=40, steps_per_epoch=25).horizons
+      [9, 18, 36, 54]
+    """
+
+    space: SearchSpace
+    epochs: int
+    steps_per_epoch: int
+    base: Schedule | None = dataclasses.field(default=None, compare=False)
+    max_overhead: float = 0.2
+    metric: str = "loss"
+    averaging: float | None = 5.0
+    backtracking: bool = True
+    shortest_trial: ClassVar[float] = math.inf  # it has whole steps of its own
+
+    def __post_init__(self) -> None:
+        common.check_whole("epochs", self.epochs, 1)
+        common.check_whole("steps_per_epoch", self.steps_per_epoch, 1)
+        common.check_number("max_overhead", self.max_overhead, 0, math.inf)
+        if self.averaging is not None:
+            common.check_number("averaging", self.averaging, 0, math.inf, "[)")
+        if self.base is not None:
+            self._check_base(self.base)
+        if self.metric not in ("loss", "accuracy"):
+            raise ValueError(
+                f"metric must be 'loss' or 'accuracy', got {self.metric!r}"
+            )
+        if self.horizons[0] < SHORTEST:
+            needed = SHORTEST * self._weight
+            raise TooShortError(
+                f"max_overhead={self.max_overhead:g} of {self.budget} steps is room "
+                f"for {self.allowance} steps of trials, and a race takes {needed}; "
+                f"give more epochs or a larger max_overhead"
+            )
+
+    def _check_base(self, base: Schedule) -> None:
+        if missing := sorted(set(self.space) - set(base.hparams)):
+            raise ValueError(f"base must be a schedule of {', '.join(missing)} too")
+        for name, value in self.anchor.items():
+            axis = self.space[name]
+            if not axis.low <= value <= axis.high:
+                raise ValueError(
+                    f"the space must hold the base's {name}, {value:g}, "
+                    f"got {axis.low:g} to {axis.high:g}"
+                )
+
+    @functools.cached_property
+    def anchor(self) -> dict[str, np.float32]:
+        """The base's setting, the largest value of each hyperparameter."""
+        assert self.base is not None
+        peaks = peak_values(self.base, self.epochs)
+        return {name: peaks[name] for name in self.space}
+
+    @property
+    def budget(self) -> int:
+        """Optimizer steps of everything."""
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    def allowance(self) -> int:
+        """Steps that max_overhead allows for the race."""
+        share = self.max_overhead / (1 + self.max_overhead)
+        return math.floor(self.budget * share + 1e-9)
+
+    @property
+    def horizons(self) -> list[int]:
+        """Steps behind every arm after each round, where the first can tell them
+        apart."""
+        room = int(self.allowance / self._weight)
+        first = max(round(FIRST * self.budget), LEAST)
+        return [min(first, room) * times for times in HORIZONS]
+
+    @property
+    def _weight(self) -> int:
+        """Steps of all rounds less those of the winner, in those of the first round."""
+        arms = (self._first_arms, *KEPT)
+        lengths = np.diff((0, *HORIZONS))
+        return sum(
+            (min(count, arms[0]) - 1) * int(length)
+            for count, length in zip(arms, lengths, strict=True)
+        )
+
+    def accepted_steps(self, state: RaceState) -> int:
+        """Optimizer steps of the accepted path, if there are no more rounds and nothing
+        diverges."""
+        return self.budget - int(state.spent)
+
+    def init(self, key: jax.Array, score: float) -> RaceState:
+        """State of a run that starts at a network with this score, which is not
+        looked at."""
+        common.check_start(score)
+        unknown = np.float32(np.nan)
+        state = RaceState(
+            key=cpu_jit.key_data(key),
+            phase=np.int32(RACE),
+            epoch=np.int32(0),
+            spent=np.int32(0),
+            done=np.int32(0),
+            following=np.int32(self.horizons[0]),
+            arms=np.full((ARMS[1] + 1, len(self.space)), unknown),
+            parents=np.zeros(ARMS[1] + 1, np.int32),
+            rounds=np.int32(0),
+            data=Observations.empty(CAPACITY, len(self.space)),
+            chosen=np.full(len(self.space), unknown),
+            kept=np.bool_(False),
+            scale=np.float32(1),
+            first=unknown,
+            best=unknown,
+            behind=np.int32(0),
+            noise=np.float32(0),
+        )
+        return self._with_arms(state, self._cover(state.key))
+
+    def ask(self, state: RaceState) -> Trials:
+        """The next stretch of every arm, or of the run."""
+        if state.phase == RUN:
+            return self._stretch(state)
+        count = _count(state)
+        steps = int(state.following - state.done)
+        middle = int(state.done) + steps / 2
+        settings = [
+            self._setting(point, middle / self.accepted_steps(state))
+            for point in state.arms[:count]
+        ]
+        trials = Trials.of(_stack(settings))
+        return trials._replace(
+            parents=state.parents[:count], epochs=steps / self.steps_per_epoch
+        )
+
+    def tell(
+        self, state: RaceState, trials: Trials, scores: np.ndarray
+    ) -> tuple[RaceState, Decision]:
+        """Takes the scores of a round, or of a stretch of the run.
+
+        Returns:
+          The new state, and a decision: a round holds on to the arms that the next one
+          starts from or, at the end of the race, to the one that goes on.
+
+        Raises:
+          CannotTellError: all arms score alike as long as there is room for them, and
+            there is no base.
+        """
+        scores = check_scores(scores, trials)
+        state = state._replace(key=cpu_jit.split_key(state.key))
+        if state.phase == RUN:
+            return self._tell_stretch(state, trials, scores)
+        return self._tell_round(state, scores)
+
+    # The race.
+
+    @property
+    def _rate(self) -> int:
+        """The axis whose best value drifts with the horizon."""
+        names = list(self.space)
+        return names.index("learning_rate") if "learning_rate" in names else 0
+
+    @functools.cached_property
+    def _spans(self) -> np.ndarray:
+        """Length of every axis: of a logarithmic one that of its logarithm."""
+        return np.array(
+            [
+                math.log(axis.high / axis.low) if isinstance(axis, LogUniform) else 4.0
+                for axis in self.space.values()
+            ]
+        )
+
+    @property
+    def _first_arms(self) -> int:
+        """Arms that cover the space, with the base among them where there is one."""
+        least, most = ARMS
+        wanted = round(self._spans[self._rate] / SPACING) + 2 * (len(self.space) - 1)
+        # So that half of the allowance is enough for a few steps of each.
+        return max(least, min(wanted, most, self.allowance // 8))
+
+    def _cover(self, key: np.ndarray) -> np.ndarray:
+        """The first arms, f32[m, d]: evenly over the space, from the base or shifted at
+        random."""
+        count, axes = self._first_arms, len(self.space)
+        index = np.arange(count)[:, None]
+        if axes == 1:
+            places = index / count
+        else:  # the additive recurrence, as in `probing.cover`
+            root = 2.0
+            for _ in range(64):
+                root = (1 + root) ** (1 / (axes + 1))
+            places = index * root ** -np.arange(1.0, axes + 1)
+        shift = _uniform(key, axes) / (count if axes == 1 else 1)
+        if self._base is not None:
+            shift = self._base
+        return np.asarray((places + shift) % 1.0, np.float32)
+
+    @functools.cached_property
+    def _base(self) -> np.ndarray | None:
+        """The base's point of the unit cube, f32[d]."""
+        if self.base is None:
+            return None
+        columns = {name: np.array([x], np.float32) for name, x in self.anchor.items()}
+        return np.asarray(cpu_jit.to_unit(self, columns)[0], np.float32)
+
+    def _with_arms(
+        self, state: RaceState, points: np.ndarray, parents: np.ndarray | None = None
+    ) -> RaceState:
+        """The state with the arms of the coming round, from the run by default."""
+        room = len(state.arms) - len(points)
+        if parents is None:
+            parents = np.zeros(len(points), np.int32)
+        unknown = np.full((room, len(self.space)), np.nan, np.float32)
+        return state._replace(
+            arms=np.concatenate([np.asarray(points, np.float32), unknown]),
+            parents=np.append(parents, np.zeros(room)).astype(np.int32),
+        )
+
+    def _tell_round(
+        self, state: RaceState, scores: np.ndarray
+    ) -> tuple[RaceState, Decision]:
+        count, steps = len(scores), int(state.following - state.done)
+        points = state.arms[:count]
+        time = math.log(int(state.following))
+        state = state._replace(data=state.data.append(points, time, scores))
+        if not np.isfinite(scores).any():
+            return self._all_diverged(state, count, steps)
+        state = state._replace(
+            spent=state.spent + np.int32((count - 1) * steps), done=state.following
+        )
+        belief = self._believe(state)
+        rounds = int(state.rounds)
+        alike = not belief.told_apart and np.isfinite(scores).sum() >= ARMS[0]
+        if not rounds and alike:
+            return self._longer(state, belief, scores)
+        state = state._replace(rounds=np.int32(rounds + 1))
+        if rounds + 1 == len(HORIZONS):
+            return self._choose(state, belief, scores)
+        growth = HORIZONS[rounds + 1] / HORIZONS[rounds]
+        following = round(int(state.done) * growth)
+        kept = self._survivors(state, belief, scores, following, KEPT[rounds])
+        if not self._room(state, len(kept), following - int(state.done)):
+            return self._choose(state, belief, scores)
+        return self._go_on(state, scores, kept, following)
+
+    def _room(self, state: RaceState, count: int, steps: int) -> bool:
+        """Whether there is room for a round; one arm of it is the run's."""
+        return int(state.spent) + (count - 1) * steps <= self.allowance
+
+    def _believe(self, state: RaceState) -> drift.Belief:
+        rows = state.data.feasible | state.data.infeasible
+        gains = np.where(state.data.feasible, state.data.gains, -np.inf)
+        return drift.believe(
+            state.data.points[rows] * self._spans,
+            state.data.epochs[rows],
+            gains[rows],
+            axis=self._rate,
+            spans=self._spans,
+            end=math.log(self.accepted_steps(state)),
+            base=None if self._base is None else self._base * self._spans,
+            seed=int(state.key.ravel()[-1]),
+        )
+
+    def _gaps(self, points: np.ndarray, point: np.ndarray) -> np.ndarray:
+        gaps: np.ndarray = np.linalg.norm((points - point) * self._spans, axis=1)
+        return gaps
+
+    def _is_base(self, points: np.ndarray) -> np.ndarray:
+        """Which of the arms is the user's own: bool[k]."""
+        if self._base is None:
+            return np.zeros(len(points), bool)
+        return self._gaps(points, self._base) < SAME
+
+    def _survivors(
+        self,
+        state: RaceState,
+        belief: drift.Belief,
+        scores: np.ndarray,
+        following: int,
+        most: int,
+    ) -> np.ndarray:
+        """Arms that go on: those between which the best at the next horizon is expected
+        to lie, and the base."""
+        sound = np.flatnonzero(np.isfinite(scores))
+        points = state.arms[sound]
+        wanted = belief.optima(math.log(following)) / self._spans
+        shares = np.zeros(len(sound))
+        for place in wanted:
+            near = np.argsort(self._gaps(points, place), stable=True)[:2]
+            shares[near] += (0.6, 0.4)[: len(near)]
+        shares /= len(wanted)
+        shares[self._is_base(points)] = 2  # before all others
+        order = np.argsort(-shares, stable=True)[:most]
+        needed = order[(shares[order] >= NEEDED) | (np.arange(len(order)) < 2)]
+        return sound[np.sort(needed)]
+
+    def _go_on(
+        self, state: RaceState, scores: np.ndarray, kept: np.ndarray, following: int
+    ) -> tuple[RaceState, Decision]:
+        """Another round of some arms. The one that leads is the run until then."""
+        leader = kept[np.argmax(scores[kept])]
+        held = [leader, *(arm for arm in kept if arm != leader)]
+        state = self._with_arms(state, state.arms[held], np.arange(len(held)))
+        decision = common.accept(state.epoch, leader, hold=held)
+        return state._replace(
+            epoch=state.epoch + np.int32(1), following=np.int32(following)
+        ), decision
+
+    def _longer(
+        self, state: RaceState, belief: drift.Belief, scores: np.ndarray
+    ) -> tuple[RaceState, Decision]:
+        """The same arms for twice as long, as they differ by no more than noise; where
+        there is no room for all of them, every second one."""
+        sound, steps = np.flatnonzero(np.isfinite(scores)), int(state.done)
+        while len(sound) > ARMS[0] and not self._room(state, len(sound), steps):
+            sound = self._thinned(state, sound)
+        if len(sound) < ARMS[0] or not self._room(state, len(sound), steps):
+            if self.base is not None:
+                return self._choose(state, belief, scores)
+            raise CannotTellError(
+                f"{len(scores)} settings of {', '.join(self.space)} score alike after "
+                f"{steps} steps each, so none can be chosen: check that train uses "
+                f"hparams, give more epochs, or a base to stay with"
+            )
+        if not belief.differ:  # which says nothing of what the longer trials will see
+            state = state._replace(data=Observations.empty(CAPACITY, len(self.space)))
+        return self._go_on(state, scores, sound, 2 * steps)
+
+    def _thinned(self, state: RaceState, sound: np.ndarray) -> np.ndarray:
+        """Every second arm along the rate, the base always."""
+        order = sound[np.argsort(state.arms[sound, self._rate])]
+        start = int(np.argmax(self._is_base(state.arms[order]))) % 2
+        return np.sort(order[start::2])
+
+    def _all_diverged(
+        self, state: RaceState, count: int, steps: int
+    ) -> tuple[RaceState, Decision]:
+        """The same round again from where the run is, at rates a hundred times smaller
+        as far as the space has them; of as many arms as there is room for, those with
+        the smallest."""
+        state = state._replace(spent=state.spent + np.int32(count * steps))
+        points = state.arms[:count].copy()
+        lower = points[:, self._rate] - math.log(100) / self._spans[self._rate]
+        points[:, self._rate] = np.maximum(lower, 0)
+        points = points[np.argsort(points[:, self._rate], stable=True)]
+        room = 1 + max(0, self.allowance - int(state.spent)) // steps
+        state = self._with_arms(state, _distinct(points, self._spans)[:room])
+        return state, common.stay(state.epoch, hold=[count])
+
+    def _choose(
+        self, state: RaceState, belief: drift.Belief, scores: np.ndarray
+    ) -> tuple[RaceState, Decision]:
+        """What the run goes on with, and the arm whose weights it goes on from."""
+        points, base = state.arms[: len(scores)], self._base
+        kept = base is not None and not belief.leaves_base
+        chosen = base if kept else np.clip(belief.best / self._spans, 0, 1)
+        chosen = np.asarray(chosen, np.float32)
+        sound = np.flatnonzero(np.isfinite(scores))
+        arm = int(sound[np.argmin(self._gaps(points[sound], chosen))])
+        decision = common.accept(state.epoch, arm, hold=[arm, arm], kept=kept)
+        state = state._replace(
+            phase=np.int32(RUN),
+            epoch=state.epoch + np.int32(1),
+            chosen=chosen,
+            kept=np.bool_(kept),
+            first=scores[arm],
+            best=scores[arm],
+            noise=np.float32(belief.noise),
+        )
+        return state, decision  # held twice: the run, and the best of it so far
+
+    # The run.
+
+    def _setting(self, point: np.ndarray, share: float) -> dict[str, float]:
+        """The hyperparameters at a share of the path, of an arm or of the run."""
+        columns = cpu_jit.from_unit(self, point[None])
+        setting = {name: float(values[0]) for name, values in columns.items()}
+        rate = list(self.space)[self._rate]
+        if self.base is None:
+            return setting | {rate: setting[rate] * wsd(share)}
+        played = self.base.at(share * self.epochs)
+        if self._is_flat:
+            return played | setting | {rate: setting[rate] * wsd(share)}
+        factor = setting[rate] / float(self.anchor[rate])
+        return played | setting | {rate: played[rate] * factor}
+
+    @functools.cached_property
+    def _is_flat(self) -> bool:
+        """Whether the base's rate stays what it is for the whole run."""
+        assert self.base is not None
+        rate = list(self.space)[self._rate]
+        values = [self.base.at(self.epochs * i / 64)[rate] for i in range(64)]
+        return max(values) <= min(values) * (1 + 1e-6)
+
+    def _stretch(self, state: RaceState) -> Trials:
+        """An epoch of the run, less where its rate changes fast."""
+        length, at = self.accepted_steps(state), int(state.done)
+        steps = min(self.steps_per_epoch, length - at)
+        begin = math.ceil((1 - COOLDOWN) * length)
+        if at < begin:
+            steps = min(steps, begin - at)
+        else:
+            steps = min(steps, max(1, round(0.02 * length)))
+        setting = self._setting(state.chosen, (at + steps / 2) / length)
+        setting[list(self.space)[self._rate]] *= float(state.scale)
+        trials = Trials.of(_stack([setting]))
+        return trials._replace(epochs=steps / self.steps_per_epoch)
+
+    def _tell_stretch(
+        self, state: RaceState, trials: Trials, scores: np.ndarray
+    ) -> tuple[RaceState, Decision]:
+        (score,), steps = scores, round(trials.epochs * self.steps_per_epoch)
+        cut = np.float32(state.scale * CUT)
+        if not np.isfinite(score):  # from the best again, at a smaller rate
+            state = state._replace(
+                spent=state.spent + np.int32(steps), scale=cut, behind=np.int32(0)
+            )
+            return state, common.stay(state.epoch, hold=[2, 2])
+        new = state._replace(
+            epoch=state.epoch + np.int32(1),
+            done=state.done + np.int32(steps),
+            best=np.maximum(state.best, score),
+        )
+        decision = common.accept(state.epoch, 0, kept=state.epoch > 0)
+        if score >= state.best:
+            return new._replace(behind=np.int32(0)), decision._replace(
+                hold=np.array([0, 0], np.int32)
+            )
+        lost = float(state.best) - float(score)
+        clear = 0.25 * float(state.best - state.first) + 3 * float(state.noise)
+        behind = state.behind + np.int32(1) if lost > clear else np.int32(0)
+        if behind >= PATIENCE and cut > SMALLEST:
+            new = new._replace(behind=np.int32(0), scale=cut)
+            return new, decision._replace(hold=np.array([2, 2], np.int32))
+        return new._replace(behind=behind), decision._replace(
+            hold=np.array([0, 2], np.int32)
+        )
+
+
+def wsd(share: float) -> float:
+    """Constant, then 1 - sqrt over the last fifth (Haegele et al. 2024, 2405.18392)."""
+    return 1 - math.sqrt(max(0.0, share - (1 - COOLDOWN)) / COOLDOWN)
+
+
+def _count(state: RaceState) -> int:
+    return int(np.isfinite(state.arms[:, 0]).sum())
+
+
+def _distinct(points: np.ndarray, spans: np.ndarray) -> np.ndarray:
+    """The points without those that are next to an earlier one."""
+    kept: list[np.ndarray] = []
+    for point in points:
+        if all(np.linalg.norm((point - other) * spans) > SAME for other in kept):
+            kept.append(point)
+    return np.array(kept, np.float32)
+
+
+def _stack(settings: list[dict[str, float]]) -> dict[str, np.ndarray]:
+    return {
+        name: np.array([setting[name] for setting in settings], np.float32)
+        for name in settings[0]
+    }
+
+
+def _uniform(key: np.ndarray, count: int) -> np.ndarray:
+    with cpu_jit.on_host():
+        stream = cpu_jit.stream(jax.numpy.asarray(key), 1)
+        draw = jax.random.uniform(stream, (count,), np.float32)
+        return np.asarray(draw)

@@ -1,0 +1,157 @@
+"""Every strategy by the name that `config.strategy` gives it."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hyperdyn_jax import strategies as baselines
+from hyperdyn_jax.strategies import Schedule
+from hyperdyn_jax.strategies.explore_then_commit import (
+    ExploreThenCommit,
+    earlier_probes,
+    peak_values,
+)
+from hyperdyn_jax.strategies.hyperdyn import Hyperdyn
+from hyperdyn_jax.strategies.learned_schedule import load_schedule, read_schedule
+from hyperdyn_jax.tuner.interface import Strategy
+from hyperdyn_jax.tuner.search_space import SearchSpace
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What a strategy may be made from.
+
+    space: the search space.
+    base: the optimizer's own value of every hyperparameter in the search space.
+    epochs, batch_size, steps_per_epoch: of the run.
+    sections: of the config, by name.
+    """
+
+    space: SearchSpace
+    base: Mapping[str, float]
+    epochs: int
+    batch_size: int
+    steps_per_epoch: int
+    sections: Mapping[str, Any]
+
+    def section(self, name: str) -> dict[str, Any]:
+        """The config's section of a strategy's name; empty without one."""
+        return dict(self.sections.get(name, {}))
+
+    def tuner(self, kind: type[Hyperdyn] = Hyperdyn, **changes: Any) -> Hyperdyn:
+        """Hyperdyn, with no more room for observations than the run can fill.
+
+        Empty rows change no prediction, and a decision costs the cube of all rows.
+        """
+        tuner = kind(self.space, **{**self.section("hyperdyn"), **changes})
+        repeats = 3  # of the random start, where all of it diverges
+        needed = repeats * tuner.initial_points + (1 + tuner.suggestions) * self.epochs
+        rounded = -(-needed // 16) * 16
+        return dataclasses.replace(tuner, capacity=min(tuner.capacity, rounded))
+
+
+def _scheduled(name: str) -> Callable[[Context], Schedule]:
+    """A schedule over the whole run, from the optimizer's own values."""
+    make = getattr(Schedule, name)
+    return lambda c: make(c.epochs, **{**c.base, **c.section(name)})
+
+
+def _explore(c: Context) -> ExploreThenCommit:
+    """Explore-then-commit over some of the search space, anchored on a schedule."""
+    settings = c.section("explore")
+    names = settings.pop("tune", "learning_rate").split(",")
+    base = settings.pop("base", "constant")
+    earlier = settings.pop("warm_start", "")
+    if unknown := [name for name in names if name not in c.space]:
+        raise ValueError(
+            f"explore.tune must be among {', '.join(c.space)}, got {unknown[0]!r}"
+        )
+    axes: dict[str, Any] = {name: c.space[name] for name in names}
+    schedule = None
+    if base != "none":
+        if base not in SCHEDULES:
+            known = ", ".join(["none", *SCHEDULES])
+            raise ValueError(f"explore.base must be one of {known}, got {base!r}")
+        schedule = SCHEDULES[base](c)
+        peaks = peak_values(schedule, c.epochs)
+        axes = {n: _holding(n, axis, float(peaks[n])) for n, axis in axes.items()}
+    space = SearchSpace(**axes)
+    if earlier:
+        settings["earlier"] = earlier_probes(space, _decisions(Path(earlier)))
+    return ExploreThenCommit(
+        space, c.epochs, c.steps_per_epoch, base=schedule, **settings
+    )
+
+
+def _holding(name: str, axis: Any, value: float) -> Any:
+    """An axis wide enough for a schedule's value: however far the user's own rate is
+    from what is usual, it is among those that are tried."""
+    low, high = min(axis.low, value), max(axis.high, value)
+    try:
+        return dataclasses.replace(axis, low=low, high=high)
+    except ValueError as error:
+        start = f"it starts from a {name} of {value:g}, which its axis cannot hold"
+        raise ValueError(f"{start}: {error}") from None
+
+
+def _replay(c: Context) -> baselines.Replay:
+    """The accepted path of an earlier run."""
+    settings = c.section("replay")
+    run = settings.pop("run", "")
+    if settings or not run:
+        raise ValueError(f"replay has one setting, run, a run directory, got {run!r}")
+    try:
+        ends, _ = read_schedule(run)
+        hparams = load_schedule(run)
+    except OSError as error:
+        raise ValueError(f"replay.run: {error}") from None
+    return baselines.Replay(hparams, tuple(map(int, ends)), c.steps_per_epoch)
+
+
+def _decisions(run: Path) -> list[dict[str, Any]]:
+    """Rows of an earlier run's decisions.jsonl."""
+    try:
+        lines = (run / "decisions.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+    except (OSError, ValueError) as error:
+        raise ValueError(f"explore.warm_start: {error}") from None
+
+
+# Written down before the run: strategies, and what explore may be anchored on.
+SCHEDULES: dict[str, Callable[[Context], Schedule]] = {
+    "constant": lambda c: Schedule.constant(**{**c.base, **c.section("constant")}),
+    **{
+        name: _scheduled(name)
+        for name in ("cosine", "wsd", "one_cycle", "manual_sgd", "manual_adam")
+    },
+    "manual_large_batch": lambda c: Schedule.manual_large_batch(
+        c.epochs, c.batch_size, **{**c.base, **c.section("manual_large_batch")}
+    ),
+}
+# The paper's own, its baselines, and what a user would pick instead.
+STRATEGIES: dict[str, Callable[[Context], Strategy]] = {
+    "hyperdyn": lambda c: c.tuner(),
+    "explore": _explore,
+    # Epoch-based Bayesian optimisation is Hyperdyn without rejection (section 4.1).
+    "epoch_bo": lambda c: c.tuner(offset=math.inf),
+    "random_search": lambda c: baselines.RandomSearch(
+        c.space, **c.section("random_search")
+    ),
+    "hyperband": lambda c: baselines.HyperbandVariant(
+        c.space, **c.section("hyperband")
+    ),
+    **SCHEDULES,
+    "replay": _replay,
+    "plateau": lambda c: baselines.ReduceOnPlateau(c.base, **c.section("plateau")),
+    "greedy": lambda c: c.tuner(baselines.GreedyBestOfTwo),
+    "control": lambda c: baselines.DoNothingControl(c.tuner()),
+    "autolrs": lambda c: baselines.AutoLRS(c.space, **c.section("autolrs")),
+    # Its bound with the weight of a 95% interval, not the published 1e6.
+    "autolrs_95": lambda c: baselines.AutoLRS(
+        c.space, **{"kappa": 1.96, **c.section("autolrs_95")}
+    ),
+    "pb2": lambda c: baselines.PB2(c.space, **c.section("pb2")),
+}

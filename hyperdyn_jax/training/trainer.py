@@ -1,0 +1,387 @@
+"""An epoch: branches trained over the same batches, and networks evaluated."""
+
+import functools
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+
+from hyperdyn_jax import hosts, optimizers
+from hyperdyn_jax.data.dataset import Batch, Dataset
+from hyperdyn_jax.system import compiler, signals
+from hyperdyn_jax.training import branch_parallel
+from hyperdyn_jax.training import train_step as step_lib
+from hyperdyn_jax.training.branch_parallel import Layout
+from hyperdyn_jax.training.train_step import TrainState
+from hyperdyn_jax.tuner.interface import Leaf
+
+MEASURED = 1024  # training images, at least, that BatchNorm is measured anew over
+SPIKE = 1000.0  # times the loss of a guess: from there no branch comes back
+BLOCK = 16  # steps whose losses are read together, while the next so many are computed
+
+
+class Progress(NamedTuple):
+    """Branches on their way through the same batches.
+
+    start: the step that all of them started from.
+    states: one a branch.
+    losses: f32[branches, steps], of each branch its training loss at every step so far
+      in nats; NaN where a diverged branch was no longer trained.
+    """
+
+    start: int
+    states: list[TrainState]
+    losses: np.ndarray
+
+    @property
+    def steps(self) -> int:
+        """How far they are."""
+        return self.losses.shape[1]
+
+
+class Evaluation(NamedTuple):
+    """Mean over every example of a split, each counted once.
+
+    accuracy: top-1, percentage points. loss: cross-entropy, nats. count: examples.
+    """
+
+    accuracy: float
+    loss: float
+    count: int  # type: ignore[assignment]  # a tuple counts too
+
+
+class Trainer:
+    """A network, an optimizer and data, compiled for a group of devices.
+
+    The state is replicated and the batch is sharded: each device takes an equal part
+    of it, and gradients and BatchNorm statistics are averaged over all.
+
+    Args:
+      model: a Linen module; `apply(variables, images, train=...)` gives logits, and
+        its BatchNorm layers average over the axis `AXIS`.
+      optimizer: as `optimizers.create_optimizer` makes them.
+      dataset: the data.
+      devices: that share a batch; all of all processes by default.
+      parallel: whether branches are trained side by side on groups of devices, where
+        that leaves none idle (`layout.groups`).
+      scan: whether `BLOCK` steps are one program, where the data are on the devices; by
+        default everywhere but on CPUs, where a loop makes convolutions slow.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: optax.GradientTransformation,
+        dataset: Dataset,
+        devices: Sequence[jax.Device] | None = None,
+        *,
+        parallel: bool = True,
+        scan: bool | None = None,
+    ):
+        self._devices = list(devices or hosts.devices())
+        self._local = len(branch_parallel.local(self._devices))
+        self._parallel = parallel
+        optimizer = optax.with_extra_args_support(optimizer)
+        self._model, self._optimizer, self.dataset = model, optimizer, dataset
+        step = functools.partial(step_lib.train_step, model, optimizer, dataset.load)
+        self._programs = step, functools.partial(step_lib.train_block, step)
+        self._layout = functools.cache(self._make_layout)
+        pmap = functools.partial(branch_parallel.pmap, devices=self._devices)
+        # A program of its own that only copies: a state that came from elsewhere then
+        # looks to the other steps as if one of them had made it.
+        self._replicate = pmap(lambda tree, _: tree, in_axes=(None, 0))
+        self._numbers: jax.Array | None = None  # of the devices: pmap needs an axis
+        self._eval_step, self._measure_step = (
+            pmap(
+                functools.partial(function, model, dataset.load),
+                in_axes=(None, None, 0),
+            )
+            for function in (step_lib.eval_step, step_lib.measure_step)
+        )
+        host = self._devices[0].platform == "cpu"
+        # Several CPU devices share one pool of threads, where programs in flight can
+        # wait for each other until XLA aborts (jaxlib 0.10.2).
+        together = host and self._local > 1
+        self._one_by_one: Callable[[Any], Any] = (
+            jax.block_until_ready if together else lambda result: result
+        )
+        self._resident: dict[str, Any] = {}
+        # XLA:CPU convolves far slower inside a loop; elsewhere a loop saves launches.
+        # Batches that the host sends are too large to send many of at once.
+        held = bool(jax.tree.leaves(dataset.resident("train")))
+        self._scans = held and (not host if scan is None else scan)
+        init = functools.partial(step_lib.init_state, model, optimizer)
+        self._init = jax.jit(
+            functools.partial(init, dataset.image_shape),
+            compiler_options=compiler.options(**compiler.RUNS_ONCE) if host else None,
+        )
+        self._is_finite = jax.jit(step_lib.all_finite)
+
+    def shapes(self) -> TrainState:
+        """The shapes and dtypes of a network's state; nothing is computed."""
+        shape = self.dataset.image_shape
+        return step_lib.state_shapes(self._model, self._optimizer, shape)
+
+    def compile(self) -> jax.stages.Compiled:
+        """The step that trains a branch on all devices, for what XLA tells of it.
+
+        A batch is read; nothing is run.
+        """
+        place = self._layout(1)
+        batch = self._send(place, self.dataset.train_batch(0))
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        resident = self.dataset.resident("train")
+        return place.step.lower(self.shapes(), resident, batch, key).compile()
+
+    def init(self, key: jax.Array) -> TrainState:
+        """A network with fresh weights, replicated over the devices."""
+        return self.replicate(hosts.share_tree(self._init(key)))
+
+    def replicate(self, tree: Any) -> Any:
+        """Copies a pytree of arrays to every device."""
+        if not jax.tree.leaves(tree):  # which pmap refuses where processes are several
+            return tree
+        if self._numbers is None:
+            self._numbers = self._layout(1).put(np.arange(self._local, dtype=np.int32))
+        return self._replicate(tree, self._numbers)
+
+    def skip(self, state: TrainState, steps: int) -> TrainState:
+        """The same network, as many steps further along the data."""
+        if steps == 0:
+            return state
+        return state._replace(step=self.replicate(state.step + np.int32(steps)))
+
+    def begin(
+        self,
+        states: Sequence[TrainState],
+        settings: Sequence[Mapping[str, Leaf]],
+    ) -> Progress:
+        """Branches that are about to be trained side by side.
+
+        Args:
+          states: one a branch, all at the same step; they stay as they are.
+          settings: hyperparameters of each branch.
+
+        Raises:
+          ValueError: the branches are at different steps.
+        """
+        first, *others = (int(state.step) for state in states)
+        if any(step != first for step in others):
+            raise ValueError(f"branches must be at one step, got {[first, *others]}")
+        branches = [
+            state._replace(
+                opt_state=optimizers.set_hyperparams(state.opt_state, setting)
+            )
+            for state, setting in zip(states, settings, strict=True)
+        ]
+        return Progress(first, branches, np.zeros((len(branches), 0), np.float32))
+
+    def train(
+        self,
+        progress: Progress,
+        steps: int,
+        key: jax.Array,
+        pause: Callable[[], bool] = lambda: False,
+    ) -> Progress:
+        """Trains branches side by side: each step's batch is fetched once for all.
+
+        A branch whose loss leaves the bounds of `diverged` ends early, and always at
+        the same step: losses are read in blocks of `BLOCK`, when those of the next
+        block are on their way. So the host is never far ahead of the devices either,
+        and never waits for them to be idle.
+
+        Args:
+          progress: of branches from `begin` on; it stays as it is.
+          steps: to train in all.
+          key: PRNG key of the augmentation, the same for the whole run.
+          pause: asked after every step, or block; the branches are left there if it
+            says so.
+
+        Returns:
+          The branches as far as they came.
+        """
+        count = len(progress.states)
+        place = self._layout(self._groups(count))
+        waves, resident = place.pack(progress.states), place.hold(self._hold("train"))
+        key = place.hold(self.replicate(key))
+        known, done = progress.losses, progress.steps
+        flying: deque[_Flight] = deque()
+        live = self._live(known, done)
+        while done < steps and live.any():
+            if done > progress.steps and pause():
+                break
+            program, size, batch = self._next(place, progress.start, done, steps)
+            losses: list[Any] = [np.full((place.width, size), np.nan)] * len(waves)
+            for i, trained in enumerate(np.any(live.reshape(-1, place.width), 1)):
+                if trained:
+                    result = program(waves[i], resident, batch, key)
+                    waves[i], losses[i] = self._one_by_one(result)
+            flying.append(_Flight(size, live, losses))
+            done += size
+            if done % BLOCK == 0:
+                known = _land(known, flying, done - BLOCK)
+                live = self._live(known, done)
+        known = _land(known, flying, done)
+        if not live.any():
+            rest = np.full((count, steps - done), np.nan, np.float32)
+            known = np.concatenate([known, rest], axis=1)
+        return Progress(progress.start, place.unpack(waves), known)
+
+    def takes_turns(self, branches: int) -> bool:
+        """Whether so many branches are trained one after the other."""
+        return self._groups(branches) == 1
+
+    def join(self, ahead: Progress, others: Progress, key: jax.Array) -> Progress:
+        """Branches that started together, once the others are as far as the first.
+
+        Args:
+          ahead: the first, on its way.
+          others: all of them, none of which has been trained yet.
+          key: as for `train`.
+        """
+        rest = others._replace(states=others.states[1:], losses=others.losses[1:])
+        rest = self.train(rest, ahead.steps, key)
+        return Progress(
+            ahead.start,
+            [*ahead.states, *rest.states],
+            np.concatenate([ahead.losses, rest.losses]),
+        )
+
+    def _next(
+        self, place: Layout, start: int, done: int, steps: int
+    ) -> tuple[Any, int, Any]:
+        """A program, the steps that it takes, and the batch or batches of them."""
+        fetch = self.dataset.train_batch
+        if self._scans and done % BLOCK == 0 and steps - done >= BLOCK:
+            batches = [fetch(start + done + i) for i in range(BLOCK)]
+            if len({len(batch.weights) for batch in batches}) == 1:
+                block = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+                return place.block, BLOCK, self._send(place, block, BLOCK)
+        return place.step, 1, self._send(place, fetch(start + done))
+
+    def diverged(self, losses: np.ndarray) -> np.ndarray:
+        """Which training losses no sound branch has.
+
+        Those that are not finite, or `SPIKE` times as large as that of a guess, the
+        logarithm of the number of classes.
+
+        Args:
+          losses: f32[...] in nats.
+        """
+        return ~(losses <= SPIKE * np.log(self.dataset.classes))
+
+    def steps_taken(self, losses: np.ndarray) -> np.ndarray:
+        """After how many steps each branch ended.
+
+        Args:
+          losses: f32[branches, steps] in nats.
+        """
+        bad = self.diverged(losses)
+        first = np.where(bad.any(1), bad.argmax(1), losses.shape[1])
+        return np.minimum((first // BLOCK + 2) * BLOCK, losses.shape[1])
+
+    def _live(self, losses: np.ndarray, done: int) -> np.ndarray:
+        """Which branches are trained on after some steps: bool[branches].
+
+        By the losses of all but their last whole block, which are not read yet on the
+        way. One that was out of bounds is so for good, also where the next are not.
+        """
+        read = max(0, (done // BLOCK - 1) * BLOCK)
+        return ~np.any(self.diverged(losses[:, :read]), 1)
+
+    def evaluate(self, state: TrainState, split: str) -> Evaluation:
+        """Scores a network on a whole split, with running BatchNorm statistics.
+
+        The network is that of `optimizers.eval_params`.
+        """
+        state = self._averaged(state)
+        resident = self._hold(split)
+        place, sums, stop = self._layout(1), [], hosts.together(signals.asked)
+        for batch in self.dataset.eval_batches(split):
+            if stop():
+                raise KeyboardInterrupt
+            step = self._eval_step(state, resident, self._send(place, batch))
+            sums.append(self._one_by_one(step))
+        total: Any = np.sum(jax.device_get(sums), axis=0, dtype=np.float64)
+        correct, loss, count = total
+        return Evaluation(100.0 * correct / count, loss / count, int(count))
+
+    def without_average(self, state: TrainState) -> TrainState:
+        """The state, evaluated at the end of its path; itself if it was already."""
+        opt_state = optimizers.without_average(state.opt_state, state.params)
+        same = opt_state is state.opt_state
+        return state if same else state._replace(opt_state=opt_state)
+
+    def is_finite(self, state: TrainState) -> bool:
+        """Whether every number of a state is finite."""
+        return bool(self._is_finite(state))
+
+    def _averaged(self, state: TrainState) -> TrainState:
+        """The network to score, where an optimizer evaluates others than it trains.
+
+        The running statistics are those of the trained one, so they are measured anew
+        over the last batches (Izmailov et al. 2018, 1803.05407, section 3.2).
+        """
+        params = optimizers.eval_params(state.opt_state, state.params)
+        if params is state.params:
+            return state
+        state, resident = state._replace(params=params), self._hold("train")
+        place = self._layout(1)
+        last = int(state.step)
+        count = min(last, -(-MEASURED // self.dataset.batch_size))
+        batches = map(self.dataset.train_batch, range(last - count, last))
+        sent = (self._send(place, batch) for batch in batches)
+        measured = [
+            jax.device_get(self._measure_step(state, resident, batch)) for batch in sent
+        ]
+        if not measured:  # before the first step
+            return state
+        mean = jax.tree.map(lambda *leaves: sum(leaves) / count, *measured)
+        return state._replace(batch_stats=self.replicate(mean))
+
+    def _hold(self, split: str) -> Any:
+        if split not in self._resident:
+            self._resident[split] = self.replicate(self.dataset.resident(split))
+        return self._resident[split]
+
+    def _groups(self, branches: int) -> int:
+        return branch_parallel.groups(branches, self._devices) if self._parallel else 1
+
+    def _make_layout(self, groups: int) -> Layout:
+        if groups == 1:
+            return branch_parallel.InTurn(self._devices, *self._programs)
+        return branch_parallel.SideBySide(self._devices, *self._programs, groups)
+
+    def _send(self, place: Layout, batch: Batch, steps: int = 0) -> Batch:
+        return place.put(batch, steps)
+
+
+class _Flight(NamedTuple):
+    """Losses on their way from the devices.
+
+    steps: how many of each branch. live: bool[branches], whose they are. losses: of
+      each wave, as the programs of its layout give them.
+    """
+
+    steps: int
+    live: np.ndarray
+    losses: list[Any]
+
+
+def _land(known: np.ndarray, flying: deque[_Flight], until: int) -> np.ndarray:
+    """Fetches the losses of the first so many steps: f32[branches, until]."""
+    parts, count = [known], known.shape[1]
+    while count < until:
+        flight = flying.popleft()
+        waves = [
+            branch_parallel.fetch(x).reshape(-1, flight.steps) for x in flight.losses
+        ]
+        losses = np.concatenate(waves)
+        # Beside another branch one that has ended is still computed, for nothing.
+        parts.append(np.where(flight.live[:, None], losses, np.float32(np.nan)))
+        count += flight.steps
+    return np.concatenate(parts, axis=1)
