@@ -31,6 +31,7 @@ from hyperdyn_jax.strategies import Schedule, common
 from hyperdyn_jax.strategies.explore_then_commit import ExploreThenCommit
 from hyperdyn_jax.strategies.learned_schedule import schedules, to_schedule
 from hyperdyn_jax.system import files, pytrees
+from hyperdyn_jax.tuner import interface
 from hyperdyn_jax.tuner.cpu_jit import key_data
 from hyperdyn_jax.tuner.interface import (
     Decision,
@@ -279,9 +280,8 @@ class _Loop(NamedTuple):
 
     def accepted_steps(self, run: _Run) -> int:
         """Steps of the accepted path: of all epochs, less what trials have taken."""
-        if shortened := getattr(self.strategy, "accepted_steps", None):
-            return int(shortened(run.tuner))
-        return self.epochs * self.steps_per_epoch
+        steps = interface.complete(self.strategy).accepted_steps(run.tuner)
+        return self.epochs * self.steps_per_epoch if steps is None else steps
 
     def accepted_epochs(self, run: _Run) -> int:
         """Epochs of the accepted path, the last of which may be a part of one."""

@@ -21,6 +21,7 @@ from hyperdyn_jax.run.config import Config, Setup
 from hyperdyn_jax.run.jsonl import dump
 from hyperdyn_jax.strategies.explore_then_commit import ExploreThenCommit
 from hyperdyn_jax.strategies.hyperdyn import Hyperdyn
+from hyperdyn_jax.strategies.search import DoNothingControl
 from hyperdyn_jax.system import platforms
 from hyperdyn_jax.training.trainer import Trainer
 
@@ -81,7 +82,7 @@ def count_steps(setup: Setup) -> tuple[int, int, str]:
       are. The accepted steps are then the fewest possible.
     """
     each, tuner = setup.dataset.steps_per_epoch, setup.tuner
-    tuner = getattr(tuner, "tuner", tuner)  # what a control controls
+    tuner = tuner.tuner if isinstance(tuner, DoNothingControl) else tuner
     steps = setup.epochs * each
     if isinstance(tuner, Hyperdyn):
         branches = (1 + tuner.suggestions) * (setup.epochs - 1)
@@ -91,7 +92,7 @@ def count_steps(setup: Setup) -> tuple[int, int, str]:
         fewest = steps - most
         bound = f"{most:,} steps, {most / fewest:+.1%} of the accepted"
         return fewest, steps, bound
-    if not hasattr(tuner, "space"):  # a schedule tries nothing
+    if not tuner.searched:  # a schedule tries nothing
         return steps, steps, ""
     return *_rehearse(setup, steps, each), ""
 
