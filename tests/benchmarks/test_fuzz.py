@@ -1,14 +1,12 @@
 """A few of the cases that `benchmarks/faults_boundary.py` counts by the thousand."""
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import ROOT
 
 pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture

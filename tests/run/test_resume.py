@@ -6,11 +6,11 @@ at random moments, is in test_loop.py and, a hundred times, in benchmarks/faults
 
 import json
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from paths import ROOT
 from run_state import state
 
 from hyperdyn_jax import hosts, loop
@@ -21,7 +21,6 @@ from hyperdyn_jax.strategies import hyperdyn
 from hyperdyn_jax.system import signals
 
 pytestmark = pytest.mark.usefixtures("compiled")
-ROOT = Path(__file__).resolve().parents[1]
 
 
 class Recorder(Display):

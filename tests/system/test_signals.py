@@ -73,7 +73,7 @@ def test_garbage_collection_does_not_swallow_it(capsys):
 
 STUCK = """
 import os, signal, sys, time
-from hyperdyn_jax import signals
+from hyperdyn_jax.system import signals
 signals.GRACE = float(sys.argv[1])
 with signals.stoppable():
     print("ready", flush=True)

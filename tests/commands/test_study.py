@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from hyperdyn_jax import study
 from hyperdyn_jax.run.config import ConfigError
@@ -14,7 +15,6 @@ from hyperdyn_jax.system import signals
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[1]
 SHORT = (
     "--config.epochs=2",
     "--config.batch_size=256",

@@ -541,7 +541,7 @@ def test_a_signal_to_all_of_a_group_leaves_the_workers_to_their_parent(make):
 
 SCRIPT = """
 import multiprocessing, sys, time
-from hyperdyn_jax import imagenet
+from hyperdyn_jax.data import imagenet
 
 if __name__ == "__main__":
     source = imagenet.StreamedDataset(

@@ -1,12 +1,12 @@
 """The test bed's expectations against sampled runs and closed forms."""
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import ROOT
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+sys.path.insert(0, str(ROOT / "benchmarks"))
 import quadratic
 
 CURVATURE, VARIANCE = np.array([1.0, 0.1, 0.01]), np.array([0.5, 0.2, 0.01])

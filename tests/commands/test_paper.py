@@ -1,45 +1,13 @@
 """Table 1 and the figures of the paper, from runs whose numbers are known."""
 
 import errno
-import json
 import os
 
 import numpy as np
 import pytest
+from written_runs import write_run
 
 from hyperdyn_jax import paper
-
-
-def write_run(folder, accuracies, strategy, seed=0, **changes):
-    """A finished run of 10 steps an epoch; every trial doubles the total."""
-    changes = {"optimizer": "sgd", "batch_size": 128, "dataset": "cifar10"} | changes
-    trials = changes.pop("trials", 1)
-    config = {
-        "name": "run",
-        "seed": seed,
-        "epochs": len(accuracies),
-        "strategy": strategy,
-        **changes,
-        "optimizer": {"name": changes["optimizer"]},
-    }
-    rows = [
-        {
-            "epoch": i,
-            "step": 10 * (i + 1),
-            "total_steps": 10 * trials * (i + 1),
-            "train_loss": 1.0,
-            "validation_accuracy": accuracy,
-            "hyperparams": {"learning_rate": 0.1 / (i + 1), "b1": 0.9, "b2": 0.99},
-            "seconds": 1.0,
-        }
-        for i, accuracy in enumerate(accuracies)
-    ]
-    rows[-1]["test_accuracy"] = accuracies[-1] - 1
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    (folder / "decisions.jsonl").write_text("")
-
 
 MANUAL = [10, 40, 50, 60, 86, 91, 95, 100]  # best: 100
 

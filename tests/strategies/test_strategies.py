@@ -1,10 +1,10 @@
 """Every strategy through the real loop, one flag away, counted alike."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import ROOT
 
 from hyperdyn_jax import loop
 from hyperdyn_jax.run.console import Display
@@ -13,7 +13,6 @@ from hyperdyn_jax.tuner.search_space import LogUniform, SearchSpace, Uniform
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[1]
 STEPS = 10  # an epoch
 # Optimizer steps in all for three epochs: the sum over decisions of branches x steps.
 TOTAL = {

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 import tfds_fixture
+from paths import TESTS
 
 from hyperdyn_jax import loop, models, report
 from hyperdyn_jax.commands import cli
@@ -331,9 +332,11 @@ def test_one_more_exits_with_2_and_can_be_allowed_later(folders, tmp_path, capsy
 
 PROCESS = """
 import sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {paths!r}
 import test_skipping
-from hyperdyn_jax import cli, imagenet, models
+from hyperdyn_jax import models
+from hyperdyn_jax.commands import cli
+from hyperdyn_jax.data import imagenet
 from ml_collections import ConfigDict
 models.MODELS["tiny"] = lambda *_, **__: test_skipping.Tiny()
 imagenet.WORKERS = 0
@@ -348,7 +351,7 @@ def test_processes_count_them_together(folders, tmp_path):
         port = server.getsockname()[1]
     config = settings(folders[1], skip_bad_records=4, epochs=2)
     program = PROCESS.format(
-        tests=str(Path(__file__).parent),
+        paths=[str(Path(__file__).parent), str(TESTS)],
         port=port,
         config=config,
         workdir=str(tmp_path),

@@ -5,16 +5,15 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from paths import ROOT
 
 from hyperdyn_jax import compare, doctor, paper, prepare, replay, report
 from hyperdyn_jax.commands import cli, dry_run
 from hyperdyn_jax.run.config import make_tuner
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "twin"
 
 

@@ -5,23 +5,22 @@ import os
 import struct
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import pytest
 import sqlalchemy
+from paths import ROOT
 from tensorboardX.proto import event_pb2
 
 from hyperdyn_jax import Schedule, tune
 from hyperdyn_jax.run import trackers
 
-ROOT = Path(__file__).resolve().parents[1]
-
 # A run on the characters that is stopped after a decision, as if by a signal.
 PROGRAM = """
 import sys
-from hyperdyn_jax import loop, signals
-from hyperdyn_jax.display import Display
+from hyperdyn_jax import loop
+from hyperdyn_jax.run.console import Display
+from hyperdyn_jax.system import signals
 
 namespace = {}
 exec(open("configs/characters.py").read(), namespace)

@@ -4,11 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-SOURCE = Path(__file__).resolve().parents[1] / "hyperdyn_jax" / "process.py"
+SOURCE = ROOT / "hyperdyn_jax" / "system" / "process.py"
 # The module by itself: the package brings JAX, which takes seconds.
 BEGIN = f"exec(open({str(SOURCE)!r}).read()); begin(); begin(); import time\n"
 

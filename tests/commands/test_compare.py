@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from scipy import stats
-from test_report import METRICS, Page, make_run, metric, setting
+from written_runs import METRICS, Page, make_run, metric, setting
 
 from hyperdyn_jax import compare, report
 

@@ -2,14 +2,14 @@
 
 import sys
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import ROOT
 
 from hyperdyn_jax.training import branch_parallel
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+sys.path.insert(0, str(ROOT / "benchmarks"))
 import simulator
 
 QUIET = simulator.Machine(

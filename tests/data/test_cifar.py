@@ -5,17 +5,17 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import tfds_fixture
+from paths import ROOT
 from PIL import Image
 
 from hyperdyn_jax.data import cifar10, dataset, tfds_records
 
-REAL = Path(__file__).parents[2] / "shared" / "data" / "tfds"
+REAL = ROOT.parent / "shared" / "data" / "tfds"
 NAMES = ("train", "validation", "test")
 SPLIT_SIZES = {"batch_size": 32, "eval_batch_size": 16}
 
@@ -323,9 +323,9 @@ def test_a_system_without_the_reader_is_told_in_one_line(data_dir, monkeypatch):
 
 SCRIPT = """
 import sys
-from hyperdyn_jax import cifar, data
-parts = cifar.cifar10({data_dir!r})
-source = data.ArrayDataset(
+from hyperdyn_jax.data import cifar10, dataset
+parts = cifar10.cifar10({data_dir!r})
+source = dataset.ArrayDataset(
     **parts, batch_size=32, eval_batch_size=32, devices=1, seed=0
 )
 source.load(source.resident("train"), source.train_batch(0).examples, None)

@@ -7,19 +7,18 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from absl import flags
+from paths import ROOT
 
 from hyperdyn_jax import Schedule, loop, report, tune
 from hyperdyn_jax.commands import cli
 from hyperdyn_jax.run import config, run_dir
 from hyperdyn_jax.system import signals
 
-ROOT = Path(__file__).resolve().parents[1]
 DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
 
 

@@ -8,11 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from paths import ROOT
 
 from hyperdyn_jax import loop
 from hyperdyn_jax.run import config as config_lib
@@ -21,7 +21,6 @@ from hyperdyn_jax.strategies import learned_schedule
 from hyperdyn_jax.system import signals
 from hyperdyn_jax.training.trainer import Evaluation
 
-ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--config.model.width=2", "--config.epochs=10", "--config.batch_size=128"]
 PAPER = "--config.strategy=hyperdyn"
 

@@ -3,10 +3,10 @@
 import json
 import math
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import ROOT
 from scipy import stats
 
 from hyperdyn_jax import loop, replay
@@ -14,8 +14,6 @@ from hyperdyn_jax.run.console import Display
 from hyperdyn_jax.strategies import Replay
 
 pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def digits(**changes):
