@@ -6,8 +6,8 @@ way; what the tuner makes of the same scores does not.
 
 import functools
 import json
-from pathlib import Path
 
+import archive
 import jax
 import numpy as np
 import pytest
@@ -15,13 +15,12 @@ import pytest
 from hyperdyn_jax import host
 from hyperdyn_jax.config import make_tuner, read_json
 
-RECORDS = Path(__file__).parents[1] / "benchmarks" / "results" / "decisions"
 STEPS_PER_EPOCH = 40  # 1,280 training digits in batches of 32
 
 
 @functools.cache
 def recorded(strategy, seed):
-    folder = RECORDS / strategy / f"seed{seed}"
+    folder = archive.unpacked("decisions") / strategy / f"seed{seed}"
     rows = (folder / "decisions.jsonl").read_text().splitlines()
     return read_json(folder / "config.json"), [json.loads(row) for row in rows]
 

@@ -1,16 +1,12 @@
 """The simulator of large runs against closed forms."""
 
-import sys
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
+import simulator
 
 from hyperdyn_jax import layout
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-import simulator
 
 QUIET = simulator.Machine(
     work=8.0,
