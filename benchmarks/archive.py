@@ -1,15 +1,17 @@
 """The runs of a study in one compressed file: benchmarks/results/<study>.jsonl.gz.
 
     python benchmarks/archive.py verify [FILE ...]
-    python benchmarks/archive.py unpack FILE FOLDER
+    python benchmarks/archive.py unpack FILE FOLDER [--schedules]
     python benchmarks/archive.py pack FOLDER FILE
 
 Every line is one folder of the study as JSON: its path, and of each of its files the
-SHA-256 digest and the text. Nearly every folder is a run; one that holds runs has the
-record of the machine. Lines are sorted, and the same study is the same bytes.
+SHA-256 digest and the text. Nearly every folder is a run; the others hold the record of
+the machine. Lines are sorted, and the same study is the same bytes.
 
 Pack takes the rows of runs and the records of machines, and says what it leaves out.
-Unpack writes the same bytes to a new folder, which report, compare and replay take.
+Unpack writes the same bytes to a new folder, whose runs report and compare take; replay
+too, with the schedule.json that --schedules makes anew from the metrics. The rest needs
+Python alone, and not this package.
 """
 
 import argparse
@@ -114,7 +116,7 @@ def _parse(line: bytes) -> tuple[str, dict[str, bytes]]:
         files = {name: entry["text"].encode() for name, entry in row["files"].items()}
         digests = {name: entry["sha256"] for name, entry in row["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError("the line is not a folder of a study") from None
+        raise ValueError("the line cannot be read") from None
     for name, content in files.items():
         if hashlib.sha256(content).hexdigest() != digests[name]:
             raise ValueError(f"{path}/{name} differs from its SHA-256 digest")
@@ -208,11 +210,26 @@ def _pack_command(folder: Path, file: Path) -> None:
     write(file, study)
     print(f"{file}: {_counted(study)}")
     if others:
-        print(f"left out: {len(others)} other files, such as {others[0]}")
+        what = "neither rows of a run nor the record of a machine"
+        print(f"left out: {len(others)} files, such as {others[0]}: {what}")
 
 
-def _unpack_command(file: Path, folder: Path) -> None:
-    print(f"{folder}: {_counted(unpack(file, folder))}")
+def _unpack_command(file: Path, folder: Path, schedules: bool) -> None:
+    study = unpack(file, folder)
+    print(f"{folder}: {_counted(study)}")
+    if schedules:
+        for path, files in study.items():
+            if "metrics.jsonl" in files:
+                schedule = _schedule(files["metrics.jsonl"])
+                (folder / path / "schedule.json").write_bytes(schedule)
+
+
+def _schedule(metrics: bytes) -> bytes:
+    """The schedule.json that a run with these rows has."""
+    from hyperdyn_jax.schedule import to_schedule  # which brings JAX
+
+    schedule = to_schedule([json.loads(row) for row in metrics.splitlines()])
+    return (json.dumps(schedule, indent=1) + "\n").encode()
 
 
 def _verify_command(files: Sequence[Path]) -> None:
@@ -234,7 +251,7 @@ def _counted(study: Study) -> str:
 
 def _in_words(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}"
+        return f"{error.filename or 'cannot write'}: {error.strerror}"
     return str(error)
 
 
@@ -247,16 +264,21 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, about: str, run: Callable[..., None]) -> Any:
         one = commands.add_parser(name, help=about, description=about)
         one.set_defaults(run=run)
-        return functools.partial(one.add_argument, type=Path)
+        return one.add_argument
 
     verify = command("verify", "checks every digest", _verify_command)
-    verify("files", metavar="FILE", nargs="*", help="all of benchmarks/results if none")
+    every = "all of benchmarks/results if none"
+    verify("files", type=Path, metavar="FILE", nargs="*", help=every)
     unpack = command("unpack", "writes the runs of an archive", _unpack_command)
-    unpack("file", metavar="FILE", help="archive of a study")
-    unpack("folder", metavar="FOLDER", help="new or empty folder to write to")
+    unpack("file", type=Path, metavar="FILE", help="archive of a study")
+    new = "new or empty folder to write to"
+    unpack("folder", type=Path, metavar="FOLDER", help=new)
+    about = "also writes schedule.json of every run, which replay needs"
+    unpack("--schedules", action="store_true", help=about)
     pack = command("pack", "makes an archive of a folder of runs", _pack_command)
-    pack("folder", metavar="FOLDER", help="folder of runs")
-    pack("file", metavar="FILE", help="archive to write; one that is there is replaced")
+    pack("folder", type=Path, metavar="FOLDER", help="folder of runs")
+    replaced = "archive to write; one that is there is replaced"
+    pack("file", type=Path, metavar="FILE", help=replaced)
     return parser
 
 

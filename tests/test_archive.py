@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import archive
+import numpy as np
 import pytest
 import strategies
 
-from hyperdyn_jax import report
+from hyperdyn_jax import replay, report, schedule
 
 CONFIG = '{"seed": 0, "data_dir": "/somewhere", "name": "α"}\n'
 METRICS = '{"test_accuracy": 50.0}\r\n{"torn": '
@@ -76,6 +77,20 @@ def test_unpacked_files_are_those_that_were_packed(study, tmp_path, capsys):
     assert digest == hashlib.sha256(METRICS.encode()).hexdigest()
 
 
+def test_replay_takes_a_run_that_was_unpacked_with_its_schedule(tmp_path, capsys):
+    file, folder = archive.RESULTS / "digits.jsonl.gz", tmp_path / "digits"
+    words = ["unpack", str(file), str(folder), "--schedules"]
+    assert archive.main(words) == 0, capsys.readouterr().err
+    run = folder / "explore" / "seed0"
+    assert replay.replay_config(run)["replay"] == {"run": str(run)}
+    ends, values = schedule.read_schedule(run)
+    metrics = report.load_run(run).metrics
+    assert list(ends) == [row["step"] for row in metrics]
+    rates = [row["hyperparams"]["learning_rate"] for row in metrics]
+    assert list(values["learning_rate"]) == list(np.float32(rates))
+    assert not list(archive.unpacked("digits").rglob("schedule.json"))  # only if asked
+
+
 def test_the_same_runs_are_the_same_bytes(study, tmp_path):
     backwards = {path: dict(reversed(STUDY[path].items())) for path in reversed(STUDY)}
     archive.write(tmp_path / "another name", backwards)
@@ -111,9 +126,9 @@ def other_digest(lines):
     [
         (other_text, "hyperdyn/seed0/metrics.jsonl differs from its SHA-256 digest"),
         (other_digest, "hyperdyn/seed0/config.json differs from its SHA-256 digest"),
-        (lambda lines: lines[2].pop("path"), "the line is not a folder of a study"),
-        (lambda lines: lines[2].update(path=3), "the line is not a folder of a study"),
-        (lambda lines: lines.insert(2, []), "the line is not a folder of a study"),
+        (lambda lines: lines[2].pop("path"), "the line cannot be read"),
+        (lambda lines: lines[2].update(path=3), "the line cannot be read"),
+        (lambda lines: lines.insert(2, []), "the line cannot be read"),
         (lambda lines: lines.insert(2, lines[1]), "'cosine_1e-05/seed0' is not in ord"),
         (lambda lines: lines.insert(2, lines.pop()), "'hyperdyn/seed0' is not in o"),
     ],
@@ -179,7 +194,8 @@ def test_pack_takes_rows_alone_and_says_so(study, tmp_path, capsys):
     (runs / "hyperdyn" / "seed0" / "checkpoints").mkdir()
     (runs / "hyperdyn" / "seed0" / "checkpoints" / "state").write_bytes(b"\xff")
     assert archive.main(["pack", str(runs), str(new)]) == 0
-    assert "left out: 1 other files, such as " in capsys.readouterr().out
+    state = runs / "hyperdyn" / "seed0" / "checkpoints" / "state"
+    assert f"left out: 1 files, such as {state}: " in capsys.readouterr().out
     assert new.read_bytes() == study.read_bytes()
     (runs / "hyperdyn" / "seed0" / "config.json").write_bytes(b"\xff")
     line = refused(capsys, "pack", runs, new)
