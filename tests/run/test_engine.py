@@ -114,6 +114,41 @@ def test_total_steps_are_those_that_were_trained():
     assert last["total_steps"] == trained == last["step"] + extra
 
 
+class GoingBack(Scripted):
+    """Holds on to the state after the first epoch, and goes back to it after the
+    third."""
+
+    def tell(self, state, trials, scores):  # noqa: ARG002
+        epoch = int(state)
+        hold = [[0, 0], [0, 2], [2, 2], [0, 2]][min(epoch, 3)]
+        stays = epoch == 2
+        decision = common.stay(epoch, hold) if stays else common.accept(epoch, 0)
+        return state + np.int32(1), decision._replace(hold=np.array(hold))
+
+
+def test_a_run_that_goes_back_has_the_steps_of_the_state_that_it_goes_on_from():
+    seen = []
+
+    def watched(state, hparams, steps):
+        seen.append(steps)
+        return train(state, hparams, steps)
+
+    rates = [([rate], False) for rate in (0.1, 0.2, 0.3, 0.4, 0.5)]
+    size = {"epochs": 3, "steps_per_epoch": 2, "key": KEY}
+    result = tune(watched, float, np.float32(0), GoingBack(*rates), **size)
+    ranges = [range(0, 2), range(2, 4), range(4, 6), range(2, 4), range(4, 6)]
+    assert seen == ranges
+    assert [row["step"] for row in result.metrics] == [2, 4, 4, 6]
+    assert [row.get("from_step") for row in result.metrics] == [None, None, 2, None]
+    assert result.decisions[2]["rollback"] == {"step": 2}
+    extra = sum(row["extra_steps"] for row in result.decisions)
+    assert result.metrics[-1]["total_steps"] == 10 == 6 + extra
+    assert result.state == 6
+    rate = result.schedule["learning_rate"]
+    expected = np.float32([0.1, 0.1, 0.4, 0.4, 0.5, 0.5])
+    assert [float(rate(i)) for i in range(6)] == expected.tolist()
+
+
 @pytest.fixture
 def kept(tmp_path):
     """A run that was stopped in its third epoch, and how to go on with it."""
