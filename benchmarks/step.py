@@ -79,7 +79,7 @@ def data() -> ArrayDataset:
 def ours(dataset: ArrayDataset, network: torch.nn.Module) -> Callable[[], float]:
     """A step of the loop's own, which gives its loss."""
     hparams = {"learning_rate": RATE, "momentum": MOMENTUM, "weight_decay": DECAY}
-    optimizer = optimizers.create_optimizer("sgd", hparams, decay_all=True)
+    optimizer = optimizers.create_optimizer("sgd", hparams)
     trainer = Trainer(CifarResNet(num_classes=10), optimizer, dataset)
     place = trainer._layout(1)
     fresh = trainer.init(jax.random.key(0))

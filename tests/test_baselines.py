@@ -17,7 +17,7 @@ from hyperdyn_jax import (
     LogUniform,
     SearchSpace,
     Uniform,
-    baselines,
+    strategies,
 )
 from hyperdyn_jax.strategies import Schedule, autolrs, pb2, search
 from hyperdyn_jax.tuner.interface import Trials
@@ -27,19 +27,19 @@ LINE = SearchSpace(learning_rate=LogUniform(1e-3, 1.0))
 # Not in alphabetical order: JAX sorts the names of a dict, the cube must not.
 PLANE = SearchSpace(momentum=Uniform(0.0, 0.99), learning_rate=LogUniform(1e-3, 1.0))
 SMALL = {"capacity": 16, "candidates": 64, "starts": 2, "ascent_steps": 8}
-GREEDY = baselines.GreedyBestOfTwo(LINE, **SMALL)
-RANDOM = baselines.RandomSearch(PLANE)
-HYPERBAND = baselines.HyperbandVariant(PLANE)
-AUTOLRS = baselines.AutoLRS(LINE, max_stage=4.0)
-BROKEN = baselines.AutoLRS(LINE, stage=1.5, max_stage=1.5, kappa=1.96)
-PB2 = baselines.PB2(LINE, capacity=32)
+GREEDY = strategies.GreedyBestOfTwo(LINE, **SMALL)
+RANDOM = strategies.RandomSearch(PLANE)
+HYPERBAND = strategies.HyperbandVariant(PLANE)
+AUTOLRS = strategies.AutoLRS(LINE, max_stage=4.0)
+BROKEN = strategies.AutoLRS(LINE, stage=1.5, max_stage=1.5, kappa=1.96)
+PB2 = strategies.PB2(LINE, capacity=32)
 STRATEGIES = {
     "schedule": Schedule.cosine(10, 0.1, warmup=2, momentum=0.9),
-    "plateau": baselines.ReduceOnPlateau({"learning_rate": 0.1}, patience=1),
+    "plateau": strategies.ReduceOnPlateau({"learning_rate": 0.1}, patience=1),
     "random": RANDOM,
     "hyperband": HYPERBAND,
     "greedy": GREEDY,
-    "control": baselines.DoNothingControl(GREEDY),
+    "control": strategies.DoNothingControl(GREEDY),
     "autolrs": AUTOLRS,
     "pb2": PB2,
 }
@@ -329,7 +329,7 @@ def test_plateau_is_optax_with_one_more_epoch_of_patience(patience):
         for loss in losses:
             expected.append(float(state.scale))
             state = update(state, loss)
-    strategy = baselines.ReduceOnPlateau(
+    strategy = strategies.ReduceOnPlateau(
         {"learning_rate": 0.3}, factor=0.5, patience=patience
     )
     played = plateau_rates(strategy, -losses)
@@ -350,7 +350,7 @@ def test_plateau_is_torch(metric):
     for value in values:
         expected.append(optimizer.param_groups[0]["lr"])
         peer.step(float(value))
-    strategy = baselines.ReduceOnPlateau(
+    strategy = strategies.ReduceOnPlateau(
         {"learning_rate": 0.3}, patience=3, factor=0.3, metric=metric
     )
     played = plateau_rates(strategy, -values if metric == "loss" else values)
@@ -360,7 +360,7 @@ def test_plateau_is_torch(metric):
 
 def test_plateau_by_hand():
     accuracies = [50, 60, 60, 59, 58, 61, 61.005, 61, 61, 61.1]
-    strategy = baselines.ReduceOnPlateau(
+    strategy = strategies.ReduceOnPlateau(
         {"learning_rate": 1.0, "momentum": 0.9}, patience=2, metric="accuracy"
     )
     # 60, 59, 58 are the third in a row not above 60: reduced before epoch 5. 61.005 is
@@ -372,7 +372,7 @@ def test_plateau_by_hand():
 
 
 def test_plateau_reduces_at_once_when_the_run_diverges():
-    strategy = baselines.ReduceOnPlateau({"learning_rate": 10.0})
+    strategy = strategies.ReduceOnPlateau({"learning_rate": 10.0})
     rows, _, _ = run(strategy, 5)
     played = [r.trials.hparams["learning_rate"][0] for r in rows]
     np.testing.assert_allclose(played, [10, 1, 0.1, 0.1, 0.1], rtol=1e-6)
@@ -479,7 +479,7 @@ def test_greedy_best_of_two_takes_the_better_score():
 
 def test_greedy_best_of_two_proposes_what_hyperdyn_does():
     for method in ("init", "ask", "tell"):
-        assert getattr(baselines.GreedyBestOfTwo, method) is getattr(Hyperdyn, method)
+        assert getattr(strategies.GreedyBestOfTwo, method) is getattr(Hyperdyn, method)
 
 
 def test_do_nothing_control_trains_the_incumbent_twice():
@@ -836,7 +836,7 @@ def test_pb2_holds_what_it_had_when_all_diverge(healthy):
 def test_pb2_of_eight_copies_each_of_the_two_best(monkeypatch):
     monkeypatch.setattr(pb2, "_fit", lambda *args: (args[2], np.float32(0)))
     monkeypatch.setattr(pb2, "_propose", lambda *_: {"learning_rate": np.float32(0.1)})
-    strategy = baselines.PB2(LINE, population=8)
+    strategy = strategies.PB2(LINE, population=8)
     state = strategy.init(KEY, 10.0)
     parents = []
     for epoch in range(8):
@@ -889,35 +889,35 @@ def test_compiles_once(strategy, functions, steps):
         (lambda: Schedule.cosine("4", 0.1), "epochs must be a whole number"),
         (lambda: Schedule.wsd(4, 0.1, decay=1.1), r"decay .*\(0, 1\], got 1.1"),
         (lambda: Schedule.one_cycle(4, 0.1, rise=1), r"rise .*\(0, 1\), got 1"),
-        (lambda: baselines.ReduceOnPlateau({}), "must have a learning_rate"),
+        (lambda: strategies.ReduceOnPlateau({}), "must have a learning_rate"),
         (
-            lambda: baselines.ReduceOnPlateau({"learning_rate": 1.0}, factor=1),
+            lambda: strategies.ReduceOnPlateau({"learning_rate": 1.0}, factor=1),
             r"factor .*\(0, 1\), got 1",
         ),
         (
-            lambda: baselines.ReduceOnPlateau({"learning_rate": 1.0}, patience=-1),
+            lambda: strategies.ReduceOnPlateau({"learning_rate": 1.0}, patience=-1),
             "patience must be a whole number >= 0, got -1",
         ),
         (
-            lambda: baselines.ReduceOnPlateau({"learning_rate": 1.0}, metric="f1"),
+            lambda: strategies.ReduceOnPlateau({"learning_rate": 1.0}, metric="f1"),
             "metric must be 'loss' or 'accuracy', got 'f1'",
         ),
-        (lambda: baselines.RandomSearch(LINE, settings=0), "settings .* >= 1, got 0"),
+        (lambda: strategies.RandomSearch(LINE, settings=0), "settings .* >= 1, got 0"),
         (
-            lambda: baselines.HyperbandVariant(SearchSpace(b1=LogComplement(0, 0.99))),
+            lambda: strategies.HyperbandVariant(SearchSpace(b1=LogComplement(0, 0.99))),
             "must have a learning_rate axis",
         ),
-        (lambda: baselines.HyperbandVariant(LINE, shrink=1.0), r"shrink .* got 1.0"),
-        (lambda: baselines.HyperbandVariant(LINE, rounds=0), "rounds .* got 0"),
-        (lambda: baselines.AutoLRS(LINE, stage=0), r"stage .*\(0, inf\), got 0"),
-        (lambda: baselines.AutoLRS(LINE, max_stage=0.5), r"max_stage .*\[1, inf\)"),
-        (lambda: baselines.AutoLRS(LINE, segments=2), "segments .* >= 3, got 2"),
-        (lambda: baselines.AutoLRS(LINE, kappa=0.0), r"kappa .*\(0, inf\), got 0.0"),
-        (lambda: baselines.AutoLRS(LINE, probes=True), "probes .* got True"),
-        (lambda: baselines.PB2(LINE, population=1), "population .* >= 2, got 1"),
-        (lambda: baselines.PB2(LINE, quantile=0.6), r"quantile .*\(0, 0.5\], got 0.6"),
-        (lambda: baselines.PB2(LINE, capacity=3), "capacity .* >= 4, got 3"),
-        (lambda: baselines.GreedyBestOfTwo(LINE, capacity=3), "capacity .* got 3"),
+        (lambda: strategies.HyperbandVariant(LINE, shrink=1.0), r"shrink .* got 1.0"),
+        (lambda: strategies.HyperbandVariant(LINE, rounds=0), "rounds .* got 0"),
+        (lambda: strategies.AutoLRS(LINE, stage=0), r"stage .*\(0, inf\), got 0"),
+        (lambda: strategies.AutoLRS(LINE, max_stage=0.5), r"max_stage .*\[1, inf\)"),
+        (lambda: strategies.AutoLRS(LINE, segments=2), "segments .* >= 3, got 2"),
+        (lambda: strategies.AutoLRS(LINE, kappa=0.0), r"kappa .*\(0, inf\), got 0.0"),
+        (lambda: strategies.AutoLRS(LINE, probes=True), "probes .* got True"),
+        (lambda: strategies.PB2(LINE, population=1), "population .* >= 2, got 1"),
+        (lambda: strategies.PB2(LINE, quantile=0.6), r"quantile .*\(0, 0.5\], got 0.6"),
+        (lambda: strategies.PB2(LINE, capacity=3), "capacity .* >= 4, got 3"),
+        (lambda: strategies.GreedyBestOfTwo(LINE, capacity=3), "capacity .* got 3"),
     ],
 )
 def test_bad_settings_are_named_in_one_line(make, message):

@@ -22,11 +22,11 @@ from hyperdyn_jax import (
     LogUniform,
     Schedule,
     SearchSpace,
-    baselines,
     load_schedule,
     report,
     tune,
 )
+from hyperdyn_jax import strategies as baselines
 
 SPACE = SearchSpace(learning_rate=LogUniform(1e-4, 1.5))
 KEY = jax.random.key(0)
@@ -483,7 +483,9 @@ def test_the_command_starts_without_what_it_needs_later():
     """Half of the time that imports took; decisions and the report need them."""
     program = """
 import sys
-from hyperdyn_jax import cli, config, training
+from hyperdyn_jax import training
+from hyperdyn_jax.commands import cli
+from hyperdyn_jax.run import config
 print([x for x in ("scipy.stats", "scipy.optimize", "matplotlib") if x in sys.modules])
 """
     done = subprocess.run(
