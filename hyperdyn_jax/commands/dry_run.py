@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from hyperdyn_jax import hosts
-from hyperdyn_jax.run import state as runs
+from hyperdyn_jax.run import network as network_lib
 from hyperdyn_jax.run.config import Config, Setup
 from hyperdyn_jax.run.jsonl import dump
 from hyperdyn_jax.strategies.explore_then_commit import ExploreThenCommit
@@ -45,7 +45,7 @@ def describe(config: Config, setup: Setup, say: Callable[[str], Any] = print) ->
 def facts(config: Config, setup: Setup, trainer: Trainer) -> dict[str, str]:
     """A line of text by the name of what it is about."""
     state = trainer.shapes()
-    sizes = runs.sizes(setup)
+    sizes = network_lib.sizes(setup)
     data = ", ".join(f"{count:,} {split}" for split, count in sizes.items())
     network, optimizer = config["model"]["name"], config["optimizer"]["name"]
     parameters = f"{_count(state.params):,} in {network}, {_size(state.params)}"
