@@ -14,7 +14,7 @@ import numpy as np
 
 from hyperdyn_jax.report import numbers
 from hyperdyn_jax.report.numbers import Row, Run
-from hyperdyn_jax.run import config
+from hyperdyn_jax.run import config_strategy
 from hyperdyn_jax.strategies import explore_then_commit, hyperdyn
 from hyperdyn_jax.strategies.search import DoNothingControl
 from hyperdyn_jax.system import compiler
@@ -69,7 +69,7 @@ def recompute(run: Run) -> Beliefs | None:
     if not any(numbers.prediction_of(row, 0) for row in modelled):
         return None
     try:
-        tuner = config.make_tuner(run.config, run.metrics[0]["step"])
+        tuner = config_strategy.make_tuner(run.config, run.metrics[0]["step"])
     except (ValueError, TypeError, KeyError, AttributeError):  # damaged or edited
         return None
     tuner = tuner.tuner if isinstance(tuner, DoNothingControl) else tuner
@@ -80,7 +80,7 @@ def recompute(run: Run) -> Beliefs | None:
     steps = list(_replay(tuner, run, units, observations))
     if not steps or not all(_agrees(run, step) for step in steps):
         return None
-    names = {axis: kind for kind, axis in config.AXES.items()}
+    names = {axis: kind for kind, axis in config_strategy.AXES.items()}
     kinds = {name: names[type(axis)] for name, axis in tuner.space.items()}
     return Beliefs(tuner.space, kinds, observations, steps)
 
