@@ -12,7 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from hyperdyn_jax.run.config import make_tuner, read_json
+from hyperdyn_jax.run.config_files import read_json
+from hyperdyn_jax.run.config_strategy import make_tuner
 from hyperdyn_jax.tuner import cpu_jit
 
 STEPS_PER_EPOCH = 40  # 1,280 training digits in batches of 32

@@ -13,7 +13,7 @@ from paths import ROOT
 
 from hyperdyn_jax import compare, doctor, paper, prepare, replay, report
 from hyperdyn_jax.commands import cli, dry_run
-from hyperdyn_jax.run.config import make_tuner
+from hyperdyn_jax.run.config_strategy import make_tuner
 
 
 def command(*words, cwd=ROOT):

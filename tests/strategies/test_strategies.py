@@ -27,7 +27,6 @@ TOTAL = {
     # A stage of two epochs: ten probes of four segments of one step (2 / 10 / 4 epochs,
     # rounded); the second stage is cut off by the end of the run.
     "autolrs": 2 * 10 * 4 * 1 + 3 * STEPS,
-    "autolrs_95": 2 * 10 * 4 * 1 + 3 * STEPS,
 }
 
 
@@ -37,9 +36,9 @@ def settings(strategy, folder):
     config = namespace["get_config"]()
     config.update(strategy=strategy, epochs=3, batch_size=128)
     config.model.width = 2
-    config.hyperdyn.update(capacity=16, candidates=64)
+    config.hyperdyn.update(capacity=16)
     content = config.to_dict()
-    if strategy.startswith("autolrs"):
+    if strategy == "autolrs":
         content[strategy] = {"stage": 2.0, "max_stage": 2.0}
     if strategy == "explore":
         content["explore"] |= {"max_overhead": 2.0, "probe": 0.04}
@@ -83,8 +82,7 @@ def test_strategy_runs_and_is_counted(strategy, tmp_path):
     ("strategy", "settings", "kappa"),
     [
         ("autolrs", {}, 1e6),
-        ("autolrs_95", {}, 1.96),
-        ("autolrs_95", {"kappa": 3.0}, 3.0),
+        ("autolrs", {"kappa": 1.96}, 1.96),
     ],
 )
 def test_autolrs_has_the_published_bound_and_that_of_an_interval(
