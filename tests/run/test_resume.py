@@ -176,7 +176,7 @@ def test_a_fork_from_another_network_is_refused_with_a_diff(tmp_path, compilatio
 def test_other_data_are_refused_with_a_diff(tmp_path, monkeypatch):
     settings = config(strategy="constant", epochs=1)
     loop.train_and_evaluate(settings, tmp_path, Recorder())
-    monkeypatch.setattr(loop.RunDirectory, "is_finished", lambda _: False)
+    monkeypatch.setattr(loop, "is_finished", lambda _: False)
     size = ArrayDataset.size
     monkeypatch.setattr(ArrayDataset, "size", lambda *a: size(*a) - 1)
     with pytest.raises(ConfigError, match=r"4,095 validation.*there") as caught:
