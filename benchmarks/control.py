@@ -23,6 +23,7 @@ from strategies import ROOT, load_config
 from hyperdyn_jax.run import config
 from hyperdyn_jax.strategies import explore_then_commit as explore
 from hyperdyn_jax.strategies import paired_test
+from hyperdyn_jax.system import streams
 from hyperdyn_jax.training.trainer import Trainer
 
 NETWORKS, STRETCHES, DECISIONS = 10, 24, 400
@@ -40,7 +41,7 @@ def probes(
     trainer: Trainer, network: int, steps: int, rates: list[float]
 ) -> dict[str, Any]:
     """Scores of probes: the network's own, and f[stretches, rates] after `steps`."""
-    weights, augmentation = jax.random.split(jax.random.key(1000 + network))
+    weights, _, augmentation = streams.of_run(1000 + network)
     state = trainer.init(weights)
     scores = np.zeros((STRETCHES, len(rates)))
     for stretch in range(STRETCHES):

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hyperdyn_jax.data.tfds_records import Skips
+from hyperdyn_jax.system import streams
 
 
 class Split(NamedTuple):
@@ -174,7 +175,7 @@ class ArrayDataset:
         return examples[self._host * count : (self._host + 1) * count]
 
     def _draw_order(self, epoch: int) -> np.ndarray:
-        key = jax.random.fold_in(jax.random.key(self._seed), epoch)
+        key = jax.random.fold_in(streams.of_seed(self._seed, "order"), epoch)
         return np.asarray(jax.random.permutation(key, self.size("train")), np.int32)
 
 

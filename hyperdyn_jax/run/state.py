@@ -12,6 +12,7 @@ from hyperdyn_jax import hosts
 from hyperdyn_jax.run import config as config_lib
 from hyperdyn_jax.run.checkpoints import Checkpoints
 from hyperdyn_jax.run.run_dir import Follower, RunDirectory
+from hyperdyn_jax.system import streams
 from hyperdyn_jax.training.train_step import TrainState
 from hyperdyn_jax.training.trainer import Evaluation, Progress, Trainer
 from hyperdyn_jax.tuner.cpu_jit import key_data
@@ -85,9 +86,9 @@ def start(setup: config_lib.Setup, trainer: Trainer) -> Run:
     return Run([state], [], tuner_state, key, score, sizes(setup))
 
 
-def keys(setup: config_lib.Setup) -> jax.Array:
+def keys(setup: config_lib.Setup) -> tuple[jax.Array, ...]:
     """Keys of the weights, the tuner and the augmentation."""
-    return jax.random.split(jax.random.key(setup.seed), 3)
+    return streams.of_run(setup.seed)
 
 
 def sizes(setup: config_lib.Setup) -> dict[str, int]:
