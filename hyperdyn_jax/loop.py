@@ -348,7 +348,8 @@ def score_branch(
     if trainer.diverged(losses).any():
         unknown = Evaluation(math.nan, math.nan, 0)
         return Branch(state, train_loss, unknown, math.nan)
-    validation = trainer.evaluate(state, "validation")
+    measure = trainer.scores_anew(len(losses))
+    validation = trainer.evaluate(state, "validation", measure=measure)
     sound = np.isfinite(validation.loss) and trainer.is_finite(state)
     score = score_of(tuner, validation) if sound else math.nan
     return Branch(state, train_loss, validation, score)
