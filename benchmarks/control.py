@@ -20,6 +20,7 @@ Raw record to benchmarks/results/control.json.
 
 import json
 import sys
+from datetime import UTC, datetime
 from typing import Any
 
 import jax
@@ -168,18 +169,19 @@ def analyse(
 def main() -> None:
     tuner = config.make_tuner(settings(""), STEPS_PER_EPOCH)
     if sys.argv[1:]:
-        pools = train(tuner, sys.argv[1])
+        pools, trained = train(tuner, sys.argv[1]), datetime.now(UTC).date().isoformat()
     else:
-        pools = json.loads(RECORD.read_text())["results"]["pools"]
+        recorded = json.loads(RECORD.read_text())["results"]
+        pools, trained = recorded["pools"], recorded["trained"]
     for pool in pools:
         for probed in pool.values():
             probed["scores"] = np.array(probed["scores"])
-    results = analyse(tuner, pools)
-    print(results)
+    made = {"trained": trained, **analyse(tuner, pools)}
+    print(made)
     for pool in pools:
         for probed in pool.values():
             probed["scores"] = probed["scores"].tolist()
-    record.write(RECORD, ("jax", "tinygp", "numpy"), results | {"pools": pools})
+    record.write(RECORD, ("jax", "tinygp", "numpy"), made | {"pools": pools})
 
 
 if __name__ == "__main__":

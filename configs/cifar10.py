@@ -42,6 +42,7 @@ def get_config(argument: str = "") -> ConfigDict:
                 "width": 16,
                 "shortcut": "A",
                 "dtype": "float32",
+                "sync_batch_norm": True,  # by the whole batch, however many devices share it
             },
             **presets.tuning(choices["optimizer"]),
         }

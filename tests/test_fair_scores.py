@@ -1,6 +1,7 @@
 """What short trials, short batches and devices make of a network with BatchNorm."""
 
 import functools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from hyperdyn_jax.data import dataset
 from hyperdyn_jax.run import config as config_lib
 from hyperdyn_jax.training import train_step, trainer
 
+ROOT = Path(__file__).resolve().parents[1]
 KEY = jax.random.key(7)
 RATE = {"learning_rate": np.float32(0.5)}
 PLAIN = networks.Small()
@@ -195,3 +197,12 @@ def test_batch_norm_goes_by_all_devices_or_by_each(together):
     assert_close(end.params, wanted)
     stats = mean(lambda x: forward(begin.params, begin.batch_stats, x.images)[1])
     assert_close(end.batch_stats, stats["batch_stats"])
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar10_twin", "digits", "imagenet"])
+def test_every_config_says_whether_batch_norm_is_synchronised(name):
+    """The paper's devices each go by their own part of ImageNet's large batches."""
+    names = {}
+    exec((ROOT / "configs" / f"{name}.py").read_text(), names)
+    model = names["get_config"]().model
+    assert model.sync_batch_norm is (name != "imagenet")

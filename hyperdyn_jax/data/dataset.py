@@ -79,8 +79,9 @@ class ArrayDataset:
     """A data set that fits into the memory of each device.
 
     Every epoch visits each training example once, in an order drawn from the seed and
-    the epoch. The last batch of an epoch is smaller; if it does not divide over the
-    devices, the at most `devices` - 1 examples too many wait for another epoch.
+    the epoch. The last batch of an epoch is smaller, and moves the weights in
+    proportion; if it does not divide over the devices, the at most `devices` - 1
+    examples too many wait for another epoch.
 
     Args:
       train, validation, test: the splits, as NumPy arrays.

@@ -74,7 +74,7 @@ def maximize(
     """Maximises an acquisition function over the unit cube.
 
     A quasi-random set covers the cube, the known points cover narrow peaks beside
-    the data, and L-BFGS climbs from the best of both.
+    the data, and BFGS climbs from the best of both.
 
     Args:
       acquisition: f[d] -> f[], differentiable.
@@ -82,7 +82,7 @@ def maximize(
       known: f[m, d] in [0, 1], points near which a peak may hide.
       candidates: size of the quasi-random set.
       starts: how many of the best to climb from.
-      max_steps: largest number of L-BFGS steps a climb.
+      max_steps: largest number of BFGS steps a climb.
 
     Returns:
       The best point found, f[d] in [0, 1], and the acquisition there, f[].

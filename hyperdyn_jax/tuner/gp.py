@@ -341,7 +341,7 @@ def fit(
       data: the observations.
       warm_start: parameters to start from.
       kernel, time: K1 and K2.
-      max_steps: largest number of L-BFGS steps.
+      max_steps: largest number of BFGS steps.
 
     Returns:
       Parameters within `PRIOR_RANGE` deviations of the priors' means.
