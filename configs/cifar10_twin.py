@@ -32,7 +32,7 @@ def get_config(argument: str = "") -> ConfigDict:
                 "name": "cifar_resnet",
                 "depth": 8,
                 "width": 8,
-                "sync_batch_norm": True,  # by the whole batch, however many devices share it
+                "sync_batch_norm": True,  # all devices normalise by the whole batch
             },
             **presets.tuning(choices["optimizer"]),
             # A stage of 1 epoch would have probes of less than a step.

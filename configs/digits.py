@@ -29,7 +29,7 @@ def get_config(argument: str = "") -> ConfigDict:
                 "name": "cifar_resnet",
                 "depth": 8,
                 "width": 16,
-                "sync_batch_norm": True,  # by the whole batch, however many devices share it
+                "sync_batch_norm": True,  # all devices normalise by the whole batch
             },
             **presets.tuning(choices["optimizer"]),
         }

@@ -6,16 +6,16 @@ way; what the tuner makes of the same scores does not.
 
 import functools
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from paths import ROOT
 
 from hyperdyn_jax.run.config import make_tuner, read_json
 from hyperdyn_jax.tuner import cpu_jit
 
-RECORDS = Path(__file__).parents[1] / "benchmarks" / "results" / "decisions"
+RECORDS = ROOT / "benchmarks" / "results" / "decisions"
 STEPS_PER_EPOCH = 40  # 1,280 training digits in batches of 32
 
 

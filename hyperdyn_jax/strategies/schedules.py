@@ -1,9 +1,9 @@
 """Schedules that are written down before the run, and the one that waits for a plateau.
 
 A setting holds for a whole epoch. A schedule that changes within an epoch (a warm-up, a
-cosine) is played at its mean over the epoch, so that every epoch goes as far as under the
-step-by-step schedule: a warm-up over half an epoch makes the first epoch's rate 3/4 of
-what it would be. Steps inside an epoch do not see it rise; where they have to, the
+cosine) is played at its mean over the epoch, so that every epoch goes as far as under
+the step-by-step schedule: a warm-up over half an epoch makes the first epoch's rate 3/4
+of what it would be. Steps inside an epoch do not see it rise; where they have to, the
 warm-up belongs into the optimizer (`optax.scale_by_schedule` in front of a rate that is
 tuned).
 """
@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from hyperdyn_jax.strategies import common
-from hyperdyn_jax.tuner.interface import Decision, Leaf, Trials, check_scores
+from hyperdyn_jax.tuner.interface import Decision, Leaf, Strategy, Trials, check_scores
 
 PARTS = 16  # of an epoch, over which a schedule's mean is taken
 
@@ -32,7 +32,7 @@ class ScheduleState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule:
+class Schedule(Strategy):
     """One trial an epoch, at settings that are known beforehand.
 
     A diverged epoch leaves the run where it was, and the next trial is the same again:
@@ -257,6 +257,11 @@ class Replay(Schedule):
         if not self.until_step or np.min(np.diff([0, *self.until_step])) < 1:
             raise ValueError("until_step must increase from at least 1")
 
+    @property
+    def made_for(self) -> dict[str, int]:
+        """The run that its pieces have whole steps of."""
+        return {"steps_per_epoch": self.steps_per_epoch}
+
     def accepted_steps(self, state: ScheduleState) -> int:
         """Optimizer steps of the path."""
         del state
@@ -285,7 +290,7 @@ class PlateauState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class ReduceOnPlateau:
+class ReduceOnPlateau(Strategy):
     """Reduces the learning rate when the score has stopped improving.
 
     The rule is torch.optim.lr_scheduler.ReduceLROnPlateau's: a score is better if it

@@ -1,9 +1,9 @@
 """Random streams of a run, by name: none of them can meet another.
 
-JAX's `split(key, n)[i]` is `fold_in(key, i)`, so keys that are split from a seed are also
-those of its first epochs or steps. Here a name takes a number in the upper half of what
-`fold_in` takes, and whatever is counted, such as epochs, steps and examples, takes one in
-the lower half.
+JAX's `split(key, n)[i]` is `fold_in(key, i)`, so keys that are split from a seed are
+also those of its first epochs or steps. Here a name takes a number in the upper half of
+what `fold_in` takes, and whatever is counted, such as epochs, steps and examples, takes
+one in the lower half.
 """
 
 import zlib
