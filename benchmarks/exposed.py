@@ -67,9 +67,7 @@ def engine_of(setup: config_lib.Setup, trainer: Trainer) -> Engine:
     return Engine(setup.tuner, Network(setup, trainer), setup.backtracking)
 
 
-def timed(
-    setup: config_lib.Setup, trainer: Trainer, run: Run
-) -> tuple[float, Run]:
+def timed(setup: config_lib.Setup, trainer: Trainer, run: Run) -> tuple[float, Run]:
     """Seconds that an epoch's branches take, and the run with them trained."""
     began = time.perf_counter()
     engine = engine_of(setup, trainer)

@@ -346,7 +346,7 @@ FIGURES: dict[str, Comparison] = {
         (
             Kind("Hyperdyn", "hyperdyn", batch_size=1000),
             Kind("epoch-based BO", "epoch_bo", batch_size=1000),
-            Kind("random search 5x", "random_search", batch_size=1000),
+            Kind("random search", "random_search", batch_size=1000),
             Kind("Hyperband variant", "hyperband", batch_size=1000),
         ),
         _draw_accuracy,

@@ -17,7 +17,7 @@ import numpy as np
 from hyperdyn_jax import hosts
 from hyperdyn_jax.run import console
 from hyperdyn_jax.run.rows import Directory, decision_row
-from hyperdyn_jax.system import signals
+from hyperdyn_jax.system import signals, streams
 from hyperdyn_jax.training.progress import Evaluation, Progress
 from hyperdyn_jax.tuner.cpu_jit import key_data
 from hyperdyn_jax.tuner.interface import Decision, DivergedError, Leaf, Strategy, Trials
@@ -436,7 +436,8 @@ def follow(run: Run, branches: list[Branch], tuner: Any, decision: Decision) -> 
     sound = np.isfinite([branch.score for branch in branches]).any()
     if trials.probe or sound:
         return run
-    key = jax.random.fold_in(jax.random.wrap_key_data(run.key), run.attempts)
+    attempt = f"attempt {run.attempts}"  # a stream apart from those of the steps
+    key = streams.stream(jax.random.wrap_key_data(run.key), attempt)
     return run._replace(attempts=run.attempts + 1, key=key_data(key))
 
 

@@ -17,7 +17,7 @@ from hyperdyn_jax.run.config_errors import ConfigError
 from hyperdyn_jax.run.engine import Branch, Engine, Pending, Run, within
 from hyperdyn_jax.run.rows import Directory
 from hyperdyn_jax.strategies import paired_test
-from hyperdyn_jax.system import signals
+from hyperdyn_jax.system import signals, streams
 from hyperdyn_jax.training.progress import Evaluation, Progress
 from hyperdyn_jax.training.train_step import TrainState
 from hyperdyn_jax.training.trainer import Trainer
@@ -155,7 +155,8 @@ class Network:
         if trainer.diverged(losses).any():
             unknown = Evaluation(math.nan, math.nan, 0)
             return Branch(state, train_loss, unknown, math.nan)
-        validation = trainer.evaluate(state, "validation")
+        measure = trainer.scores_anew(len(losses))
+        validation = trainer.evaluate(state, "validation", measure=measure)
         assert validation.loss is not None
         sound = math.isfinite(validation.loss) and trainer.is_finite(state)
         score = score_of(self._setup.tuner, validation) if sound else math.nan
@@ -214,9 +215,9 @@ class Network:
         return state
 
 
-def keys(setup: Setup) -> jax.Array:
+def keys(setup: Setup) -> tuple[jax.Array, ...]:
     """Keys of the weights, the tuner and the augmentation."""
-    return jax.random.split(jax.random.key(setup.seed), 3)
+    return streams.of_run(setup.seed)
 
 
 def sizes(setup: Setup) -> dict[str, int]:

@@ -71,6 +71,8 @@ def recorded(strategy):
     run = report.load_run(archive.unpacked("twin") / strategy / "seed0")
     each = run.metrics[0]["step"]
     config = dict(run.config)
+    if strategy in ("random_search", "hyperband"):  # the default of that time
+        config[strategy] = {"settings": 5}
     tuner = make_tuner(config, each)
     dataset = SimpleNamespace(steps_per_epoch=each)
     setup = SimpleNamespace(tuner=tuner, epochs=config["epochs"], dataset=dataset)

@@ -21,8 +21,8 @@ TOTAL = {
     "greedy": (5 + 2 + 2) * STEPS,
     "control": (5 + 2 + 2) * STEPS,
     "explore": 3 * STEPS,
-    "random_search": 3 * 5 * STEPS,
-    "hyperband": 3 * 5 * STEPS,
+    "random_search": 3 * 10 * STEPS,
+    "hyperband": 3 * 10 * STEPS,
     "pb2": 3 * 4 * STEPS,
     # A stage of two epochs: ten probes of four segments of one step (2 / 10 / 4 epochs,
     # rounded); the second stage is cut off by the end of the run.
