@@ -4,7 +4,6 @@ import errno
 import os
 import sys
 import textwrap
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from hyperdyn_jax import (
     config_files,
     dry_run,
     files,
-    hosts,
     loop,
     platforms,
     signals,
@@ -26,6 +24,8 @@ from hyperdyn_jax import (
 from hyperdyn_jax.arguments import BAD_INPUT as BAD_INPUT
 from hyperdyn_jax.arguments import no_folder
 from hyperdyn_jax.checkpoints import FULL, SaveError
+from hyperdyn_jax.distributed import rendezvous, watchdog
+from hyperdyn_jax.distributed.place import JoinError, place_of
 from hyperdyn_jax.records import DataError, reason
 from hyperdyn_jax.types import DivergedError
 
@@ -124,21 +124,14 @@ def run(
         keep_programs()
 
     def command() -> None:
-        if where := hosts.place(*place):
-            hosts.join(where, settings)
+        if where := place_of(*place):
+            rendezvous.join(where, settings)
         if dry:
             dry_run.describe(settings, loop.check(settings, None))
         else:
             loop.train_and_evaluate(settings, path)
 
-    try:
-        code = exit_code(command)
-    except Exception:
-        if not hosts.joined():
-            raise
-        traceback.print_exc()  # Python's own end would wait for the other processes
-        code = 1
-    return hosts.leave(code)
+    return watchdog.run(lambda: exit_code(command))
 
 
 def keep_programs() -> None:
@@ -180,7 +173,7 @@ def exit_code(command: Callable[[], Any]) -> int:
         except config_lib.ConfigError as error:
             print_problems(error.problems)
             return BAD_INPUT
-        except hosts.JoinError as error:
+        except JoinError as error:
             print_problems(error.problems)
             return error.code
         except DataError as error:  # a record that cannot be read, found on the way
@@ -199,7 +192,6 @@ def exit_code(command: Callable[[], Any]) -> int:
             if problem := platforms.problem():
                 print_problems([problem])
                 return BAD_INPUT
-            hosts.await_cause()
             raise
     return DONE
 
@@ -267,8 +259,8 @@ def flag_value(argv: Sequence[str], name: str) -> str | None:
 
 def _check_place(words: Sequence[str]) -> list[str]:
     try:
-        hosts.place(*(flag_value(words, name) for name in PLACE))
-    except hosts.JoinError as error:
+        place_of(*(flag_value(words, name) for name in PLACE))
+    except JoinError as error:
         return error.problems
     return []
 

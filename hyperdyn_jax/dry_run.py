@@ -15,8 +15,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from hyperdyn_jax import hosts, platforms, runs
+from hyperdyn_jax import platforms, runs
 from hyperdyn_jax.config import Config, Setup
+from hyperdyn_jax.distributed import collectives
 from hyperdyn_jax.explore import ExploreThenCommit
 from hyperdyn_jax.hyperdyn import Hyperdyn
 from hyperdyn_jax.jsonl import dump
@@ -54,7 +55,7 @@ def facts(config: Config, setup: Setup, trainer: Trainer) -> dict[str, str]:
         "batch": batch,
         "parameters": parameters,
         "steps": steps_in_words(setup),
-        "devices": platforms.in_words(hosts.devices()),
+        "devices": platforms.in_words(collectives.devices()),
         "memory": memory_in_words(state, trainer),
     }
 

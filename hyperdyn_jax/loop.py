@@ -14,8 +14,9 @@ import numpy as np
 
 from hyperdyn_jax import config as config_lib
 from hyperdyn_jax import display as display_lib
-from hyperdyn_jax import files, hosts, jsonl, rundir, signals, switch
+from hyperdyn_jax import files, jsonl, rundir, signals, switch
 from hyperdyn_jax.display import Display
+from hyperdyn_jax.distributed import collectives
 from hyperdyn_jax.host import key_data
 from hyperdyn_jax.jsonl import Row
 from hyperdyn_jax.rundir import Follower, RunDirectory
@@ -65,14 +66,14 @@ def train_and_evaluate(
       DivergedError: no setting could be found that trains with finite numbers.
       SaveError: the disk is full or the like; the newest checkpoint is as it was.
     """
-    leads = hosts.first()
+    leads = collectives.first()
     setup, path = check(config, workdir), files.expand(workdir)
-    setup = dataclasses.replace(setup, tuner=hosts.shared(setup.tuner))
+    setup = dataclasses.replace(setup, tuner=collectives.shared(setup.tuner))
     display = display or Display(setup.epochs, quiet=not leads)
     # Opened first: what is wrong with it is noticed before anything is shared.
     opened = RunDirectory(path, config, display.say) if leads else Follower(path)
     with opened as directory:
-        directory.rows = hosts.share_json(directory.rows)
+        directory.rows = collectives.share_json(directory.rows)
         if directory.is_finished():
             directory.resume()  # the last rows, if only the checkpoint has them
             display.say(f"{path} is finished already; nothing to do")
@@ -105,7 +106,7 @@ def check(config: Mapping[str, Any], workdir: str | Path | None) -> config_lib.S
       workdir: the run directory; None where it does not matter.
     """
     setup = config_lib.build(config)
-    if not hosts.first():
+    if not collectives.first():
         return setup
     try:
         path = files.expand(workdir) if workdir else None
@@ -142,7 +143,7 @@ def run_to_end(
         while run.step < setup.accepted_steps(run.tuner):
             if run.attempts >= ATTEMPTS:  # also when the same command is given again
                 raise DivergedError(diverged(run, directory))
-            if hosts.any_of(signals.asked()):
+            if collectives.any_of(signals.asked()):
                 raise KeyboardInterrupt
             run = advance(setup, trainer, run, directory, display)
 
@@ -225,7 +226,7 @@ def train_branches(
         due = directory.seconds_since_save() >= 60 * setup.save_minutes
         return due or signals.asked()
 
-    pause = hosts.together(pause)
+    pause = collectives.agreed(pause)
     key, began = jax.random.wrap_key_data(run.key), time.perf_counter()
     pending = run.pending or propose(setup, trainer, run, key)
     steps = trial_steps(setup, run, pending.trials)
@@ -235,7 +236,7 @@ def train_branches(
         now = time.perf_counter()
         pending = Pending(pending.trials, progress, pending.seconds + now - began)
         began, run = now, run._replace(pending=pending, skipped=skipped(setup))
-        done, stop = progress.steps == steps, hosts.any_of(signals.asked())
+        done, stop = progress.steps == steps, collectives.any_of(signals.asked())
         if stop or not done:
             save(run, directory)
         if stop:

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from hyperdyn_jax import config as config_lib
-from hyperdyn_jax import hosts
 from hyperdyn_jax.checkpoints import Checkpoints
+from hyperdyn_jax.distributed import collectives
 from hyperdyn_jax.host import key_data
 from hyperdyn_jax.rundir import Follower, RunDirectory
 from hyperdyn_jax.steps import TrainState
@@ -77,11 +77,11 @@ def start(setup: config_lib.Setup, trainer: Trainer) -> Run:
     weights, tuner, augmentation = keys(setup)
     state = trainer.init(weights)
     if setup.fork:
-        state = forked(setup.fork, state) if hosts.first() else state
-        state = trainer.replicate(hosts.share_tree(state))
+        state = forked(setup.fork, state) if collectives.first() else state
+        state = trainer.replicate(collectives.share_tree(state))
     score = score_of(setup.tuner, trainer.evaluate(state, "validation"))
     tuner_state = setup.tuner.init(tuner, score)
-    key = hosts.share_tree(key_data(augmentation))
+    key = collectives.share_tree(key_data(augmentation))
     return Run([state], [], tuner_state, key, score, sizes(setup))
 
 
@@ -103,7 +103,7 @@ def skipped(setup: config_lib.Setup) -> tuple[str, ...]:
     """
     skips = setup.dataset.skips
     if skips.limit:
-        for line in hosts.union(skips.lines):
+        for line in collectives.union(skips.lines):
             skips.add(line)
     return tuple(skips.lines)
 
@@ -170,7 +170,7 @@ def resume(
     Raises:
       ConfigError: it is of another network, tuner or data.
     """
-    if (facts := hosts.share_json(directory.resume())) is None:
+    if (facts := collectives.share_json(directory.resume())) is None:
         return None
     facts = {name: facts[name] for name in Run._fields if name in facts}
     check_sizes(facts["examples"], sizes(setup), directory)
@@ -187,7 +187,7 @@ def resume(
         losses = np.zeros(pending["losses"], np.float32)
         like |= {"branches": [state] * len(losses), "losses": losses}
         like["hparams"] = dict.fromkeys(pending["hparams"], losses[:, 0])
-    arrays = hosts.share_tree(directory.restore(like))
+    arrays = collectives.share_tree(directory.restore(like))
     for name in ("held", "best", "branches"):
         states = (TrainState(*state) for state in arrays[name])
         arrays[name] = [trainer.replicate(state) for state in states]

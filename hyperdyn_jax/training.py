@@ -10,9 +10,10 @@ import jax
 import numpy as np
 import optax
 
-from hyperdyn_jax import compiler, hosts, layout, optimizers, signals
+from hyperdyn_jax import compiler, layout, optimizers, signals
 from hyperdyn_jax import steps as step_lib
 from hyperdyn_jax.data import Batch, Dataset
+from hyperdyn_jax.distributed import collectives
 from hyperdyn_jax.layout import Layout
 from hyperdyn_jax.steps import TrainState
 from hyperdyn_jax.types import Leaf
@@ -80,7 +81,7 @@ class Trainer:
         parallel: bool = True,
         scan: bool | None = None,
     ):
-        self._devices = list(devices or hosts.devices())
+        self._devices = list(devices or collectives.devices())
         self._local = len(layout.local(self._devices))
         self._parallel = parallel
         optimizer = optax.with_extra_args_support(optimizer)
@@ -137,7 +138,7 @@ class Trainer:
 
     def init(self, key: jax.Array) -> TrainState:
         """A network with fresh weights, replicated over the devices."""
-        return self.replicate(hosts.share_tree(self._init(key)))
+        return self.replicate(collectives.share_tree(self._init(key)))
 
     def replicate(self, tree: Any) -> Any:
         """Copies a pytree of arrays to every device."""
@@ -298,7 +299,7 @@ class Trainer:
         """
         state = self._averaged(state)
         resident = self._hold(split)
-        place, sums, stop = self._layout(1), [], hosts.together(signals.asked)
+        place, sums, stop = self._layout(1), [], collectives.agreed(signals.asked)
         for batch in self.dataset.eval_batches(split):
             if stop():
                 raise KeyboardInterrupt

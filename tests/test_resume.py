@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from run_state import state
 
-from hyperdyn_jax import hosts, hyperdyn, loop, signals
+from hyperdyn_jax import hyperdyn, loop, signals
 from hyperdyn_jax.config import ConfigError
 from hyperdyn_jax.data import ArrayDataset
 from hyperdyn_jax.display import Display
+from hyperdyn_jax.distributed import collectives
 
 pytestmark = pytest.mark.usefixtures("compiled")
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,7 +50,7 @@ def config(**changes):
 def one_device(monkeypatch):
     """Faster than eight virtual ones."""
     devices = jax.devices()[:1]
-    monkeypatch.setattr(hosts, "devices", lambda: devices)
+    monkeypatch.setattr(collectives, "devices", lambda: devices)
     monkeypatch.setattr(jax, "device_count", lambda: 1)
 
 
