@@ -27,9 +27,9 @@ class Connection:
         Raises:
           EOFError: the connection is closed, or sends no lines of ours.
         """
-        self._end.settimeout(seconds)
         while b"\n" not in self._text:
             try:
+                self._end.settimeout(seconds)
                 content = self._end.recv(LONGEST)
             except TimeoutError:
                 return None

@@ -49,23 +49,23 @@ def place_of(
     """
     flags = {"processes": processes, "process": process, "heartbeat": heartbeat}
     given = {name: value for name, value in flags.items() if value is not None}
-    problems: list[str] = []
+    beat, problems = given.get("heartbeat", HEARTBEAT), list[str]()
     if not coordinator:
         need = "needs --coordinator, which is HOST:PORT or auto"
         problems = [f"--{name}={value} {need}" for name, value in given.items()]
         where = Place("", 0, 1, 0, 0, "")
     elif coordinator == "auto":
         found = "is found by --coordinator=auto; leave it out"
-        beat = _number("heartbeat", heartbeat or HEARTBEAT, float, 2, 3600, problems)
+        silence = _number("heartbeat", beat, float, 2, 3600, problems)
         known = sorted(given.keys() - {"heartbeat"})
         problems += [f"--{name} {found}" for name in known]
-        where = Place("", 0, 0, 0, beat, "")
+        where = Place("", 0, 0, 0, silence, "")
     else:
-        beat = _number("heartbeat", heartbeat or HEARTBEAT, float, 2, 3600, problems)
+        silence = _number("heartbeat", beat, float, 2, 3600, problems)
         host, port = _address(coordinator, problems)
         count = _number("processes", processes, int, 1, 1_000_000, problems)
         index = _number("process", process, int, 0, count - 1, problems)
-        where = Place(host, port, int(count), int(index), beat, host)
+        where = Place(host, port, int(count), int(index), silence, host)
     if problems:
         raise JoinError(problems)
     return None if where.processes == 1 else where

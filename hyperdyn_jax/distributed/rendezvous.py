@@ -113,6 +113,7 @@ def _check_hello(peer: Connection, where: Place, hello: str) -> int | None:
             f"they must be the same everywhere"
         )
         peer.say(f"no {problem}")
+        peer.close()
         raise JoinError([problem])
     return int(number)
 

@@ -115,8 +115,7 @@ class Watchdog:
                 line = peer.hear(self.place.heartbeat / BEATS)
             except EOFError:
                 self._lost(number, "its connection is closed")
-                peer.close()
-                return
+                return  # what is done here will be said to it yet
             silent = silent + 1 if line is None else 0
             word, _, rest = (line or "").partition(" ")
             if word == "done":
