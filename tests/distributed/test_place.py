@@ -16,7 +16,7 @@ from hyperdyn_jax.distributed.place import JoinError, detected, place_of
         (("a:1", None, "0", None), ["--processes is missing; it must be a whole"]),
         (
             ("a:1", "0", "0", None),
-            ["--processes must be a whole number in [1, 1000000"],
+            ["--processes must be a whole number in [1, 1"],
         ),
         (("a:1", "two", "0", None), ["got 'two'"]),
         (("a:1", "2", "2", None), ["--process must be a whole number in [0, 1], got"]),
