@@ -31,6 +31,8 @@ TUNED = (
     "--config.strategy=hyperdyn",
     "--config.epochs=2",
     "--config.hyperdyn.initial_points=2",
+    "--config.hyperdyn.capacity=16",
+    "--config.hyperdyn.candidates=64",
 )
 # A host whose every key is another than the config's seed gives.
 CORRUPT = """
@@ -98,7 +100,7 @@ class Pair:
 
     def end(self, *numbers):
         """Codes, standard outputs and errors of processes that end by themselves."""
-        texts = [self.each[i].communicate(timeout=120) for i in numbers or (0, 1)]
+        texts = [self.each[i].communicate(timeout=300) for i in numbers or (0, 1)]
         codes = [self.each[i].returncode for i in numbers or (0, 1)]
         return codes, *zip(*texts, strict=True)
 
@@ -150,8 +152,8 @@ def test_two_processes_of_two_devices_are_one_of_four(folder, cache):
     with Pair(cache, two, *TUNED, devices=2, second=corrupt) as pair:
         codes, _, errs = pair.end()
     assert codes == [0, 0], errs
-    process = spawn(cache, *TUNED, f"--workdir={one}", devices=4)
-    _, err = process.communicate(timeout=120)
+    with spawn(cache, *TUNED, f"--workdir={one}", devices=4) as process:
+        _, err = process.communicate()
     assert process.returncode == 0, err
     assert_alike(state(two)[0], state(one)[0])
 
