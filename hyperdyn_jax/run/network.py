@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from hyperdyn_jax import hosts
+from hyperdyn_jax.distributed import collectives
 from hyperdyn_jax.run.checkpoints import Checkpoints
 from hyperdyn_jax.run.config import Setup
 from hyperdyn_jax.run.config_errors import ConfigError
@@ -50,11 +50,11 @@ class Network:
         weights, tuner, augmentation = keys(self._setup)
         state = self.trainer.init(weights)
         if fork := self._setup.fork:
-            state = forked(fork, state) if hosts.first() else state
-            state = self.trainer.replicate(hosts.share_tree(state))
+            state = forked(fork, state) if collectives.first() else state
+            state = self.trainer.replicate(collectives.share_tree(state))
         strategy = self._setup.tuner
         score = score_of(strategy, self.trainer.evaluate(state, "validation"))
-        key = hosts.share_tree(key_data(augmentation))
+        key = collectives.share_tree(key_data(augmentation))
         started = strategy.init(tuner, score)
         return Run([state], [], started, key, score, sizes(self._setup))
 
@@ -92,7 +92,7 @@ class Network:
             due = directory.seconds_since_save() >= 60 * self._setup.save_minutes
             return due or signals.asked()
 
-        pause = hosts.together(pause)
+        pause = collectives.agreed(pause)
         key, began = jax.random.wrap_key_data(run.key), time.perf_counter()
         pending = run.pending or self._propose(engine, run, key)
         steps = engine.trial_steps(run, pending.trials)
@@ -105,7 +105,7 @@ class Network:
                 now,
                 run._replace(pending=pending),
             )
-            done, stop = progress.steps == steps, hosts.any_of(signals.asked())
+            done, stop = progress.steps == steps, collectives.any_of(signals.asked())
             if stop or not done:
                 engine.save(run, directory)
             if stop:
@@ -194,7 +194,7 @@ class Network:
         skips = self._setup.dataset.skips
         if not skips.limit:
             return None
-        for line in hosts.union(skips.lines):
+        for line in collectives.union(skips.lines):
             skips.add(line)
         return tuple(skips.lines)
 

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 import optax
 
-from hyperdyn_jax import hosts, optimizers
+from hyperdyn_jax import optimizers
 from hyperdyn_jax.data.dataset import Batch, Dataset
+from hyperdyn_jax.distributed import collectives
 from hyperdyn_jax.system import compiler, signals
 from hyperdyn_jax.training import branch_parallel
 from hyperdyn_jax.training import train_step as step_lib
@@ -53,7 +54,7 @@ class Trainer:
         parallel: bool = True,
         scan: bool | None = None,
     ):
-        self._devices = list(devices or hosts.devices())
+        self._devices = list(devices or collectives.devices())
         self._local = len(branch_parallel.local(self._devices))
         self._parallel = parallel
         optimizer = optax.with_extra_args_support(optimizer)
@@ -112,7 +113,7 @@ class Trainer:
 
     def init(self, key: jax.Array) -> TrainState:
         """A network with fresh weights, replicated over the devices."""
-        return self.replicate(hosts.share_tree(self._init(key)))
+        return self.replicate(collectives.share_tree(self._init(key)))
 
     def replicate(self, tree: Any) -> Any:
         """Copies a pytree of arrays to every device."""
@@ -283,7 +284,7 @@ class Trainer:
         """
         state = self._to_score(state, measure)
         resident = self._hold(split)
-        place, sums, stop = self._layout(1), [], hosts.together(signals.asked)
+        place, sums, stop = self._layout(1), [], collectives.agreed(signals.asked)
         for batch in self.dataset.eval_batches(split):
             if stop():
                 raise KeyboardInterrupt

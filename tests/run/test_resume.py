@@ -13,8 +13,9 @@ import pytest
 from paths import ROOT
 from run_state import state
 
-from hyperdyn_jax import hosts, loop
+from hyperdyn_jax import loop
 from hyperdyn_jax.data.dataset import ArrayDataset
+from hyperdyn_jax.distributed import collectives
 from hyperdyn_jax.run.config_errors import ConfigError
 from hyperdyn_jax.run.console import Display
 from hyperdyn_jax.strategies import hyperdyn
@@ -50,7 +51,7 @@ def config(**changes):
 def one_device(monkeypatch):
     """Faster than eight virtual ones."""
     devices = jax.devices()[:1]
-    monkeypatch.setattr(hosts, "devices", lambda: devices)
+    monkeypatch.setattr(collectives, "devices", lambda: devices)
     monkeypatch.setattr(jax, "device_count", lambda: 1)
 
 
