@@ -32,14 +32,13 @@ TUNED = (
     "--config.epochs=2",
     "--config.hyperdyn.initial_points=2",
     "--config.hyperdyn.capacity=16",
-    "--config.hyperdyn.candidates=64",
 )
 # A host whose every key is another than the config's seed gives.
 CORRUPT = """
 import runpy, sys
-import jax
-from hyperdyn_jax import runs
-runs.keys = lambda setup: jax.random.split(jax.random.key(setup.seed + 1), 3)
+from hyperdyn_jax.system import streams
+of_run = streams.of_run
+streams.of_run = lambda seed: of_run(seed + 1)
 sys.argv[0] = "train.py"
 runpy.run_path("train.py", run_name="__main__")
 """
