@@ -1,16 +1,19 @@
 """What the model believed: a section with a slider, and some of it printed."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from hyperdyn_jax.report import numbers, parts
-from hyperdyn_jax.report.numbers import Z90, Row, Run
-from hyperdyn_jax.report.svg import LEFT, RIGHT, WIDTH, Panel, Scale, extent
+from hyperdyn_jax.report import numbers, parts, svg
+from hyperdyn_jax.report.chart import Chart, Key, Panel, Scale, extent
+from hyperdyn_jax.report.numbers import Z90, Run
+from hyperdyn_jax.run import verdicts
+from hyperdyn_jax.run.jsonl import Row
 
+TICKED = 306.0  # units of an axis that its labels share
 MOST = 200  # beliefs on the slider; of more, as many evenly spread
-GLANCES = 8  # of them printed
+GLANCES = 6  # of them printed, and in the figure
 
 
 def section(run: Run, beliefs: Any, number: int, level: int) -> str:
@@ -32,57 +35,47 @@ def section(run: Run, beliefs: Any, number: int, level: int) -> str:
         f'<input type="range" id="{name}-dial" min="0" max="{last}" value="{last}">'
         f'<output for="{name}-dial"></output></div>'
         f'<p class="told" aria-live="polite"></p><div class="{look}"></div>'
-        f'<ul class="key">{_belief_keys(run)}</ul></figure>'
+        f"{parts.legend(_keys(run))}</figure>"
     )
     note = (
         "A Gaussian process, computed again from the rows of decisions.jsonl: its mean "
         "and the interval in which it expected 90% of trials, along each axis with the "
-        "other hyperparameters as they were. Move the slider, also with the arrow keys."
+        "other hyperparameters as they were. The slider also moves with arrow keys."
     )
     if numbers.unit(run) == "nats":
         note += " To the model, a probe that lost has gained nothing."
-    body = (dial, _glances(data), parts.embed(f"{name}-data", data))
+    glances = (panel for moment in _glances(data) for panel in moment)
+    shown = "".join(svg.draw(panel, (230, 150)) for panel in glances)
+    printed = f'<figure class="glance">{shown}</figure>'
+    body = (dial, printed, parts.embed(f"{name}-data", data))
     return parts.section(name, title, *body, note=note, level=level)
 
 
-def _belief_keys(run: Run) -> str:
+def chart(run: Run, beliefs: Any) -> Chart:
+    """The same at a few decisions, one below the other where there are several axes."""
+    moments = _glances(_belief_data(run, beliefs))
+    panels = [panel for row in zip(*moments, strict=True) for panel in row]
+    keys = [*_keys(run)[:1], *_keys(run)[2:]]  # no earlier trials
+    return Chart(panels, keys, columns=len(moments), size=(2.3, 2.4))
+
+
+def _keys(run: Run) -> list[Key]:
     keys = [
-        parts.key(
-            '<rect class="band c0" width="30" height="14"/>'
-            '<path class="line c0" d="M0 7H30"/>',
-            "expected gain, 90% interval",
-        ),
-        parts.key('<circle class="dot ink" cx="15" cy="7" r="2.6"/>', "earlier trials"),
+        Key("band line", "c0", "expected gain, 90% interval"),
+        Key("dot", "ink", "earlier trials"),
     ]
-    if any(numbers.has_incumbent(row) and row["trials"][1:] for row in run.decisions):
-        keys.append(_trial_key("c2", "incumbent, and what it got"))
-        keys.append(_trial_key("c1", "challenger, and what it got"))
+    if any(verdicts.has_incumbent(row) and row["trials"][1:] for row in run.decisions):
+        keys.append(Key("upright ring", "c2", "incumbent and its gain"))
+        keys.append(Key("upright ring", "c1", "challenger and its gain"))
     else:
-        keys.append(_trial_key("c1", "next probe, and what it got"))
-        keys.append(
-            parts.key(
-                '<path class="line thin dashed c2" d="M15 0V14"/>',
-                "what the run trained with",
-            )
-        )
-    return "".join(keys)
-
-
-def _trial_key(look: str, text: str) -> str:
-    return parts.key(
-        f'<path class="line thin dashed {look}" d="M15 0V14"/>'
-        f'<circle class="ring {look}" cx="15" cy="7" r="4"/>',
-        text,
-    )
+        keys.append(Key("upright ring", "c1", "next probe and its gain"))
+        keys.append(Key("upright", "c2", "what the run trained with"))
+    return keys
 
 
 def _belief_data(run: Run, beliefs: Any) -> dict[str, Any]:
     scales = {
         name: Scale(axis.low, axis.high, 0, 1, beliefs.kinds[name])
-        for name, axis in beliefs.space.items()
-    }
-    wide = {
-        name: Scale(axis.low, axis.high, LEFT, WIDTH - RIGHT, beliefs.kinds[name])
         for name, axis in beliefs.space.items()
     }
 
@@ -95,14 +88,17 @@ def _belief_data(run: Run, beliefs: Any) -> dict[str, Any]:
         "axes": [
             {
                 "name": name,
-                "ticks": [[_round(scales[name](v)), t] for v, t in wide[name].ticks()],
+                "ticks": [
+                    [_round(scale(value)), text]
+                    for value, text in replace(scale, end=TICKED).ticks()
+                ],
             }
-            for name in scales
+            for name, scale in scales.items()
         ],
         "observed": [
             {
                 "at": at(run.decisions[row]["trials"][i]),
-                "gain": _round(numbers.gain_of(run.decisions[row], i)),
+                "gain": _round(verdicts.gain_of(run.decisions[row], i)),
                 "epoch": run.decisions[row]["epoch"],
             }
             for row, i in beliefs.observations
@@ -127,21 +123,21 @@ def _belief_step(run: Run, step: Any, at: Any) -> dict[str, Any]:
         text = f"The model had been told of {step.seen} probes."
         if any(row.get("block") for row in run.decisions):
             text += " The switch test had the last word."
-        text += f" The run trained with {numbers.setting(taken)}."
+        text += f" The run trained with {verdicts.setting(taken)}."
         title = "after all probes"
         return {**shown, "title": title, "text": text, "epoch": 0, "trials": [chosen]}
     row = run.decisions[step.row]
     trials = [
         {
-            "role": numbers.role(row, i),
+            "role": verdicts.role(row, i),
             "at": at(trial),
-            "gain": _round(numbers.gain_of(row, i)),
+            "gain": _round(verdicts.gain_of(row, i)),
             "taken": i == row["branch"],
         }
         for i, trial in enumerate(row["trials"])
     ]
     told = ". ".join(_told(row, i) for i in range(len(trials)))
-    text = f"{numbers.outcome(row).capitalize()}: {numbers.reason(row)}. {told}."
+    text = f"{verdicts.outcome(row).capitalize()}: {verdicts.reason(row)}. {told}."
     title = f"epoch {row['epoch']}" if row["branch"] >= 0 else f"probe {step.seen + 1}"
     epoch = row["epoch"]
     return {**shown, "title": title, "text": text, "epoch": epoch, "trials": trials}
@@ -149,31 +145,40 @@ def _belief_step(run: Run, step: Any, at: Any) -> dict[str, Any]:
 
 def _told(row: Row, index: int) -> str:
     """A trial in a sentence without its full stop."""
-    foreseen, gain = numbers.prediction_of(row, index), numbers.gain_of(row, index)
-    role, setting = numbers.role(row, index), numbers.setting(row["trials"][index])
+    foreseen, gain = verdicts.prediction_of(row, index), verdicts.gain_of(row, index)
+    role, setting = verdicts.role(row, index), verdicts.setting(row["trials"][index])
     text = f"{role.capitalize()} {setting}"
     text += f": predicted {parts.predicted(foreseen)}" if foreseen else ""
-    return text + (", diverged" if gain is None else f", got {numbers.signed(gain)}")
+    return text + (", diverged" if gain is None else f", got {verdicts.signed(gain)}")
 
 
-def _glances(data: Mapping[str, Any]) -> str:
-    """The same at a few decisions, for paper and where no script runs."""
+def _glances(data: dict[str, Any]) -> list[list[Panel]]:
+    """A few decisions, a panel an axis, for paper and where no script runs."""
     count = len(data["steps"])
     chosen = sorted({round(x) for x in np.linspace(0, count - 1, min(count, GLANCES))})
-    charts = []
-    for step in (data["steps"][i] for i in chosen):
-        means, halves = (step["grain"] * np.array(step[x]) for x in ("mean", "half"))
-        lows, highs = means - halves, means + halves
-        up = extent([lows.min(), highs.max()])
-        for i, axis in enumerate(data["axes"]):
-            text = f"{step['title']}: gain over {axis['name']}"
-            chart = Panel(text, "", text, (0, 1), up, width=230, height=150)
-            chart.x_ticks = axis["ticks"][::2]
-            xs = np.linspace(0, 1, means.shape[1]).tolist()
-            chart.band(xs, lows[i].tolist(), highs[i].tolist(), "c0")
-            chart.line(xs, means[i].tolist(), "c0")
-            charts.append(str(chart))
-    return f'<figure class="glance">{"".join(charts)}</figure>'
+    return [
+        [_glance(data, data["steps"][i], axis) for axis in range(len(data["axes"]))]
+        for i in chosen
+    ]
+
+
+def _glance(data: dict[str, Any], step: dict[str, Any], axis: int) -> Panel:
+    means, halves = (step["grain"] * np.array(step[x]) for x in ("mean", "half"))
+    lows, highs = means - halves, means + halves
+    gains = [trial["gain"] for trial in step["trials"]]
+    name, unit = data["axes"][axis]["name"], data["unit"]
+    text = f"{step['title']}: expected gain over {name}"
+    up = extent([lows.min(), highs.max(), *gains])
+    panel = Panel(text, name, f"gain ({unit})", (0, 1), up, head=step["title"])
+    panel.x_ticks = data["axes"][axis]["ticks"][::2]
+    xs = np.linspace(0, 1, means.shape[1]).tolist()
+    panel.band(xs, lows[axis].tolist(), highs[axis].tolist(), "c0")
+    panel.line(xs, means[axis].tolist(), "c0")
+    for trial, gain in zip(step["trials"], gains, strict=True):
+        look = "c2" if trial["role"] in ("incumbent", "chosen") else "c1"
+        panel.upright(trial["at"][axis], f"{look} thin dashed")
+        panel.marks([trial["at"][axis]], [gain], look, "ring")
+    return panel
 
 
 def _round(value: float | None, digits: int = 4) -> float | None:
