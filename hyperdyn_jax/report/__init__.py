@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 
 import hyperdyn_jax
-from hyperdyn_jax.report import charts, figures, numbers
+from hyperdyn_jax.report import belief_page, charts, figures
 from hyperdyn_jax.report.gather import find_runs as find_runs
 from hyperdyn_jax.report.numbers import Run as Run
 from hyperdyn_jax.report.numbers import load_run as load_run
@@ -36,8 +36,7 @@ def write_report(paths: Sequence[str | Path], output: str | Path | None = None) 
       ValueError: a run directory cannot be read, and nothing has been written then; or
         the folder cannot be written.
     """
-    # The model's code, which readers of rows alone do without.
-    from hyperdyn_jax.report import belief_model, belief_page
+    from hyperdyn_jax.report import belief_model  # the tuner, which others do without
 
     runs = load_runs(paths)
     folder = Path(output or (runs[0].path if len(runs) == 1 else "report"))

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 
 import matplotlib
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -33,8 +32,12 @@ UNITS = 72.0  # of a `Scale`, in an inch
 Style: TypeAlias = dict[str, Any]  # of what Matplotlib draws
 
 
-def render(chart: Chart) -> bytes:
-    """The bytes of a PNG file, the same for the same chart."""
+def render(chart: Chart, kind: str = "png") -> bytes:
+    """The bytes of an image file, as PNG the same for the same chart.
+
+    Raises:
+      ValueError: Matplotlib does not write files of this kind.
+    """
     ink, grid = _color("ink"), _color("line")
     inked = "text.color axes.labelcolor axes.edgecolor xtick.color ytick.color"
     style: Any = dict.fromkeys(inked.split(), ink) | {"grid.color": grid}
@@ -42,7 +45,7 @@ def render(chart: Chart) -> bytes:
     style |= {"savefig.dpi": 150, "legend.frameon": False, "text.parse_math": False}
     buffer = io.BytesIO()
     with matplotlib.rc_context(style):
-        draw(chart).savefig(buffer, format="png")
+        draw(chart).savefig(buffer, format=kind)
     return buffer.getvalue()
 
 
@@ -62,7 +65,7 @@ def draw(chart: Chart) -> Figure:
             "loc": "outside lower center",
             "ncols": min(max(room, 1), len(texts)),
         }
-        figure.legend([_handle(key) for key in chart.keys], texts, **legend)
+        figure.legend(list(map(_handle, chart.keys)), texts, **legend)
     return figure
 
 
@@ -132,9 +135,9 @@ def _mark(shape: str, look: str, radius: float) -> Style:
     return style | {"markerfacecolor": face, "markersize": 2 * radius}
 
 
-def _handle(key: Key) -> Artist | tuple[Artist, ...]:
+def _handle(key: Key) -> Any:
     """What a legend shows."""
-    found: list[Artist] = []
+    found: list[Any] = []
     for shape in key.shapes.split():
         if shape in ("band", "shade"):
             found.append(Patch(**_area(key.look)))

@@ -254,6 +254,10 @@ def spread(values: Sequence[float], form: str = ".1f") -> str:
     return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):{form}}"
 
 
+def seeds(count: int) -> str:
+    return f"{count} seed{'s' if count != 1 else ''}"
+
+
 def overhead(run: Run) -> str:
     """Total over accepted steps, less one; "–" before the first step."""
     step, total = run.metrics[-1]["step"], run.metrics[-1]["total_steps"]

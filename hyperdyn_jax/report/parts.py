@@ -117,6 +117,12 @@ def table(
     )
 
 
+def markdown(head: Cells, rows: Iterable[Cells]) -> str:
+    """A table for a terminal, or a file that is text."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def _labelled(label: str, look: str) -> str:
     """What a cell of a card is."""
     return f' data-label="{escape(label)}"' if "cards" in look else ""

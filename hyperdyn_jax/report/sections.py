@@ -1,15 +1,13 @@
 """The sections of a page that are of one run alone."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from hyperdyn_jax.report import charts, numbers, parts
 from hyperdyn_jax.report.numbers import Run
 from hyperdyn_jax.run import verdicts
 from hyperdyn_jax.run.jsonl import Row
-
-Differences = Sequence[float]
 
 
 class Section(NamedTuple):
@@ -117,7 +115,7 @@ def kept(run: Run) -> Section | None:
 
 
 def _compared(
-    title: str, name: str, base: str, what: str, lines: dict[str, Differences]
+    title: str, name: str, base: str, what: str, lines: Mapping[str, Sequence[float]]
 ) -> str:
     """A table of differences of scores, challenger minus base, a line a name."""
     head = ["", what, "Challenger ahead", "Equal", f"{base} ahead"]

@@ -10,7 +10,8 @@ from rich.status import Status
 
 from hyperdyn_jax.run import verdicts
 from hyperdyn_jax.run.jsonl import Row
-from hyperdyn_jax.run.verdicts import short as setting
+
+setting = verdicts.short
 
 
 class Display:
