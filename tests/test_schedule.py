@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import optax
 import pytest
-from hyperdyn_jax.schedule.__main__ import main
 
 from hyperdyn_jax import load_schedule
+from hyperdyn_jax.schedule import main
 from hyperdyn_jax.strategies.learned_schedule import differences, to_schedule
 
 METRICS = [

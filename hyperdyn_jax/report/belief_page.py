@@ -44,8 +44,11 @@ def section(run: Run, beliefs: Any, number: int, level: int) -> str:
     )
     if numbers.unit(run) == "nats":
         note += " To the model, a probe that lost has gained nothing."
-    glances = (panel for moment in _glances(data) for panel in moment)
-    shown = "".join(svg.draw(panel, (230, 150)) for panel in glances)
+    glances = (panel for moment in _glances(beliefs, data) for panel in moment)
+    shown = "".join(
+        svg.draw(replace(panel, y=f"{panel.head}: {panel.y}"), (230, 150))
+        for panel in glances
+    )
     printed = f'<figure class="glance">{shown}</figure>'
     body = (dial, printed, parts.embed(f"{name}-data", data))
     return parts.section(name, title, *body, note=note, level=level)
@@ -53,7 +56,7 @@ def section(run: Run, beliefs: Any, number: int, level: int) -> str:
 
 def chart(run: Run, beliefs: Any) -> Chart:
     """The same at a few decisions, one below the other where there are several axes."""
-    moments = _glances(_belief_data(run, beliefs))
+    moments = _glances(beliefs, _belief_data(run, beliefs))
     panels = [panel for row in zip(*moments, strict=True) for panel in row]
     keys = [*_keys(run)[:1], *_keys(run)[2:]]  # no earlier trials
     return Chart(panels, keys, columns=len(moments), size=(2.3, 2.4))
@@ -73,11 +76,22 @@ def _keys(run: Run) -> list[Key]:
     return keys
 
 
-def _belief_data(run: Run, beliefs: Any) -> dict[str, Any]:
-    scales = {
+def _ticks(scale: Scale, room: float) -> list[tuple[float, str]]:
+    """Labels of an axis from 0 to 1 that has as many units of room."""
+    found = replace(scale, end=room).ticks()
+    return [(float(f"{scale(value):.4g}"), text) for value, text in found]
+
+
+def _scales(beliefs: Any) -> dict[str, Scale]:
+    """From the values of each axis to [0, 1]."""
+    return {
         name: Scale(axis.low, axis.high, 0, 1, beliefs.kinds[name])
         for name, axis in beliefs.space.items()
     }
+
+
+def _belief_data(run: Run, beliefs: Any) -> dict[str, Any]:
+    scales = _scales(beliefs)
 
     def at(trial: Row) -> list[float | None]:
         return [_round(scale(trial[name])) for name, scale in scales.items()]
@@ -86,13 +100,7 @@ def _belief_data(run: Run, beliefs: Any) -> dict[str, Any]:
     return {
         "unit": numbers.unit(run),
         "axes": [
-            {
-                "name": name,
-                "ticks": [
-                    [_round(scale(value)), text]
-                    for value, text in replace(scale, end=TICKED).ticks()
-                ],
-            }
+            {"name": name, "ticks": _ticks(scale, TICKED)}
             for name, scale in scales.items()
         ],
         "observed": [
@@ -152,32 +160,38 @@ def _told(row: Row, index: int) -> str:
     return text + (", diverged" if gain is None else f", got {verdicts.signed(gain)}")
 
 
-def _glances(data: dict[str, Any]) -> list[list[Panel]]:
+def _glances(beliefs: Any, data: dict[str, Any]) -> list[list[Panel]]:
     """A few decisions, a panel an axis, for paper and where no script runs."""
     count = len(data["steps"])
     chosen = sorted({round(x) for x in np.linspace(0, count - 1, min(count, GLANCES))})
+    scales = _scales(beliefs)
     return [
-        [_glance(data, data["steps"][i], axis) for axis in range(len(data["axes"]))]
+        [
+            _glance(data["steps"][i], number, name, data["unit"], scale)
+            for number, (name, scale) in enumerate(scales.items())
+        ]
         for i in chosen
     ]
 
 
-def _glance(data: dict[str, Any], step: dict[str, Any], axis: int) -> Panel:
+def _glance(
+    step: dict[str, Any], number: int, name: str, unit: str, scale: Scale
+) -> Panel:
+    """One decision over an axis, the number and name of which are given."""
     means, halves = (step["grain"] * np.array(step[x]) for x in ("mean", "half"))
     lows, highs = means - halves, means + halves
     gains = [trial["gain"] for trial in step["trials"]]
-    name, unit = data["axes"][axis]["name"], data["unit"]
-    text = f"{step['title']}: expected gain over {name}"
-    up = extent([lows.min(), highs.max(), *gains])
-    panel = Panel(text, name, f"gain ({unit})", (0, 1), up, head=step["title"])
-    panel.x_ticks = data["axes"][axis]["ticks"][::2]
+    title, up = step["title"], extent([lows.min(), highs.max(), *gains])
+    text = f"{title}: expected gain over {name}"
+    panel = Panel(text, name, f"gain ({unit})", (-0.03, 1.03), up, head=title)
+    panel.x_ticks = _ticks(scale, TICKED / 3)
     xs = np.linspace(0, 1, means.shape[1]).tolist()
-    panel.band(xs, lows[axis].tolist(), highs[axis].tolist(), "c0")
-    panel.line(xs, means[axis].tolist(), "c0")
+    panel.band(xs, lows[number].tolist(), highs[number].tolist(), "c0")
+    panel.line(xs, means[number].tolist(), "c0")
     for trial, gain in zip(step["trials"], gains, strict=True):
         look = "c2" if trial["role"] in ("incumbent", "chosen") else "c1"
-        panel.upright(trial["at"][axis], f"{look} thin dashed")
-        panel.marks([trial["at"][axis]], [gain], look, "ring")
+        panel.upright(trial["at"][number], f"{look} thin dashed")
+        panel.marks([trial["at"][number]], [gain], look, "ring")
     return panel
 
 

@@ -103,14 +103,17 @@ def extent(
     probe = Scale(0.0, 1.0, 0.0, 1.0, kind)
     shown = [float(v) for v in values if v is not None and probe.shows(v)]
     low, high = min(shown, default=0.0), max(shown, default=1.0)
+    least = (
+        1.15 if high > low else 3.0
+    )  # a constant is no reason for a magnifying glass
     if kind == "log_uniform":
         low, high = (low, high) if shown else (0.1, 1.0)
-        wide = max((high / low) ** room, 1.15)
+        wide = max((high / low) ** room, least)
         return low / wide, high * wide
     if kind == "log_complement":
-        least, most = 1 - high, 1 - low
-        wide = max((most / least) ** room, 1.15)
-        return 1 - most * wide, 1 - least / wide
+        fewest, most = 1 - high, 1 - low
+        wide = max((most / fewest) ** room, least)
+        return 1 - most * wide, 1 - fewest / wide
     wide = (high - low) * room or max(abs(high) * room, 1e-3)
     return low - wide, high + wide
 

@@ -98,9 +98,16 @@ def _draw(axes: Axes, panel: Panel, size: tuple[float, float]) -> None:
 
 def _scale(kind: str) -> Style:
     if kind == "log_complement":
-        to_log, back = (lambda x: -np.log1p(-x)), (lambda x: -np.expm1(-x))
-        return {"value": "function", "functions": (to_log, back)}
+        return {"value": "function", "functions": (_to_log, _from_log)}
     return {"value": "log" if kind == "log_uniform" else "linear"}
+
+
+def _to_log(x: np.ndarray) -> np.ndarray:
+    return -np.log1p(-np.minimum(x, 1 - 1e-12))  # Matplotlib asks for all there is
+
+
+def _from_log(x: np.ndarray) -> np.ndarray:
+    return -np.expm1(-x)
 
 
 def _columns(points: Sequence[Point]) -> tuple[np.ndarray, np.ndarray]:
