@@ -14,6 +14,7 @@ import tfds_fixture
 from PIL import Image
 
 from hyperdyn_jax.data import cifar10, dataset, tfds_records
+from hyperdyn_jax.data.augment import PadCropFlip
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "tfds"
 NAMES = ("train", "validation", "test")
@@ -99,7 +100,7 @@ def reference(image, offset, mirror, pad, fill):
 def test_augmentation_equals_a_numpy_reference(pad, size):
     rng = np.random.default_rng(0)
     images = rng.uniform(0, 255, (512, size, size, 3)).astype(np.float32)
-    augment = dataset.PadCropFlip(pad, (125.25, 122.5, 113.75))
+    augment = PadCropFlip(pad, (125.25, 122.5, 113.75))
     keys = jax.random.split(jax.random.key(1), len(images))
     augmented = np.asarray(jax.jit(jax.vmap(augment))(keys, images))
     offsets, mirrored = map(np.asarray, jax.vmap(augment.draw)(keys))
@@ -323,9 +324,9 @@ def test_a_system_without_the_reader_is_told_in_one_line(data_dir, monkeypatch):
 
 SCRIPT = """
 import sys
-from hyperdyn_jax import cifar, data
-parts = cifar.cifar10({data_dir!r})
-source = data.ArrayDataset(
+from hyperdyn_jax.data import cifar10, dataset
+parts = cifar10.cifar10({data_dir!r})
+source = dataset.ArrayDataset(
     **parts, batch_size=32, eval_batch_size=32, devices=1, seed=0
 )
 source.load(source.resident("train"), source.train_batch(0).examples, None)

@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # A run on the characters that is stopped after a decision, as if by a signal.
 PROGRAM = """
 import sys
-from hyperdyn_jax import loop, signals
+from hyperdyn_jax import loop
+from hyperdyn_jax.system import signals
 from hyperdyn_jax.display import Display
 
 namespace = {}
