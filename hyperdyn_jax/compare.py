@@ -304,7 +304,7 @@ def chart(groups: Sequence[Group]) -> Chart:
         panel = Panel(title, what, COLUMNS["validation_accuracy"], (0, most * 1.02), up)
         for i, drawn in enumerate(bands[count]):
             if np.isfinite(drawn.half).all():
-                panel.band(drawn.steps, drawn.low, drawn.high, color_of(i))
+                panel.between("band", drawn.steps, drawn.low, drawn.high, color_of(i))
             panel.line(drawn.steps.tolist(), drawn.mean.tolist(), look_of(i))
         panels.append(panel)
     keys = [

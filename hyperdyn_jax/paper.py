@@ -36,7 +36,7 @@ def make(name: str, runs: Sequence[Run]) -> tuple[str, dict[str, bytes]]:
         text, files = table1(runs), {}
     else:
         figure, found = FIGURES[name], curves(name, runs)
-        text = f"{figure.tabulate(found)}\n\nThe paper says: {figure.claim}."
+        text = f"{figure.table(found)}\n\nThe paper says: {figure.claim}."
         files = {f"{name}.png": figures.render(figure.chart(found))}
     return text, files | {f"{name}.md": arguments.encoded(text + "\n")}
 

@@ -186,12 +186,12 @@ def _glance(
     panel = Panel(text, name, f"gain ({unit})", (-0.03, 1.03), up, head=title)
     panel.x_ticks = _ticks(scale, TICKED / 3)
     xs = np.linspace(0, 1, means.shape[1]).tolist()
-    panel.band(xs, lows[number].tolist(), highs[number].tolist(), "c0")
+    panel.between("band", xs, lows[number].tolist(), highs[number].tolist(), "c0")
     panel.line(xs, means[number].tolist(), "c0")
     for trial, gain in zip(step["trials"], gains, strict=True):
         look = "c2" if trial["role"] in ("incumbent", "chosen") else "c1"
         panel.upright(trial["at"][number], f"{look} thin dashed")
-        panel.marks([trial["at"][number]], [gain], look, "ring")
+        panel.marks("ring", [trial["at"][number]], [gain], look)
     return panel
 
 

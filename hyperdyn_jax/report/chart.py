@@ -8,7 +8,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias, TypeGuard
+from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 import numpy as np
 
@@ -118,43 +118,22 @@ def extent(
     return low - wide, high + wide
 
 
-class Line(NamedTuple):
-    """A line through points."""
+class Drawn(NamedTuple):
+    """Something in a panel.
 
-    points: list[Point]
-    look: str
+    shape: line, band, bars or shade; or a mark: dot, ring, triangle, cross.
+    points: of it; of a band and of bars the lower ends.
+    ends: their upper ends.
+    size: of marks, about their radius.
+    values: of a shade over the whole panel, f[rows from the bottom, columns] in [0, 1].
+    """
 
-
-class Band(NamedTuple):
-    """The area between two lines."""
-
-    lows: list[Point]
-    highs: list[Point]
-    look: str
-
-
-class Marks(NamedTuple):
-    """Points. shape: dot, ring, triangle or cross. size: about its radius."""
-
-    points: list[Point]
-    look: str
     shape: str
-    size: float
-
-
-class Bars(NamedTuple):
-    """Upright lines from one point to another."""
-
-    lows: list[Point]
-    highs: list[Point]
     look: str
-
-
-class Shades(NamedTuple):
-    """Shades over the whole panel, f[rows from the bottom, columns] in [0, 1]."""
-
-    values: np.ndarray
-    name: str
+    points: Sequence[Point] = ()
+    ends: Sequence[Point] = ()
+    size: float = 0.0
+    values: np.ndarray | None = None
 
 
 @dataclass
@@ -177,49 +156,31 @@ class Panel:
     y_kind: str = "uniform"
     head: str = ""
     x_ticks: list[tuple[float, str]] | None = None
-    drawn: list[Line | Band | Marks | Bars | Shades] = field(default_factory=list)
+    drawn: list[Drawn] = field(default_factory=list)
 
     def line(self, xs: Sequence[float], ys: Values, look: str) -> None:
         if points := self._seen(xs, ys):
-            self.drawn.append(Line(points, look))
+            self.drawn.append(Drawn("line", look, points))
 
     def steps(self, xs: Sequence[float], ys: Values, look: str) -> None:
         """A line on which each value holds half-way to the next."""
         if points := self._seen(xs, ys):
-            self.drawn.append(Line(_stairs(points), look))
+            self.drawn.append(Drawn("line", look, _stairs(points)))
 
     def upright(self, x: float, look: str) -> None:
         """A line from the bottom to the top."""
         self.line([x, x], self.up, look)
 
-    def band(
-        self,
-        xs: Iterable[float],
-        lows: Iterable[float],
-        highs: Iterable[float],
-        look: str,
-    ) -> None:
-        self.drawn.append(Band(*_ends(xs, lows, highs), look))
-
-    def bars(
-        self,
-        xs: Iterable[float],
-        lows: Iterable[float],
-        highs: Iterable[float],
-        look: str,
-    ) -> None:
-        self.drawn.append(Bars(*_ends(xs, lows, highs), look))
+    def between(self, shape: str, xs: Any, lows: Any, highs: Any, look: str) -> None:
+        """A band or bars."""
+        lower, upper = (list(zip(xs, ys, strict=True)) for ys in (lows, highs))
+        self.drawn.append(Drawn(shape, look, lower, upper))
 
     def marks(
-        self,
-        xs: Sequence[float],
-        ys: Values,
-        look: str,
-        shape: str = "dot",
-        size: float = 3.0,
+        self, shape: str, xs: Sequence[float], ys: Values, look: str, size: float = 3.0
     ) -> None:
         if points := self._seen(xs, ys):
-            self.drawn.append(Marks(points, look, shape, size))
+            self.drawn.append(Drawn(shape, look, points, size=size))
 
     def _seen(self, xs: Sequence[float], ys: Values) -> list[Point]:
         """The points that the axes can show."""
@@ -268,13 +229,6 @@ def line_keys(labels: Sequence[str]) -> list[Key]:
     """The legend of several curves; a single one has no need of it."""
     found = [Key("line", look_of(i), label) for i, label in enumerate(labels)]
     return found if found[1:] else []
-
-
-def _ends(
-    xs: Iterable[float], lows: Iterable[float], highs: Iterable[float]
-) -> tuple[list[Point], list[Point]]:
-    both = list(zip(xs, lows, highs, strict=True))
-    return [(x, low) for x, low, _ in both], [(x, high) for x, _, high in both]
 
 
 def _stairs(points: Sequence[Point]) -> list[Point]:

@@ -8,9 +8,9 @@ import numpy as np
 from hyperdyn_jax.report import numbers
 from hyperdyn_jax.report.chart import (
     Chart,
+    Drawn,
     Key,
     Panel,
-    Shades,
     color_of,
     extent,
     line_keys,
@@ -48,7 +48,7 @@ def accuracy(runs: Sequence[Run]) -> Chart:
                 y = [row[column] for row in run.metrics]
                 panel.line(x, y, look_of(i))
                 if len(x) <= DOTTED:
-                    panel.marks(x, y, color_of(i), size=2.2)
+                    panel.marks("dot", x, y, color_of(i), 2.2)
             panels.append(panel)
     caption = (
         "Left: over the steps of the accepted path. Right: over all steps, those of "
@@ -74,7 +74,7 @@ def hyperparameters(runs: Sequence[Run], beliefs: Any = None) -> Chart:
     look = "ink" if runs[1:] else "c1"
     keys += [Key(FATES[fate][0], look, FATES[fate][1]) for fate in fates]
     caption = "Marks are settings that were tried." if fates else ""
-    if any(isinstance(each, Shades) for panel in panels for each in panel.drawn):
+    if any(each.values is not None for panel in panels for each in panel.drawn):
         keys.append(Key("shade", "c0", "expected gain"))
         caption += (
             " The background shows the gain that the model expected before each epoch "
@@ -100,18 +100,18 @@ def _path(runs: Sequence[Run], name: str, beliefs: Any) -> Panel:
     title, ends = f"{name} over accepted epochs: {text}", (-0.5, last + 0.5)
     panel = Panel(title, "accepted epoch", name, ends, up, "whole", kind)
     if shades is not None:
-        panel.drawn.append(Shades(shades, f"shade-{name}"))
+        panel.drawn.append(Drawn("shade", f"shade-{name}", values=shades))
     for i, (run, path) in enumerate(zip(runs, paths, strict=True)):
         epochs = [row["epoch"] for row in run.metrics]
         few = len(epochs) <= DOTTED
         panel.steps(epochs, path, look_of(i))
         if few:
-            panel.marks(epochs, path, color_of(i), size=2.0)
+            panel.marks("dot", epochs, path, color_of(i), 2.0)
         for fate, (shape, _) in FATES.items():
             found = numbers.challengers(run, fate)
             x, y = [epoch for epoch, _ in found], [s.get(name) for _, s in found]
             look = color_of(i) if runs[1:] else "c1"
-            panel.marks(x, y, look, shape, 3.6 if few else 2.2)
+            panel.marks(shape, x, y, look, 3.6 if few else 2.2)
     return panel
 
 
@@ -167,8 +167,10 @@ def _gains(run: Run, made: Sequence[numbers.Prediction]) -> Panel:
         mine = [p for p in made if p.challenger == challenger]
         gains, means = [p.gain for p in mine], [p.mean for p in mine]
         lows = [p.mean - Z90 * p.stddev for p in mine]
-        panel.bars(gains, lows, [p.mean + Z90 * p.stddev for p in mine], look)
-        panel.marks(gains, means, look, shape)
+        panel.between(
+            "bars", gains, lows, [p.mean + Z90 * p.stddev for p in mine], look
+        )
+        panel.marks(shape, gains, means, look)
     return panel
 
 
@@ -195,9 +197,9 @@ def _cost(run: Run) -> Panel:
         "whole",
         head=f"{run.label}\n{told}",
     )
-    panel.band(epochs, [0] * len(epochs), accepted, "c0")
+    panel.between("band", epochs, [0] * len(epochs), accepted, "c0")
     if numbers.extra(run):
-        panel.band(epochs, accepted, total, "c1")
+        panel.between("band", epochs, accepted, total, "c1")
         panel.line(epochs, total, "c1 dashed")
     panel.line(epochs, accepted, "c0")
     return panel

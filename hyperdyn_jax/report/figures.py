@@ -14,17 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from hyperdyn_jax.report.chart import (
-    Band,
-    Bars,
-    Chart,
-    Key,
-    Line,
-    Marks,
-    Panel,
-    Point,
-    Scale,
-)
+from hyperdyn_jax.report.chart import Chart, Key, Panel, Point, Scale
 
 DASHES = ("-", "--", "-.", ":")
 MARKERS = {"dot": "o", "ring": "o", "triangle": "^", "cross": "x"}
@@ -71,17 +61,18 @@ def draw(chart: Chart) -> Figure:
 
 def _draw(axes: Axes, panel: Panel, size: tuple[float, float]) -> None:
     for each in panel.drawn:
-        match each:
-            case Line(points, look):
-                axes.plot(*_columns(points), **_line(look))
-            case Band(lows, highs, look):
-                (xs, low), (_, high) = _columns(lows), _columns(highs)
-                axes.fill_between(xs, low, high, **_area(look))
-            case Bars(lows, highs, look):
-                (xs, low), (_, high) = _columns(lows), _columns(highs)
-                axes.vlines(xs, low, high, color=_color(look), linewidth=0.8)
-            case Marks(points, look, shape, radius):
-                axes.plot(*_columns(points), **_mark(shape, look, radius))
+        if each.values is not None:
+            continue  # as in a figure there is no room to say what it means
+        xs, ys = _columns(each.points)
+        if each.shape == "line":
+            axes.plot(xs, ys, **_line(each.look))
+        elif each.shape == "band":
+            axes.fill_between(xs, ys, _columns(each.ends)[1], **_area(each.look))
+        elif each.shape == "bars":
+            color = _color(each.look)
+            axes.vlines(xs, ys, _columns(each.ends)[1], color=color, linewidth=0.8)
+        else:
+            axes.plot(xs, ys, **_mark(each.shape, each.look, each.size))
     axes.set_xscale(**_scale(panel.x_kind))
     axes.set_yscale(**_scale(panel.y_kind))
     axes.set(xlim=panel.across, ylim=panel.up, title=panel.head)

@@ -1,7 +1,6 @@
 """Table 1 and Figures 1 to 4 of the paper: which runs they need, and what they show."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,22 +47,33 @@ class Curve(NamedTuple):
     runs: tuple[Run, ...]
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """A figure of the paper.
 
-    data: what the names of its data sets begin with.
     claim: what the paper's text says about it.
     kinds: its curves.
-    chart: makes its chart.
-    tabulate: makes the table beside it.
+    paths: the hyperparameters that it shows; if none, it shows accuracies.
+    data: what the names of its data sets begin with.
     """
 
-    data: str
     claim: str
     kinds: tuple[Kind, ...]
-    chart: Callable[[Sequence[Curve]], Chart]
-    tabulate: Callable[[Sequence[Curve]], str]
+    paths: tuple[str, ...] = ()
+    data: str = "cifar10"
+
+    def table(self, found: Sequence[Curve]) -> str:
+        """Markdown."""
+        if not self.paths:
+            return _accuracies(found)
+        return _means(dict.fromkeys(("learning_rate", *self.paths)), found)
+
+    def chart(self, found: Sequence[Curve]) -> Chart:
+        panels = _path_panels(self.paths, found) or _accuracy_panels(found)
+        keys = [
+            Key("line", look_of(i), f"{kind.label}, {numbers.seeds(len(runs))}")
+            for i, (kind, runs) in enumerate(found)
+        ]
+        return Chart(panels, keys, size=(4.5, 4.2))
 
 
 def collect(kind: Kind, runs: Iterable[Run]) -> Curve:
@@ -124,25 +134,20 @@ def _accuracies(found: Sequence[Curve]) -> str:
     return markdown(head.split("|"), rows)
 
 
-def _paths(names: Sequence[str]) -> Callable[[Sequence[Curve]], str]:
+def _means(names: Iterable[str], found: Sequence[Curve]) -> str:
     """How hyperparameters move: means over the run and over its ends."""
-
-    def tabulate(found: Sequence[Curve]) -> str:
-        rows = []
-        for kind, runs in found:
-            for name in names:
-                paths = [_path(run, name) for run in runs]
-                quarter = max(1, len(paths[0]) // 4)
-                ends = (slice(None), slice(quarter), slice(-quarter, None))
-                means = [
-                    spread([path[part].mean() for path in paths], ".3g")
-                    for part in ends
-                ]
-                rows.append([kind.label, name, str(len(runs)), *means])
-        head = "curve|hyperparameter|seeds|mean|first quarter|last quarter"
-        return markdown(head.split("|"), rows)
-
-    return tabulate
+    rows = []
+    for kind, runs in found:
+        for name in names:
+            paths = [_path(run, name) for run in runs]
+            quarter = max(1, len(paths[0]) // 4)
+            means = [
+                spread([path[part].mean() for path in paths], ".3g")
+                for part in (slice(None), slice(quarter), slice(-quarter, None))
+            ]
+            rows.append([kind.label, name, str(len(runs)), *means])
+    head = "curve|hyperparameter|seeds|mean|first quarter|last quarter"
+    return markdown(head.split("|"), rows)
 
 
 def _path(run: Run, name: str) -> np.ndarray:
@@ -255,29 +260,24 @@ def table1(runs: Sequence[Run]) -> str:
 # Charts ------------------------------------------------------------------------------
 
 
-def _accuracy_chart(found: Sequence[Curve]) -> Chart:
+def _accuracy_panels(found: Sequence[Curve]) -> list[Panel]:
     """Validation accuracy over accepted and over total steps."""
-    panels = []
+    panels, column = [], "validation_accuracy"
     for count, what in COUNTS.items():
         xs = [np.mean([run.column(count) for run in runs], axis=0) for _, runs in found]
-        ys = [[run.column("validation_accuracy") for run in runs] for _, runs in found]
-        panels.append(_bands(COLUMNS["validation_accuracy"], what, xs, ys, "uniform"))
-    return Chart(panels, _keys(found), size=(4.5, 4.2))
+        ys = [[run.column(column) for run in runs] for _, runs in found]
+        panels.append(_bands(COLUMNS[column], what, xs, ys, "uniform"))
+    return panels
 
 
-def _paths_chart(names: Sequence[str]) -> Callable[[Sequence[Curve]], Chart]:
+def _path_panels(names: Sequence[str], found: Sequence[Curve]) -> list[Panel]:
     """Accepted hyperparameters over epochs."""
-
-    def chart(found: Sequence[Curve]) -> Chart:
-        xs = [runs[0].column("epoch") for _, runs in found]
-        panels = []
-        for name in names:
-            ys = [[_path(run, name) for run in runs] for _, runs in found]
-            kind = "log_uniform" if name == "learning_rate" else "uniform"
-            panels.append(_bands(name, "accepted epoch", xs, ys, kind))
-        return Chart(panels, _keys(found), size=(4.5, 4.2))
-
-    return chart
+    xs, panels = [runs[0].column("epoch") for _, runs in found], []
+    for name in names:
+        ys = [[_path(run, name) for run in runs] for _, runs in found]
+        kind = "log_uniform" if name == "learning_rate" else "uniform"
+        panels.append(_bands(name, "accepted epoch", xs, ys, kind))
+    return panels
 
 
 def _bands(
@@ -293,99 +293,74 @@ def _bands(
     across = "whole" if x == "accepted epoch" else "uniform"
     panel = Panel("", x, name, ends, up, across, kind)
     for i, (steps, runs) in enumerate(zip(xs, ys, strict=True)):
-        panel.band(steps, np.min(runs, axis=0), np.max(runs, axis=0), color_of(i))
+        panel.between(
+            "band", steps, np.min(runs, axis=0), np.max(runs, axis=0), color_of(i)
+        )
         panel.line(steps.tolist(), np.mean(runs, axis=0).tolist(), look_of(i))
     return panel
-
-
-def _keys(found: Sequence[Curve]) -> list[Key]:
-    return [
-        Key("line", look_of(i), f"{kind.label}, {numbers.seeds(len(runs))}")
-        for i, (kind, runs) in enumerate(found)
-    ]
 
 
 # The figures -------------------------------------------------------------------------
 
 
+HYPERDYN, ADAM = Kind("Hyperdyn", "hyperdyn"), Kind("manual, Adam", "manual_adam", "adam")
+    Kind("Hyperdyn", "hyperdyn"),
+    Kind("manual, Adam", "manual_adam", "adam"),
+)
+TUNED_ADAM = Kind("Hyperdyn, Adam", "hyperdyn", "adam")
+LARGE, FASTER = 1000, "Hyperdyn is always faster, at reaching superior generalization"
+
+
 def _against_manual(batch_size: int) -> tuple[Kind, ...]:
     manual = "manual_sgd" if batch_size == 128 else "manual_large_batch"
-    return (
-        Kind("Hyperdyn", "hyperdyn", batch_size=batch_size),
-        Kind("manual", manual, batch_size=batch_size),
-    )
-
-
-def _figure1(batch_size: int) -> Comparison:
-    claim = "Hyperdyn is always faster, at reaching superior generalization"
-    kinds = _against_manual(batch_size)
-    return Comparison("cifar10", claim, kinds, _accuracy_chart, _accuracies)
+    kinds = (HYPERDYN, Kind("manual", manual))
+    return tuple(kind._replace(batch_size=batch_size) for kind in kinds)
 
 
 FIGURES: dict[str, Comparison] = {
-    "figure1a": _figure1(128),
-    "figure1b": _figure1(1000),
-    "figure1c": _figure1(4000),
+    "figure1a": Comparison(FASTER, _against_manual(128)),
+    "figure1b": Comparison(FASTER, _against_manual(LARGE)),
+    "figure1c": Comparison(FASTER, _against_manual(4000)),
     "figure1d": Comparison(
-        "cifar10",
         "epoch-based BO is ahead in the first few epochs, then plateaus and is "
         "overtaken; random search 5x varies more; the Hyperband variant is no better",
         (
-            Kind("Hyperdyn", "hyperdyn", batch_size=1000),
-            Kind("epoch-based BO", "epoch_bo", batch_size=1000),
-            Kind("random search 5x", "random_search", batch_size=1000),
-            Kind("Hyperband variant", "hyperband", batch_size=1000),
+            Kind("Hyperdyn", "hyperdyn", batch_size=LARGE),
+            Kind("epoch-based BO", "epoch_bo", batch_size=LARGE),
+            Kind("random search 5x", "random_search", batch_size=LARGE),
+            Kind("Hyperband variant", "hyperband", batch_size=LARGE),
         ),
-        _accuracy_chart,
-        _accuracies,
     ),
     "figure2a": Comparison(
-        "cifar10",
         "the learning rate tends to 0; its average grows with the batch from 128 to "
         "2,000, and not beyond",
         tuple(
             Kind(f"batch {size:,}", "hyperdyn", batch_size=size)
-            for size in (128, 1000, 2000, 4000)
+            for size in (128, LARGE, 2000, 4000)
         ),
-        _paths_chart(["learning_rate"]),
-        _paths(["learning_rate"]),
+        ("learning_rate",),
     ),
     "figure2b": Comparison(
-        "cifar10",
         "Hyperdyn without momentum outperforms manual SGD with momentum",
         (
             Kind("Hyperdyn, no momentum", "hyperdyn", "plain_sgd"),
             Kind("manual, momentum", "manual_sgd"),
         ),
-        _accuracy_chart,
-        _accuracies,
     ),
     "figure3a": Comparison(
-        "cifar10",
         "Hyperdyn tuned Adam is much faster and also generalizes better",
-        (
-            Kind("Hyperdyn, Adam", "hyperdyn", "adam"),
-            Kind("manual, Adam", "manual_adam", "adam"),
-        ),
-        _accuracy_chart,
-        _accuracies,
+        (TUNED_ADAM, ADAM),
     ),
     "figure3b": Comparison(
-        "cifar10",
-        "b1 tends to 0, and b2 is around 1",
-        (Kind("Hyperdyn, Adam", "hyperdyn", "adam"),),
-        _paths_chart(["b1", "b2"]),
-        _paths(["learning_rate", "b1", "b2"]),
+        "b1 tends to 0, and b2 is around 1", (TUNED_ADAM,), ("b1", "b2")
     ),
     "figure4": Comparison(
-        "imagenet",
         "Hyperdyn at batch 1,000 reaches the accuracy of manual tuning at batch 256 "
         "much faster",
         (
-            Kind("Hyperdyn, batch 1,000", "hyperdyn", batch_size=1000),
+            Kind("Hyperdyn, batch 1,000", "hyperdyn", batch_size=LARGE),
             Kind("manual, batch 256", "manual_large_batch", batch_size=256),
         ),
-        _accuracy_chart,
-        _accuracies,
+        data="imagenet",
     ),
 }

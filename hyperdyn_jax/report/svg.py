@@ -7,21 +7,14 @@ import base64
 import html
 import io
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 from matplotlib.image import imsave
 
-from hyperdyn_jax.report.chart import (
-    Band,
-    Bars,
-    Key,
-    Line,
-    Marks,
-    Panel,
-    Point,
-    Scale,
-    Shades,
-)
+from hyperdyn_jax.report.chart import Drawn, Key, Panel, Point, Scale
+
+Box: TypeAlias = tuple[float, float, float, float]  # left, top, width, height
 
 SIZE = WIDTH, HEIGHT = 360.0, 230.0  # units of a panel; about pixels on a phone
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 8.0, 26.0, 34.0
@@ -39,7 +32,7 @@ def key(line: Key) -> str:
     drawn = "".join(
         KEYS[shape].format(line.look)
         if shape in KEYS
-        else _mark(shape, f'class="{shape} {line.look}"', "15", "7", 4)
+        else _mark(shape, f'class="{shape} {line.look}"', (15, 7), 4)
         for shape in line.shapes.split()
     )
     picture = f'<svg viewBox="0 0 30 14" aria-hidden="true">{drawn}</svg>'
@@ -84,40 +77,33 @@ def draw(panel: Panel, size: tuple[float, float] = SIZE) -> str:
     )
 
 
-def _drawn(
-    each: Line | Band | Marks | Bars | Shades,
-    to_x: Scale,
-    to_y: Scale,
-    box: tuple[float, float, float, float],
-) -> str:
+def _drawn(each: Drawn, to_x: Scale, to_y: Scale, box: Box) -> str:
     def path(points: Sequence[Point]) -> str:
         return "L".join(f"{to_x(x):.1f} {to_y(y):.1f}" for x, y in points)
 
-    match each:
-        case Line(points, look):
-            return f'<path class="line {look}" d="M{path(points)}"/>'
-        case Band(lows, highs, look):
-            return f'<path class="band {look}" d="M{path(highs + lows[::-1])}Z"/>'
-        case Bars(lows, highs, look):
-            bars = "".join(f"M{path(ends)}" for ends in zip(lows, highs, strict=True))
-            return f'<path class="bar {look}" d="{bars}"/>'
-        case Marks(points, look, shape, size):
-            return "".join(
-                _mark(
-                    shape,
-                    f'class="{shape} {look}" data-x="{x:.7g}" data-y="{y:.7g}"',
-                    f"{to_x(x):.1f}",
-                    f"{to_y(y):.1f}",
-                    size,
-                )
-                for x, y in points
-            )
-        case Shades(values, name):
-            return _image(values, name, box)
+    if each.values is not None:
+        return _image(each.values, each.look, box)
+    head = f'class="{each.shape} {each.look}"'
+    if each.shape == "line":
+        return f'<path {head} d="M{path(each.points)}"/>'
+    if each.shape == "band":
+        return f'<path {head} d="M{path([*each.points, *each.ends[::-1]])}Z"/>'
+    if each.shape == "bars":
+        bars = map(path, zip(each.points, each.ends, strict=True))
+        return f'<path {head} d="{"".join(f"M{bar}" for bar in bars)}"/>'
+    return "".join(
+        _mark(
+            each.shape,
+            f'{head} data-x="{x:.7g}" data-y="{y:.7g}"',
+            (to_x(x), to_y(y)),
+            each.size,
+        )
+        for x, y in each.points
+    )
 
 
-def _mark(shape: str, attributes: str, x: str, y: str, r: float) -> str:
-    """A mark around a place."""
+def _mark(shape: str, attributes: str, place: Point, r: float) -> str:
+    x, y = (f"{value:.1f}" for value in place)
     if shape in ("dot", "ring"):
         return f'<circle {attributes} r="{r:g}" cx="{x}" cy="{y}"/>'
     outline = f"m{-r:g} {-r:g}l{2 * r:g} {2 * r:g}m{-2 * r:g} 0l{2 * r:g} {-2 * r:g}"
@@ -126,9 +112,7 @@ def _mark(shape: str, attributes: str, x: str, y: str, r: float) -> str:
     return f'<path {attributes} d="M{x} {y}{outline}"/>'
 
 
-def _image(
-    shades: np.ndarray, name: str, box: tuple[float, float, float, float]
-) -> str:
+def _image(shades: np.ndarray, name: str, box: Box) -> str:
     pixels = np.repeat(shades[::-1, :, None], 3, axis=2)
     file = io.BytesIO()
     imsave(file, pixels, format="png")
