@@ -303,7 +303,8 @@ def _bands(
 # The figures -------------------------------------------------------------------------
 
 
-HYPERDYN, ADAM = Kind("Hyperdyn", "hyperdyn"), Kind("manual, Adam", "manual_adam", "adam")
+HYPERDYN = Kind("Hyperdyn", "hyperdyn")
+ADAM = Kind("manual, Adam", "manual_adam", "adam")
     Kind("Hyperdyn", "hyperdyn"),
     Kind("manual, Adam", "manual_adam", "adam"),
 )
