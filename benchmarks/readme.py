@@ -1,8 +1,10 @@
-"""Writes the tables and pictures of the README from the raw records.
+"""Writes the tables and pictures of the README and the docs from the raw records.
 
 python benchmarks/readme.py
 """
 
+import functools
+import io
 import json
 import re
 from collections.abc import Callable
@@ -12,14 +14,18 @@ from typing import Any
 import fault_table
 import numpy as np
 import performance
+from archive import RESULTS, unpacked
+from PIL import Image
 from scipy import stats
 
 from hyperdyn_jax import paper, report
 from hyperdyn_jax.replay import replay_gap
+from hyperdyn_jax.report import charts, numbers, paper_figures
+from hyperdyn_jax.report import figures as figure_files
+from hyperdyn_jax.report.parts import markdown
 from hyperdyn_jax.strategies import paired_test
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 
 
 def _machine(record: dict[str, Any]) -> str:
@@ -33,16 +39,17 @@ def _machine(record: dict[str, Any]) -> str:
 
 def digits() -> str:
     """The quick start over seeds."""
-    machine = json.loads((RESULTS / "digits" / "machine.json").read_text())
+    study = unpacked("digits")
+    machine = json.loads((study / "machine.json").read_text())
 
     def row(strategy: str, label: str) -> list[str]:
-        runs = _runs(RESULTS / "digits" / strategy)
+        runs = _runs(study / strategy)
         seconds = [float(np.sum(run.column("seconds"))) for run in runs]
         return [
             label,
             str(len(runs)),
-            paper.spread([run.metrics[-1]["test_accuracy"] for run in runs]),
-            paper.steps(runs),
+            numbers.spread([run.metrics[-1]["test_accuracy"] for run in runs]),
+            paper_figures.steps(runs),
             f"{min(seconds):.0f}–{max(seconds):.0f}",
         ]
 
@@ -54,9 +61,9 @@ def digits() -> str:
     hardware = (
         f"Mean ± standard deviation over seeds; seconds of training and decisions, "
         f"without start-up and checkpoints; {_machine(machine)}; "
-        f"raw rows in `benchmarks/results/digits/`."
+        f"raw rows in `benchmarks/results/digits.jsonl.gz`."
     )
-    return paper.table(head, rows) + "\n\n" + hardware
+    return markdown(head, rows) + "\n\n" + hardware
 
 
 def decision() -> str:
@@ -91,7 +98,7 @@ def decision() -> str:
         f"the first decision; a decision took {run['first_hundred_ms']:.0f} ms in the "
         f"first hundred and {run['last_hundred_ms']:.0f} ms in the last hundred."
     )
-    return "\n\n".join([paper.table(head, rows), text])
+    return "\n\n".join([markdown(head, rows), text])
 
 
 def regret() -> str:
@@ -103,9 +110,10 @@ def regret() -> str:
         name = f"{row['player']} ({len(row['regrets'])} seeds)"
         rows.setdefault(row["player"], [name]).append(cell)
     names = dict.fromkeys(row["function"] for row in record["results"])
-    return paper.table("|".join(["regret", *names]), list(rows.values()))
+    return markdown("|".join(["regret", *names]), list(rows.values()))
 
 
+@functools.cache
 def _runs(folder: Path) -> list[report.Run]:
     return [report.load_run(run) for run in sorted(folder.iterdir())]
 
@@ -121,7 +129,7 @@ def strategies(problem: str, budget: int) -> str:
 
     Budget: optimizer steps of the accepted path without a trial.
     """
-    results = RESULTS / problem
+    results = unpacked(problem)
     machine = json.loads((results / "machine.json").read_text())
     rows = []
     for folder in filter(Path.is_dir, results.iterdir()):
@@ -133,19 +141,19 @@ def strategies(problem: str, budget: int) -> str:
         cells = [
             folder.name.replace("_", " "),
             str(len(runs)),
-            paper.spread(test),
-            paper.spread([_at(run, budget) for run in runs]),
-            paper.steps(runs),
+            numbers.spread(test),
+            numbers.spread([_at(run, budget) for run in runs]),
+            paper_figures.steps(runs),
         ]
         rows.append((-np.mean(test), cells))
     head = f"strategy|seeds|test (%)|validation (%) at {budget:,} total steps|"
     head += "accepted / total steps"
     text = (
         f"Mean ± standard deviation over seeds; {_machine(machine)}; raw rows in "
-        f"`benchmarks/results/{problem}/`, made by "
+        f"`benchmarks/results/{problem}.jsonl.gz`, made by "
         f"`python benchmarks/strategies.py {problem}`."
     )
-    return paper.table(head, [row for _, row in sorted(rows)]) + "\n\n" + text
+    return markdown(head, [row for _, row in sorted(rows)]) + "\n\n" + text
 
 
 OPTIONS = {
@@ -160,26 +168,26 @@ def options() -> str:
     """Options of the paper's method, one at a time."""
 
     def row(name: str) -> list[str]:
-        folder = "twin" if name == "hyperdyn" else "options"
-        runs = _runs(RESULTS / folder / name)
+        study = unpacked("twin" if name == "hyperdyn" else "options")
+        runs = _runs(study / name)
         test = [run.metrics[-1]["test_accuracy"] for run in runs]
         kept = [row["kept"] for run in runs for row in run.decisions[1:]]
         return [
             OPTIONS[name],
             str(len(runs)),
-            paper.spread(test),
+            numbers.spread(test),
             f"{np.mean(kept):.0%}",
-            paper.steps(runs),
+            paper_figures.steps(runs),
         ]
 
     head = "Hyperdyn on the twin|seeds|test (%)|kept|accepted / total steps"
-    machine = json.loads((RESULTS / "options" / "machine.json").read_text())
+    machine = json.loads((unpacked("options") / "machine.json").read_text())
     text = (
         f"Mean ± standard deviation over seeds; {_machine(machine)}; raw rows in "
-        f"`benchmarks/results/options/`, made by "
+        f"`benchmarks/results/options.jsonl.gz`, made by "
         f"`python benchmarks/strategies.py options`."
     )
-    return paper.table(head, [row(name) for name in OPTIONS]) + "\n\n" + text
+    return markdown(head, [row(name) for name in OPTIONS]) + "\n\n" + text
 
 
 CONTENDERS = {
@@ -195,7 +203,7 @@ class Contenders:
 
     def __init__(self, problem: str, fresh: bool = False):
         self.usual, self.label = CONTENDERS[problem]
-        folder = RESULTS / "contenders" / problem
+        folder = unpacked("contenders") / problem
         machine = folder / ("fresh.json" if fresh else "machine.json")
         self.machine = json.loads(machine.read_text())
         self.runs = {
@@ -236,7 +244,7 @@ class Contenders:
         steps = np.mean([run.metrics[-1]["step"] for run in runs])
         total = np.mean([run.metrics[-1]["total_steps"] for run in runs])
         share = f"{steps:,.0f} / {total:,.0f}"
-        return [f"{paper.spread(test)} ({len(test)})", share]
+        return [f"{numbers.spread(test)} ({len(test)})", share]
 
     def difference(self, name: str, base: str, best_epoch: bool | None = None) -> str:
         """Mean of the differences over the seeds that both have, with its 95% interval
@@ -259,7 +267,7 @@ def _both(head: str, rows: list[tuple[str, Callable[[Contenders], list[str]]]]) 
     titles = "|".join(
         f"{problem.label}: {part}" for problem in problems for part in head.split("|")
     )
-    return paper.table(f"run|{titles}", table)
+    return markdown(f"run|{titles}", table)
 
 
 def contenders() -> str:
@@ -290,8 +298,9 @@ def contenders() -> str:
         f"cosine with the best validation "
         f"accuracy over these very seeds ({tuned}), its search not counted; "
         f"all but explore end at their last epoch's network unless said. "
-        f"{_machine(twin.machine)}; raw rows in `benchmarks/results/contenders/`, made "
-        f"by `python benchmarks/contenders.py`."
+        f"{_machine(twin.machine)}; raw rows in "
+        f"`benchmarks/results/contenders.jsonl.gz`, made by "
+        f"`python benchmarks/contenders.py`."
     )
     return _both("test (%)|steps", rows) + "\n\n" + note
 
@@ -318,9 +327,9 @@ def fresh() -> str:
         f"Mean ± standard deviation (seeds 15 to 19), accepted / total steps, and how "
         f"far ahead of the tuned cosine, by seed, with its 95% interval. "
         f"{_machine(pairs[0][1].machine)}; raw rows in "
-        f"`benchmarks/results/contenders/`."
+        f"`benchmarks/results/contenders.jsonl.gz`."
     )
-    return paper.table(f"run|{titles}", [*rows, tuned]) + "\n\n" + note
+    return markdown(f"run|{titles}", [*rows, tuned]) + "\n\n" + note
 
 
 def mis_set() -> str:
@@ -330,9 +339,9 @@ def mis_set() -> str:
     def row(c: Contenders, factor: float) -> list[str]:
         rate = f"{c.usual * factor:g}"
         base, kinds = f"cosine_{rate}", (f"recommended_{rate}", f"anchored_{rate}")
-        cells = [c.label, f"{factor:g}x", paper.spread(list(c.test(base).values()))]
+        cells = [c.label, f"{factor:g}x", numbers.spread(list(c.test(base).values()))]
         for name in kinds:
-            cells.append(paper.spread(list(c.test(name).values())))
+            cells.append(numbers.spread(list(c.test(name).values())))
             cells += [c.difference(name, base), c.difference(name, c.tuned)]
         counts = {len(c.test(name)) for name in (base, *kinds)}
         return [*cells, "-".join(map(str, sorted(counts)))]
@@ -346,11 +355,11 @@ def mis_set() -> str:
         f"steps. *Base*: a cosine of this rate, and its last epoch's network; to the "
         f"tuned ones, backtracking would have been worth {kept} points. *As it comes*: "
         f"explore told this rate. *Anchored*: explore told the cosine itself. Raw rows "
-        f"in `benchmarks/results/contenders/`."
+        f"in `benchmarks/results/contenders.jsonl.gz`."
     )
     head = "problem|rate off by|base|as it comes|against base|against tuned|"
     head += "anchored|against base|against tuned|seeds"
-    return paper.table(head, rows) + "\n\n" + note
+    return markdown(head, rows) + "\n\n" + note
 
 
 ABLATIONS = {
@@ -402,7 +411,7 @@ def replays() -> str:
 
     head = "problem|run: test (%)|replays: test (%)|gap (95% interval)"
     measured = [p for p in CONTENDERS if "replay" in Contenders(p).runs]
-    return paper.table(head, [row(problem) for problem in measured])
+    return markdown(head, [row(problem) for problem in measured])
 
 
 def calibration() -> str:
@@ -410,18 +419,18 @@ def calibration() -> str:
 
     def row(label: str, folders: list[Path]) -> list[str]:
         runs = [run for folder in folders for run in _runs(folder)]
-        held = [p.held for run in runs for p in report.predictions(run)]
+        held = [p.held for run in runs for p in numbers.predictions(run)]
         return [label, str(len(runs)), str(len(held)), f"{np.mean(held):.0%}"]
 
     def anchored(problem: str) -> list[Path]:
-        return sorted((RESULTS / "contenders" / problem).glob("anchored_*"))
+        return sorted((unpacked("contenders") / problem).glob("anchored_*"))
 
     rows = [
-        row("the paper's method, twin", [RESULTS / "twin" / "hyperdyn"]),
+        row("the paper's method, twin", [unpacked("twin") / "hyperdyn"]),
         row("explore, twin", anchored("twin")),
         row("explore, characters", anchored("characters")),
     ]
-    return paper.table("model|runs|predictions|covered by 90% intervals", rows)
+    return markdown("model|runs|predictions|covered by 90% intervals", rows)
 
 
 def control() -> str:
@@ -443,7 +452,7 @@ def control() -> str:
         f"point is {half:.3f}, found with a power of {found:.0%}: such gaps are left "
         f"alone. {_machine(record)}; made by `python benchmarks/control.py`."
     )
-    return paper.table("gap in a pair|power of three pairs", rows) + "\n\n" + text
+    return markdown("gap in a pair|power of three pairs", rows) + "\n\n" + text
 
 
 def quadratic() -> str:
@@ -467,7 +476,7 @@ def quadratic() -> str:
         f"*greedy* takes the rate with the least loss after each epoch; "
         f"{_machine(record)}; made by `python benchmarks/quadratic.py`."
     )
-    return paper.table(head, rows) + "\n\n" + text
+    return markdown(head, rows) + "\n\n" + text
 
 
 def epoch() -> str:
@@ -487,7 +496,7 @@ def epoch() -> str:
         f"Medians of pairs in turn, the ratio with its quartiles; both end with the "
         f"same parameters; {_machine(record)}; made by `python benchmarks/epoch.py`."
     )
-    return paper.table(head, rows) + "\n\n" + text
+    return markdown(head, rows) + "\n\n" + text
 
 
 def _scaling() -> dict[str, Any]:
@@ -513,7 +522,7 @@ def scaling_checks() -> str:
         f"{record['results']['constants']['load']:.1f}; {_machine(record)}; made by "
         f"`python benchmarks/scaling.py`."
     )
-    return paper.table("case|measured|predicted|error", rows) + "\n\n" + text
+    return markdown("case|measured|predicted|error", rows) + "\n\n" + text
 
 
 def _short(number: float) -> str:
@@ -552,7 +561,7 @@ def scaling_devices() -> str:
         f"{1e-6 / max(known['seconds_per_byte'], 1e-15):,.0f} MB/s, {known['host']} "
         f"devices a process. Bytes are those that a device sends. {_machine(record)}."
     )
-    return paper.table(head, rows) + "\n\n" + text
+    return markdown(head, rows) + "\n\n" + text
 
 
 def scaling_epochs() -> str:
@@ -569,12 +578,17 @@ def scaling_epochs() -> str:
         for row in record["results"]["by_epochs"]
     ]
     head = "epochs|observations|all decisions (s)|of a run on 8 devices|rows (MB)"
-    return paper.table(head, rows)
+    return markdown(head, rows)
 
 
 def table1() -> str:
     """Table 1 of the paper, on the CPU twin."""
-    return paper.table1(paper.find_runs([RESULTS / "twin"]))
+    return paper.table1(_twin())
+
+
+@functools.cache
+def _twin() -> list[report.Run]:
+    return paper.find_runs([unpacked("twin")])
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -656,13 +670,36 @@ def fill(document: str) -> str:
 PICTURED = "seed4"
 
 
+def pictures() -> dict[str, bytes]:
+    """The pictures of the README, by their paths."""
+    run = report.load_run(unpacked("digits") / "hyperdyn" / PICTURED)
+    return {
+        f"docs/digits_{draw.__name__}.png": figure_files.render(draw([run]))
+        for draw in (charts.accuracy, charts.hyperparameters)
+    }
+
+
+def figures() -> dict[str, bytes]:
+    """The tables and pictures of docs/paper.md, by their paths."""
+    made = paper.make_all(_twin(), print)
+    contents = [files for _, files in made.values()]
+    return {f"docs/paper/{name}": files[name] for files in contents for name in files}
+
+
+def smaller(image: bytes) -> bytes:
+    """The same PNG in fewer bytes: no pixel of it is transparent."""
+    picture, content = Image.open(io.BytesIO(image)), io.BytesIO()
+    rgb = picture.convert("RGB")
+    rgb.save(content, "PNG", optimize=True, dpi=picture.info["dpi"])
+    return content.getvalue()
+
+
 def main() -> None:
     for document in DOCUMENTS:
         (ROOT / document).write_text(fill(document), encoding="utf-8")
-    run = report.load_run(RESULTS / "digits" / "hyperdyn" / PICTURED)
-    for draw in (report.accuracy, report.hyperparameters):
-        image = report.render(draw, [run])
-        (ROOT / "docs" / f"digits_{draw.__name__}.png").write_bytes(image)
+    for name, content in (pictures() | figures()).items():
+        picture = name.endswith(".png")
+        (ROOT / name).write_bytes(smaller(content) if picture else content)
 
 
 if __name__ == "__main__":

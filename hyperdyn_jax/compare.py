@@ -363,9 +363,9 @@ def write(
     """
     arguments.check_output(folder)
     groups = group(find_runs(paths, say))
-    text = parts.markdown(RESULTS, results(groups))
+    text = parts.markdown("|".join(RESULTS), results(groups))
     if len(groups) > 1:
-        text += "\n\n" + parts.markdown(PAIRS, paired(groups))
+        text += "\n\n" + parts.markdown("|".join(PAIRS), paired(groups))
     files = {
         "compare.png": figures.render(chart(groups)),
         "compare.html": arguments.encoded(page(groups)),

@@ -1,57 +1,29 @@
-"""The story of a run: ask, train every branch, score them, tell, go on with one."""
+"""A run of a config: from w0 or its last checkpoint to its report."""
 
 import contextlib
 import dataclasses
-import math
-import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import jax
-import numpy as np
+from typing import Any
 
 from hyperdyn_jax import hosts
 from hyperdyn_jax.run import config as config_lib
-from hyperdyn_jax.run import console as display_lib
-from hyperdyn_jax.run import jsonl, run_dir
+from hyperdyn_jax.run import run_dir, trackers
 from hyperdyn_jax.run.console import Display
+from hyperdyn_jax.run.engine import Engine, Rows, Run
 from hyperdyn_jax.run.jsonl import Row
-from hyperdyn_jax.run.run_dir import Follower, RunDirectory
-from hyperdyn_jax.run.state import (
-    Pending,
-    Run,
-    forked,
-    resume,
-    save,
-    score_of,
-    skipped,
-    start,
-)
+from hyperdyn_jax.run.network import Network, forked
+from hyperdyn_jax.run.rows import Directory, InMemory, is_finished
+from hyperdyn_jax.run.run_dir import RunDirectory
 from hyperdyn_jax.strategies import paired_test
-from hyperdyn_jax.system import files, signals
-from hyperdyn_jax.training.train_step import TrainState, state_shapes
-from hyperdyn_jax.training.trainer import Evaluation, Trainer
-from hyperdyn_jax.tuner.cpu_jit import key_data
-from hyperdyn_jax.tuner.interface import Decision, DivergedError, Strategy, Trials
-
-ATTEMPTS = 4  # at one epoch, before a run in which everything diverges gives up
-NARROWER = 0.1  # of the largest learning rate tried: the limit after two such attempts
-
-
-class Branch(NamedTuple):
-    """A trial, trained and scored; the score of one that diverged is NaN."""
-
-    state: TrainState
-    train_loss: float
-    validation: Evaluation
-    score: float
+from hyperdyn_jax.system import files
+from hyperdyn_jax.training.train_step import state_shapes
+from hyperdyn_jax.training.trainer import Trainer
 
 
 def train_and_evaluate(
     config: Mapping[str, Any], workdir: str | Path, display: Display | None = None
-) -> list[Row]:
+) -> list[dict[str, Any]]:
     """Trains a network while its hyperparameters are tuned, or goes on doing so.
 
     Args:
@@ -61,7 +33,7 @@ def train_and_evaluate(
       display: where to show what happens.
 
     Returns:
-      The rows of metrics.jsonl, one an accepted epoch.
+      The rows of metrics.jsonl, one for each accepted epoch.
 
     Raises:
       ConfigError: with every problem of config and workdir; no file was changed.
@@ -73,10 +45,10 @@ def train_and_evaluate(
     setup = dataclasses.replace(setup, tuner=hosts.shared(setup.tuner))
     display = display or Display(setup.epochs, quiet=not leads)
     # Opened first: what is wrong with it is noticed before anything is shared.
-    opened = RunDirectory(path, config, display.say) if leads else Follower(path)
+    opened = _directory(path, config, display) if leads else InMemory(path)
     with opened as directory:
         directory.rows = hosts.share_json(directory.rows)
-        if directory.is_finished():
+        if is_finished(directory.rows):
             directory.resume()  # the last rows, if only the checkpoint has them
             display.say(f"{path} is finished already; nothing to do")
         else:
@@ -84,6 +56,12 @@ def train_and_evaluate(
     if leads:
         display.summary(directory.rows["metrics"], _report(path))
     return directory.rows["metrics"]
+
+
+def _directory(path: Path, config: Row, display: Display) -> RunDirectory:
+    """The run directory, which has TensorBoard's files whatever else is asked for."""
+    names = ["tensorboard", *trackers.parse(config.get("trackers", ""))]
+    return RunDirectory(path, config, display.say, list(dict.fromkeys(names)))
 
 
 def _report(path: Path) -> str:
@@ -122,9 +100,7 @@ def check(config: Mapping[str, Any], workdir: str | Path | None) -> config_lib.S
     return setup
 
 
-def run_to_end(
-    setup: config_lib.Setup, directory: RunDirectory | Follower, display: Display
-) -> None:
+def run_to_end(setup: config_lib.Setup, directory: Directory, display: Display) -> None:
     """From w0 or the last checkpoint to the last epoch."""
     trainer = Trainer(
         setup.model,
@@ -133,21 +109,26 @@ def run_to_end(
         parallel=setup.parallel,
         scan=setup.scan,
     )
+    network = Network(setup, trainer)
+    engine = Engine(setup.tuner, network, setup.backtracking)
+
+    def told(before: Run, after: Run, rows: Rows) -> None:
+        tell_skipped(setup, display)
+        display.epochs = engine.epochs(after)
+        images = (after.total_steps - before.total_steps) * setup.dataset.batch_size
+        assert before.pending is not None
+        speed = images / before.pending.seconds
+        display.decision(rows, directory.rows["metrics"], speed)
+
     if note := small_validation(setup):
         display.say(note)
     with display.working("compiling"), contextlib.closing(setup.dataset):
-        if run := resume(setup, trainer, directory):
+        if run := network.resume(engine, directory):
             display.say(resuming(run, directory))
-            setup.dataset.skips.resume(run.skipped)
         else:
-            run = start(setup, trainer)
+            run = network.begin()
         tell_skipped(setup, display)
-        while run.step < setup.accepted_steps(run.tuner):
-            if run.attempts >= ATTEMPTS:  # also when the same command is given again
-                raise DivergedError(diverged(run, directory))
-            if hosts.any_of(signals.asked()):
-                raise KeyboardInterrupt
-            run = advance(setup, trainer, run, directory, display)
+        engine.run_to_end(run, directory, told)
 
 
 def tell_skipped(setup: config_lib.Setup, display: Display) -> None:
@@ -163,7 +144,7 @@ def small_validation(setup: config_lib.Setup) -> str | None:
     """A note where the validation split is too small for what the tuner has to tell."""
     examples = setup.dataset.size("validation")
     gap = paired_test.smallest_gap(examples)
-    if gap <= COARSE or not hasattr(setup.tuner, "space"):  # a schedule chooses nothing
+    if gap <= COARSE or not setup.tuner.searched:  # a schedule chooses nothing
         return None
     return (
         f"note: {examples:,} validation examples hardly tell apart accuracies less "
@@ -171,308 +152,7 @@ def small_validation(setup: config_lib.Setup) -> str | None:
     )
 
 
-def resuming(run: Run, directory: RunDirectory | Follower) -> str:
+def resuming(run: Run, directory: Directory) -> str:
     """Where a run goes on."""
     step = f", step {run.pending.progress.steps}" if run.pending else ""
     return f"resuming {directory.path} at epoch {run.epoch}{step}"
-
-
-def diverged(run: Run, directory: RunDirectory | Follower) -> str:
-    """Why a run cannot go on."""
-    tried = directory.rows["decisions"][-1]["trials"]
-    settings = "; ".join(map(display_lib.setting, tried))
-    return (
-        f"every branch of epoch {run.epoch} diverged, {ATTEMPTS} times in a row, last "
-        f"at {settings}; lower config.optimizer.learning_rate and the upper bounds of "
-        f"config.search_space, and take another --workdir"
-    )
-
-
-def advance(
-    setup: config_lib.Setup,
-    trainer: Trainer,
-    run: Run,
-    directory: RunDirectory | Follower,
-    display: Display,
-) -> Run:
-    """One decision: an epoch of Algorithm 4, or the random start."""
-    run = train_branches(setup, trainer, run, directory)
-    try:
-        new, rows = decide(setup, trainer, run)
-    except KeyboardInterrupt:
-        save(run, directory)  # the branches need not be trained again
-        raise
-    tell_skipped(setup, display)
-    save(new, directory, rows)
-
-    steps = setup.accepted_steps(new.tuner)
-    display.epochs = -(-steps // trainer.dataset.steps_per_epoch)
-    images = (new.total_steps - run.total_steps) * trainer.dataset.batch_size
-    assert run.pending is not None
-    display.decision(rows, directory.rows["metrics"], images / run.pending.seconds)
-    return new
-
-
-def train_branches(
-    setup: config_lib.Setup,
-    trainer: Trainer,
-    run: Run,
-    directory: RunDirectory | Follower,
-) -> Run:
-    """Trains every branch of the next decision on the same batches.
-
-    The run is saved on the way, when that is due and when it is to stop.
-    """
-
-    def pause() -> bool:
-        due = directory.seconds_since_save() >= 60 * setup.save_minutes
-        return due or signals.asked()
-
-    pause = hosts.together(pause)
-    key, began = jax.random.wrap_key_data(run.key), time.perf_counter()
-    pending = run.pending or propose(setup, trainer, run, key)
-    steps = trial_steps(setup, run, pending.trials)
-    while True:
-        progress = trainer.train(pending.progress, steps, key, pause)
-        jax.block_until_ready(progress.states)
-        now = time.perf_counter()
-        pending = Pending(pending.trials, progress, pending.seconds + now - began)
-        began, run = now, run._replace(pending=pending, skipped=skipped(setup))
-        done, stop = progress.steps == steps, hosts.any_of(signals.asked())
-        if stop or not done:
-            save(run, directory)
-        if stop:
-            raise KeyboardInterrupt
-        if done:
-            return run
-
-
-def propose(
-    setup: config_lib.Setup, trainer: Trainer, run: Run, key: jax.Array
-) -> Pending:
-    """The branches of the next decision.
-
-    The incumbent needs no search: where branches take turns it is already trained while
-    the tuner looks for a challenger, which then catches up with it.
-    """
-    incumbent = getattr(setup.tuner, "incumbent", lambda _: None)(run.tuner)
-    if incumbent is None or not trainer.takes_turns(2) or jax.process_count() > 1:
-        return begin(setup, trainer, run, setup.tuner.ask(run.tuner))
-    with ThreadPoolExecutor(1) as pool:
-        search = pool.submit(setup.tuner.ask, run.tuner)
-        first = begin(
-            setup, trainer, run, Trials.of({n: [x] for n, x in incumbent.items()})
-        )
-        steps = trial_steps(setup, run, first.trials)
-        ahead = trainer.train(first.progress, steps, key, pause=search.done)
-        pending = begin(setup, trainer, run, search.result())
-    if trainer.diverged(ahead.losses).any():  # as if nothing had been trained yet
-        return pending
-    return pending._replace(progress=trainer.join(ahead, pending.progress, key))
-
-
-def begin(
-    setup: config_lib.Setup, trainer: Trainer, run: Run, trials: Trials
-) -> Pending:
-    """The branches of trials, where they start from."""
-    trials = within(run.limit, trials)
-    skipped = trials.block * trial_steps(setup, run, trials)
-    states = [trainer.skip(run.held[parent], skipped) for parent in trials.parents]
-    settings = [trials.setting(i) for i in range(len(states))]
-    return Pending(trials, trainer.begin(states, settings))
-
-
-def within(limit: float, trials: Trials) -> Trials:
-    """The trials, with no learning rate above a limit."""
-    rates = trials.hparams.get("learning_rate")
-    if rates is None:
-        return trials
-    rates = np.minimum(rates, np.float32(limit))
-    return trials._replace(hparams=trials.hparams | {"learning_rate": rates})
-
-
-def trial_steps(setup: config_lib.Setup, run: Run, trials: Trials) -> int:
-    """Optimizer steps of each branch."""
-    steps = max(1, round(trials.epochs * setup.dataset.steps_per_epoch))
-    return min(steps, setup.accepted_steps(run.tuner) - run.step)
-
-
-def decide(
-    setup: config_lib.Setup, trainer: Trainer, run: Run
-) -> tuple[Run, dict[str, dict[str, Any]]]:
-    """Scores the trained branches and goes on as one of them, or stays.
-
-    Returns:
-      The run after the decision, and its rows.
-    """
-    assert run.pending is not None
-    trials, progress, spent = run.pending
-    began = time.perf_counter()
-    losses = progress.losses
-    branches = [
-        score_branch(setup.tuner, trainer, *branch)
-        for branch in zip(progress.states, losses, strict=True)
-    ]
-    scores = np.array([branch.score for branch in branches], np.float32)
-    tuner, decision = setup.tuner.tell(run.tuner, trials, scores)
-    new = follow(run, branches, tuner, decision)
-    taken = int(trainer.steps_taken(losses).sum())
-    new = new._replace(total_steps=run.total_steps + taken)
-    if new.attempts > 1:
-        new = narrow(setup.tuner, new, trials)
-
-    rows = {"decisions": decision_row(run, new, trials, scores, decision)}
-    if decision.branch >= 0:
-        branch = branches[decision.branch]
-        ended = new.step == setup.accepted_steps(new.tuner)
-        if ended:
-            branch = average_or_end(trainer, branch)
-        if setup.backtracking:
-            new = remember(new, branch)
-        rows["metrics"] = metrics_row(new, trials.setting(decision.branch), branch)
-        if ended:
-            new, tested = finish(trainer, new, branch)
-            rows["metrics"] |= tested
-        rows["metrics"]["seconds"] = spent + time.perf_counter() - began
-    new = new._replace(skipped=skipped(setup))
-    if setup.dataset.skips.limit and "metrics" in rows:
-        rows["metrics"]["skipped_records"] = len(new.skipped)
-    return new, rows
-
-
-def score_branch(
-    tuner: Strategy, trainer: Trainer, state: TrainState, losses: np.ndarray
-) -> Branch:
-    """Scores a branch on validation data. losses: f32[steps], of its training."""
-    train_loss = float(losses.mean())
-    if trainer.diverged(losses).any():
-        unknown = Evaluation(math.nan, math.nan, 0)
-        return Branch(state, train_loss, unknown, math.nan)
-    validation = trainer.evaluate(state, "validation")
-    sound = np.isfinite(validation.loss) and trainer.is_finite(state)
-    score = score_of(tuner, validation) if sound else math.nan
-    return Branch(state, train_loss, validation, score)
-
-
-def follow(run: Run, branches: list[Branch], tuner: Any, decision: Decision) -> Run:
-    """The run after a decision: the branch it chose, never trained again.
-
-    Where all diverged that is the last good state, with fresh randomness.
-    """
-    assert run.pending is not None
-    trials, progress, _ = run.pending
-    states = [branch.state for branch in branches] + run.held
-    run = run._replace(
-        held=[states[i] for i in decision.hold], tuner=tuner, pending=None
-    )
-    if decision.branch >= 0:
-        return run._replace(
-            score=branches[decision.branch].score,
-            epoch=run.epoch + 1,
-            attempts=0,
-            step=run.step + progress.steps,
-        )
-    sound = np.isfinite([branch.score for branch in branches]).any()
-    if trials.probe or sound:
-        return run
-    key = jax.random.fold_in(jax.random.wrap_key_data(run.key), run.attempts)
-    return run._replace(attempts=run.attempts + 1, key=key_data(key))
-
-
-def narrow(tuner: Strategy, run: Run, trials: Trials) -> Run:
-    """The run, to go on with smaller learning rates than those of some trials.
-
-    Not after the first attempt: most tuners then try something else by themselves.
-    """
-    if "learning_rate" not in trials.hparams:
-        return run
-    limit = NARROWER * float(trials.hparams["learning_rate"].max())
-    axis = getattr(tuner, "space", {}).get("learning_rate")
-    return run._replace(limit=max(limit, axis.low) if axis else limit)
-
-
-def remember(run: Run, branch: Branch) -> Run:
-    """The run after an accepted epoch, if that is the best so far; of equals the last.
-
-    By accuracy, whatever the tuner goes by: a network that is too sure of itself has
-    its least loss long before it has learned the most.
-    """
-    accuracy = branch.validation.accuracy
-    if accuracy < run.best_accuracy:
-        return run
-    return run._replace(
-        best=[branch.state], best_epoch=run.epoch - 1, best_accuracy=accuracy
-    )
-
-
-def average_or_end(trainer: Trainer, last: Branch) -> Branch:
-    """The last epoch's network: an average of its path, if there is one, or the end of
-    it, whichever has the smaller validation loss. After an anneal that is often the
-    end, and a schedule that is played as it stands ends as it would have."""
-    end = trainer.without_average(last.state)
-    if end is last.state:
-        return last
-    validation = trainer.evaluate(end, "validation")
-    if not validation.loss < last.validation.loss:
-        return last
-    return last._replace(state=end, validation=validation)
-
-
-def finish(trainer: Trainer, run: Run, last: Branch) -> tuple[Run, dict[str, Any]]:
-    """The run at its end, and what the last row of metrics.jsonl has more than others.
-
-    It goes back to its best epoch if that was better than the last by more than the
-    validation split could show by chance: the best of many epochs always looks better.
-    """
-    test = trainer.evaluate(last.state, "test")
-    results = {"test_accuracy": test.accuracy, "test_loss": test.loss}
-    fallen = run.best_accuracy - last.validation.accuracy
-    others, examples = max(1, run.epoch - 1), last.validation.count
-    if not run.best or fallen <= paired_test.smallest_gap(examples, comparisons=others):
-        return run._replace(held=[last.state], best=[]), results
-    best = trainer.evaluate(run.best[0], "test")
-    results = {
-        "test_accuracy": best.accuracy,
-        "test_loss": best.loss,
-        "best_epoch": run.best_epoch,  # of the network that was kept and tested
-        "last_test_accuracy": test.accuracy,
-    }
-    return run._replace(held=run.best, best=[]), results
-
-
-def decision_row(
-    before: Run, after: Run, trials: Trials, scores: np.ndarray, decision: Decision
-) -> dict[str, Any]:
-    """A row of decisions.jsonl: what was tried, what came of it, and why."""
-    extra = after.total_steps - before.total_steps - (after.step - before.step)
-    return jsonl.decision_row(
-        trials,
-        scores,
-        decision,
-        score_before=before.score,
-        extra_steps=extra,
-        rollback=rollback(after),
-    )
-
-
-def rollback(run: Run) -> dict[str, Any] | None:
-    """Where every branch diverged: the how many-th attempt that was, and the largest
-    learning rate of the next, None without a limit."""
-    if not run.attempts:
-        return None
-    return {"attempt": run.attempts, "learning_rate_limit": run.limit}
-
-
-def metrics_row(
-    run: Run, setting: Mapping[str, np.float32], branch: Branch
-) -> dict[str, Any]:
-    """A row of metrics.jsonl: where the run stands after an accepted epoch."""
-    return {
-        "epoch": run.epoch - 1,
-        "step": run.step,
-        "total_steps": run.total_steps,
-        "train_loss": branch.train_loss,
-        "validation_accuracy": branch.validation.accuracy,
-        "validation_loss": branch.validation.loss,
-        "hyperparams": dict(setting),
-    }

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tfds_fixture
+from paths import ROOT
 
 from hyperdyn_jax.commands import cli
 from hyperdyn_jax.run import run_dir
 
-ROOT = Path(__file__).resolve().parents[1]
 DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
 CIFAR = f"--config={ROOT / 'configs' / 'cifar10.py'}:smoke"
 IMAGENET = f"--config={ROOT / 'configs' / 'imagenet.py'}:smoke"

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from paths import ROOT
 
 from hyperdyn_jax.commands import cli
 from hyperdyn_jax.run import checkpoints, run_dir
 
-ROOT = Path(__file__).resolve().parents[1]
 SOURCES = [
     ROOT / "train.py",
     *sorted((ROOT / "configs").glob("*.py")),

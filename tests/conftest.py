@@ -24,7 +24,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 # They need torch, which no extra brings.
-_TORCH = ["test_models_torch.py", "torch_networks.py"]
+_TORCH = ["models/test_models_torch.py", "torch_networks.py"]
 collect_ignore = [] if importlib.util.find_spec("torch") else _TORCH
 
 # Under nohup and in the background some are ignored, and so by every command of a test.

@@ -4,12 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import tfds_fixture
+from paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = """
 import runpy, sys
 sys.argv = sys.argv[1:]

@@ -5,11 +5,11 @@ import subprocess
 import sys
 import types
 import zlib
-from pathlib import Path
 
 import jax.numpy as jnp
 import optax
 import pytest
+from paths import ROOT
 
 import hyperdyn_jax
 from hyperdyn_jax import optimizers
@@ -18,7 +18,6 @@ from hyperdyn_jax.run import config
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 
 

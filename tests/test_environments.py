@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import pytest
 import tfds_fixture
-from test_paper import write_run
+from paths import ROOT
+from written_runs import write_run
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[1]
 SHORT = "--config=characters --config.strategy=constant --config.epochs=1"
 SHORT += " --config.model.width=8 --config.batch_size=8192"
 

@@ -9,10 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import ROOT
 from run_state import state
 
 from hyperdyn_jax import hosts
@@ -22,7 +22,6 @@ from hyperdyn_jax.system import signals
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[1]
 HEARTBEAT = 5.0
 FLAGS = (
     "--config=configs/characters.py",
@@ -155,8 +154,8 @@ TUNED = (
 CORRUPT = """
 import runpy, sys
 import jax
-from hyperdyn_jax import runs
-runs.keys = lambda setup: jax.random.split(jax.random.key(setup.seed + 1), 3)
+from hyperdyn_jax.run import state
+state.keys = lambda setup: jax.random.split(jax.random.key(setup.seed + 1), 3)
 sys.argv[0] = "train.py"
 runpy.run_path("train.py", run_name="__main__")
 """

@@ -1,11 +1,11 @@
 """Imports run one way: a folder imports from those below it and from no other."""
 
 import ast
-from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-PACKAGE = Path(__file__).resolve().parents[1] / "hyperdyn_jax"
+PACKAGE = ROOT / "hyperdyn_jax"
 
 # What each folder may import from, besides itself. A module that lies directly in the
 # package has a line of its own where others import it, and is else a command.

@@ -6,17 +6,16 @@ import shlex
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
 from absl import flags
+from paths import ROOT
 
 from hyperdyn_jax.commands import cli
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[1]
 SMALL = (
     "--config.strategy=cosine",
     "--config.epochs=2",

@@ -4,17 +4,16 @@ import importlib.util
 import os
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import jupytext
 import nbformat
 import pytest
 import tfds_fixture
+from paths import ROOT
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[1]
 # Of each, the variables that make it small.
 SMALL = {
     "quickstart": {"EPOCHS": "4"},

@@ -9,16 +9,15 @@ import tarfile
 import tomllib
 import zipfile
 from importlib import metadata
-from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from paths import ROOT
 
 import hyperdyn_jax
 
-ROOT = Path(__file__).resolve().parents[1]
 # What needs an extra, and says which where it is asked for and missing.
 EXTRAS = {"google_crc32c", "mlflow", "sqlalchemy", "tensorflow", "wandb"}
 IMPORTS = re.compile(r"(import_package|import_module|\b_import)$")  # by name

@@ -6,8 +6,8 @@ way; what the tuner makes of the same scores does not.
 
 import functools
 import json
-from pathlib import Path
 
+import archive
 import jax
 import numpy as np
 import pytest
@@ -15,13 +15,12 @@ import pytest
 from hyperdyn_jax.run.config import make_tuner, read_json
 from hyperdyn_jax.tuner import cpu_jit
 
-RECORDS = Path(__file__).parents[1] / "benchmarks" / "results" / "decisions"
 STEPS_PER_EPOCH = 40  # 1,280 training digits in batches of 32
 
 
 @functools.cache
 def recorded(strategy, seed):
-    folder = RECORDS / strategy / f"seed{seed}"
+    folder = archive.unpacked("decisions") / strategy / f"seed{seed}"
     rows = (folder / "decisions.jsonl").read_text().splitlines()
     return read_json(folder / "config.json"), [json.loads(row) for row in rows]
 
@@ -31,7 +30,7 @@ def recorded(strategy, seed):
 def test_the_same_scores_lead_to_the_same_decisions(strategy, seed):
     config, rows = recorded(strategy, seed)
     tuner = make_tuner(config, STEPS_PER_EPOCH)
-    key = jax.random.split(jax.random.key(seed), 3)[1]  # as `runs.keys`
+    key = jax.random.split(jax.random.key(seed), 3)[1]  # as `state.keys`
     state = tuner.init(cpu_jit.key_data(key), rows[0]["score_before"])
     for row in rows:
         trials = tuner.ask(state)

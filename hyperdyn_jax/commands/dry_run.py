@@ -16,11 +16,12 @@ import jax
 import numpy as np
 
 from hyperdyn_jax import hosts
-from hyperdyn_jax.run import state as runs
+from hyperdyn_jax.run import network as network_lib
 from hyperdyn_jax.run.config import Config, Setup
 from hyperdyn_jax.run.jsonl import dump
 from hyperdyn_jax.strategies.explore_then_commit import ExploreThenCommit
 from hyperdyn_jax.strategies.hyperdyn import Hyperdyn
+from hyperdyn_jax.strategies.search import DoNothingControl
 from hyperdyn_jax.system import platforms
 from hyperdyn_jax.training.trainer import Trainer
 
@@ -44,7 +45,7 @@ def describe(config: Config, setup: Setup, say: Callable[[str], Any] = print) ->
 def facts(config: Config, setup: Setup, trainer: Trainer) -> dict[str, str]:
     """A line of text by the name of what it is about."""
     state = trainer.shapes()
-    sizes = runs.sizes(setup)
+    sizes = network_lib.sizes(setup)
     data = ", ".join(f"{count:,} {split}" for split, count in sizes.items())
     network, optimizer = config["model"]["name"], config["optimizer"]["name"]
     parameters = f"{_count(state.params):,} in {network}, {_size(state.params)}"
@@ -81,7 +82,7 @@ def count_steps(setup: Setup) -> tuple[int, int, str]:
       are. The accepted steps are then the fewest possible.
     """
     each, tuner = setup.dataset.steps_per_epoch, setup.tuner
-    tuner = getattr(tuner, "tuner", tuner)  # what a control controls
+    tuner = tuner.tuner if isinstance(tuner, DoNothingControl) else tuner
     steps = setup.epochs * each
     if isinstance(tuner, Hyperdyn):
         branches = (1 + tuner.suggestions) * (setup.epochs - 1)
@@ -91,7 +92,7 @@ def count_steps(setup: Setup) -> tuple[int, int, str]:
         fewest = steps - most
         bound = f"{most:,} steps, {most / fewest:+.1%} of the accepted"
         return fewest, steps, bound
-    if not hasattr(tuner, "space"):  # a schedule tries nothing
+    if not tuner.searched:  # a schedule tries nothing
         return steps, steps, ""
     return *_rehearse(setup, steps, each), ""
 

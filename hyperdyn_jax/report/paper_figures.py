@@ -131,7 +131,7 @@ def _accuracies(found: Sequence[Curve]) -> str:
         test = spread([run.metrics[-1]["test_accuracy"] for run in runs])
         rows.append([kind.label, str(len(runs)), validation, test, steps(runs)])
     head = "curve|seeds|validation (%)|test (%)|accepted / total steps"
-    return markdown(head.split("|"), rows)
+    return markdown(head, rows)
 
 
 def _means(names: Iterable[str], found: Sequence[Curve]) -> str:
@@ -147,7 +147,7 @@ def _means(names: Iterable[str], found: Sequence[Curve]) -> str:
             ]
             rows.append([kind.label, name, str(len(runs)), *means])
     head = "curve|hyperparameter|seeds|mean|first quarter|last quarter"
-    return markdown(head.split("|"), rows)
+    return markdown(head, rows)
 
 
 def _path(run: Run, name: str) -> np.ndarray:
@@ -254,7 +254,7 @@ def table1(runs: Sequence[Run]) -> str:
         wanted = ", or ".join(pairs)
         raise ValueError(f"table1 needs finished runs of the same seed of {wanted}")
     titles = "system|of the best|paper|here, accepted steps|here, total steps|reached"
-    return markdown(titles.split("|"), rows)
+    return markdown(titles, rows)
 
 
 # Charts ------------------------------------------------------------------------------
@@ -305,9 +305,6 @@ def _bands(
 
 HYPERDYN = Kind("Hyperdyn", "hyperdyn")
 ADAM = Kind("manual, Adam", "manual_adam", "adam")
-    Kind("Hyperdyn", "hyperdyn"),
-    Kind("manual, Adam", "manual_adam", "adam"),
-)
 TUNED_ADAM = Kind("Hyperdyn, Adam", "hyperdyn", "adam")
 LARGE, FASTER = 1000, "Hyperdyn is always faster, at reaching superior generalization"
 

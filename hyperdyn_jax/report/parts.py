@@ -117,9 +117,10 @@ def table(
     )
 
 
-def markdown(head: Cells, rows: Iterable[Cells]) -> str:
-    """A table for a terminal, or a file that is text."""
-    lines = [head, ["---"] * len(head), *rows]
+def markdown(head: str, rows: Iterable[Cells]) -> str:
+    """A table as text. head: the names of the columns, separated by |."""
+    columns = head.split("|")
+    lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 
 from hyperdyn_jax.run.config import ConfigError
 from hyperdyn_jax.system import files
+from hyperdyn_jax.system.pytrees import Shaped
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FACTS, PART = "facts.json", ".part"  # PART ends the name of an unfinished one
@@ -164,18 +165,15 @@ class Checkpoints:
     def _matched(self, like: Any, found: dict[str, np.ndarray]) -> Any:
         """Arrays by name as a pytree, unless they are not like it in every leaf."""
         wanted = _by_name(like)
-        kinds = (
-            (k, *map(_kind, (wanted.get(k), found.get(k)))) for k in wanted | found
-        )
         changes = [
-            f"{name} is {here} here, {there} there"
-            for name, here, there in sorted(kinds)
-            if here != there
+            f"{name} is {_kind(wanted.get(name))} here, {_kind(found.get(name))} there"
+            for name in sorted(wanted | found)
+            if not _alike(wanted.get(name), found.get(name))
         ]
         if changes:
             more = len(changes) - SHOWN
             text = "; ".join(changes[:SHOWN]) + f"; and {more} more" * (more > 0)
-            where = f"{self._folder} is of another network or tuner"
+            where = f"{self._folder} is of another state or strategy"
             raise ConfigError([f"{where}: {text}"])
         return jax.tree.unflatten(jax.tree.structure(like), map(found.get, wanted))
 
@@ -318,7 +316,16 @@ def _by_name(tree: Any) -> dict[str, Any]:
 
 def _kind(array: Any) -> str:
     """Dtype and shape of an array."""
+    if isinstance(array, Shaped):
+        return "text" if array.shape is None else f"an array {list(array.shape)}"
     return "missing" if array is None else f"{array.dtype}{list(np.shape(array))}"
+
+
+def _alike(wanted: Any, found: np.ndarray | None) -> bool:
+    """Whether an array is what is wanted."""
+    if isinstance(wanted, Shaped) and found is not None:
+        return wanted.shape in (None, found.shape)
+    return _kind(wanted) == _kind(found)
 
 
 def _digest(array: Any) -> int:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hyperdyn_jax import models, optimizers
+from hyperdyn_jax import models, optimizers, strategies
 from hyperdyn_jax.data import dataset as data
 from hyperdyn_jax.data.registry import DATASETS
 from hyperdyn_jax.run import trackers
@@ -124,9 +124,8 @@ class Setup:
     def accepted_steps(self, tuner: Any) -> int:
         """Optimizer steps of the accepted path, in a state of the tuner: of all epochs,
         less what it has taken of them for trials."""
-        if shortened := getattr(self.tuner, "accepted_steps", None):
-            return shortened(tuner)
-        return self.epochs * self.dataset.steps_per_epoch
+        steps = self.tuner.accepted_steps(tuner)
+        return self.epochs * self.dataset.steps_per_epoch if steps is None else steps
 
 
 def build(config: Config) -> Setup:
@@ -176,10 +175,11 @@ def build(config: Config) -> Setup:
     lengths["steps_per_epoch"] = dataset.steps_per_epoch if dataset else 1_000_000
     tuning = functools.partial(_strategy, axes=axes, lengths=lengths)
     strategy = make("strategy", tuning, "strategy", "search_space")
-    averaging, backtracking = (
-        getattr(strategy, name, None) if config.get(name) is None else config[name]
-        for name in ("averaging", "backtracking")
-    )
+    averaging, backtracking = config.get("averaging"), config.get("backtracking")
+    if strategy is not None and averaging is None:
+        averaging = strategy.averaging
+    if strategy is not None and backtracking is None:
+        backtracking = strategy.backtracking
     create = functools.partial(_optimizer, averaging=averaging)
     optimizer = make("optimizer", create, "optimizer", "averaging")
     make("trackers", lambda c: trackers.parse(c.get("trackers", "")), "trackers")
@@ -309,7 +309,7 @@ def _check_number(name: str, value: Any) -> str | None:
 
 def _check_trials(strategy: interface.Strategy, steps_per_epoch: int) -> None:
     """The shortest trial of a strategy must not be rounded to no step."""
-    shortest = getattr(strategy, "shortest_trial", 1.0) * steps_per_epoch
+    shortest = strategy.shortest_trial * steps_per_epoch
     if shortest < 0.5:
         problem = f"its shortest trials would be of {shortest:.2g} steps"
         raise ConfigError(
@@ -468,7 +468,8 @@ def _make_strategy(
     )
     # A schedule takes any name; the optimizer does not.
     known = optimizers.HYPERPARAMETERS.get(optimizer.get("name", ""), optimizers.LIMITS)
-    if unknown := sorted(set(getattr(strategy, "hparams", ())) - set(known)):
+    scheduled = isinstance(strategy, strategies.Schedule | strategies.ReduceOnPlateau)
+    if scheduled and (unknown := sorted(set(strategy.hparams) - set(known))):
         raise ValueError(
             f"config.{name} sets {', '.join(unknown)}, which the optimizer lacks; it "
             f"has {', '.join(known)}"

@@ -11,50 +11,8 @@ from typing import Any
 import numpy as np
 
 from hyperdyn_jax.system import files
-from hyperdyn_jax.tuner.interface import Decision, Trials
 
 Row = Mapping[str, Any]
-
-
-def decision_row(
-    trials: Trials,
-    scores: np.ndarray,
-    decision: Decision,
-    *,
-    score_before: float,
-    extra_steps: int,
-    rollback: Row | None,
-) -> dict[str, Any]:
-    """A row of decisions.jsonl: what was tried, what came of it, and why.
-
-    Args:
-      trials, scores, decision: as `Strategy.tell` has them.
-      score_before: of the run when the trials began.
-      extra_steps: optimizer steps that the trials took beside those of the run.
-      rollback: where every branch diverged, what comes next; else None.
-    """
-    model: dict[str, Any] = dict(trials.model)
-    if "length_scale" in model:
-        scales = zip(trials.hparams, model.pop("length_scale"), strict=True)
-        model["length_scales"] = dict(scales)
-    return {
-        "epoch": decision.epoch,
-        "trials": [trials.setting(i) for i in range(len(trials.parents))],
-        "scores": scores,
-        "score_before": score_before,
-        "branch": decision.branch,
-        "kept": decision.kept,
-        "keep_probability": decision.keep_probability,
-        "draw": decision.draw,
-        "posterior_mean": trials.posterior_mean,
-        "posterior_stddev": trials.posterior_stddev,
-        "expected_improvement": trials.expected_improvement,
-        "block": trials.block,
-        "p_value": decision.p_value,
-        "gp": model or None,
-        "extra_steps": extra_steps,
-        "rollback": rollback,
-    }
 
 
 def dump(value: Any, indent: int | None = None) -> str:

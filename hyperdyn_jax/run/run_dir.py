@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from hyperdyn_jax.run import jsonl, trackers
+from hyperdyn_jax.run import rows as row_lib
 from hyperdyn_jax.run.checkpoints import Checkpoints
 from hyperdyn_jax.run.config import ConfigError, differences, with_folders
 from hyperdyn_jax.run.jsonl import Row, dump, dump_config, replace_bytes
+from hyperdyn_jax.run.rows import LOGS
 from hyperdyn_jax.strategies.learned_schedule import to_schedule
 from hyperdyn_jax.system import files
 
-LOGS = ("decisions", "metrics")
 # Settings without which a run is the same, as far as it comes.
 MAY_CHANGE = ("save_minutes", "skip_bad_records", "trackers")
+FORMAT = 2  # of what checkpoints hold: runs before it had no version
 
 
 class RunDirectory:
@@ -31,35 +33,46 @@ class RunDirectory:
       path: the directory; made if it is not there.
       config: of the run.
       say: is told, in a line, of checkpoints that are damaged or cannot be written.
+      names: of the trackers that rows are sent to.
+      flag: what messages call the directory.
 
     Raises:
       ConfigError: the directory cannot be written or holds something else; what is in
         it has not been changed.
     """
 
-    def __init__(self, path: Path, config: Row, say: Callable[[str], Any] = print):
-        self.path = path
-        self._lock, locked = _claim(path, config)
+    keeps = True
+
+    def __init__(
+        self,
+        path: Path,
+        config: Row,
+        say: Callable[[str], Any] = print,
+        names: Sequence[str] = (),
+        flag: str = "--workdir",
+    ):
+        self.path, self._where = path, f"{flag}={path}"
+        self._lock, locked = _claim(path, config, flag)
         missing = files.lacks(path)
         self.checkpoints = Checkpoints(path / "checkpoints", say, plain=not missing)
         missing += [] if locked else ["lock files"]
         if missing:
             line = f"the file system of {path} cannot {', '.join(missing)}"
             say(f"warning: {line}{'' if locked else '; start no second run there'}")
-        names = ["tensorboard", *trackers.parse(config.get("trackers", ""))]
-        self._trackers = trackers.Trackers(
-            path, list(dict.fromkeys(names)), config, say
-        )
+        self._trackers = trackers.Trackers(path, list(names), config, say)
         self._saved = time.monotonic()
         try:
             self._facts = self._newest(say)
             facts = self._facts or {"rows": dict.fromkeys(LOGS)}
             newest = facts.get("last_rows", {})
-            self.rows, self._written = {}, {}
+            self.rows: dict[str, list[dict[str, Any]]] = {}
+            self._written: dict[str, int] = {}
             for log in LOGS:
                 last = newest.get(log, [])
-                there = _read(path, log, facts["rows"][log], len(last))
+                there = self._read(log, facts["rows"][log], len(last))
                 self.rows[log], self._written[log] = there + last, len(there)
+            if self._facts is not None:
+                self._check_format(self._facts)
         except ConfigError:
             self.__exit__()
             raise
@@ -85,15 +98,51 @@ class RunDirectory:
         if damaged and facts is None:
             each = ", ".join(f"{number} ({why})" for number, why in damaged)
             found = f"every checkpoint is damaged: {each}; take another directory"
-            raise ConfigError([f"--workdir={self.path}: {found}"])
+            raise ConfigError([f"{self._where}: {found}"])
         for number, why in damaged:
             found = f"checkpoint {number} is damaged ({why})"
             say(f"warning: {found}; going on from an older one")
         return facts
 
+    def _check_format(self, facts: Row) -> None:
+        """Raises ConfigError where another version of the program saved an unfinished
+        run, in a form that this one does not know."""
+        theirs = facts.get("format", 1)
+        if theirs != FORMAT and not self.is_finished():
+            found = f"unfinished run of another version, format {theirs}, not {FORMAT}"
+            advice = "finish it with that version, or choose another directory"
+            raise ConfigError([f"{self._where} holds an {found}; {advice}"])
+
+    def _read(self, log: str, count: int | None, last: int) -> list[dict[str, Any]]:
+        """The rows of a log that a checkpoint counts, but for the last, which it holds.
+
+        Raises:
+          ConfigError: there are fewer, or one is damaged, or there are rows, but no
+            checkpoint.
+        """
+        file = self.path / f"{log}.jsonl"
+        lines = file.read_bytes().splitlines() if file.exists() else []
+        if count is None and lines:
+            found = f"{file.name} has {len(lines)} rows, but no checkpoint"
+            raise ConfigError([f"{self._where}: {found}"])
+        needed = (count or 0) - last
+        if len(lines) < needed:
+            found = f"{file.name} has {len(lines)} rows"
+            raise ConfigError(
+                [f"{self._where}: {found}, but the checkpoint comes after {count}"]
+            )
+        rows = []
+        for number, line in enumerate(lines[:needed], start=1):
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                found = f"{file.name}, row {number}, is damaged: {error}"
+                raise ConfigError([f"{self._where}: {found}"]) from None
+        return rows
+
     def is_finished(self) -> bool:
         """Whether the run has ended: its last epoch was tested."""
-        return _is_finished(self.rows)
+        return row_lib.is_finished(self.rows)
 
     def resume(self) -> dict[str, Any] | None:
         """Makes the rows fit the newest checkpoint and returns its facts."""
@@ -114,7 +163,7 @@ class RunDirectory:
         try:
             self._trackers.start()
         except ValueError as error:
-            raise ConfigError([f"config.trackers: {error}"]) from None
+            raise ConfigError([f"trackers: {error}"]) from None
 
     def restore(self, like: Any) -> Any:
         """The arrays of that checkpoint, as `Checkpoints.restore` does."""
@@ -136,10 +185,10 @@ class RunDirectory:
         Raises:
           SaveError: the last states could not be saved.
         """
-        _add(self.rows, rows)
+        row_lib.add(self.rows, rows)
         counts = {log: len(rows) for log, rows in self.rows.items()}
         last = {log: self.rows[log][self._written[log] :] for log in LOGS}
-        facts = {**facts, "rows": counts, "last_rows": last}
+        facts = {**facts, "rows": counts, "last_rows": last, "format": FORMAT}
         publish = functools.partial(self._publish, counts)
         self.checkpoints.save(arrays, facts, publish)
         self._saved = time.monotonic()
@@ -157,61 +206,9 @@ class RunDirectory:
         self._trackers.follow(metrics, self.rows["decisions"])
 
 
-class Follower:
-    """The run directory of a process that is not the one that writes it.
-
-    It holds the rows in memory and leaves the disk alone.
-
-    Args:
-      path: the directory.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.rows: dict[str, list[Row]] = {log: [] for log in LOGS}
-
-    def __enter__(self) -> "Follower":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing is open."""
-
-    def is_finished(self) -> bool:
-        return _is_finished(self.rows)
-
-    def resume(self) -> None:
-        """The process that writes has the facts."""
-
-    def restore(self, like: Any) -> Any:
-        """Something of the shape; the process that writes has the numbers."""
-        return like
-
-    def seconds_since_save(self) -> float:
-        """The process that writes knows when to save."""
-        return 0.0
-
-    def commit(
-        self,
-        rows: Mapping[str, Row],
-        arrays: Any,  # noqa: ARG002 (as a RunDirectory's)
-        facts: Mapping[str, Any],  # noqa: ARG002
-    ) -> None:
-        _add(self.rows, rows)
-
-
-def _is_finished(rows: Mapping[str, Sequence[Row]]) -> bool:
-    return "test_accuracy" in (rows["metrics"] or [{}])[-1]
-
-
-def _add(there: Mapping[str, list[Row]], rows: Mapping[str, Row]) -> None:
-    """Adds rows as they will be read."""
-    for log, row in rows.items():
-        there[log].append(jsonl.as_read(row))
-
-
-def problems(path: Path, config: Row) -> list[str]:
+def problems(path: Path, config: Row, flag: str = "--workdir") -> list[str]:
     """Why a directory cannot be the run directory of a config; changes nothing."""
-    file, where = path / "config.json", f"--workdir={path}"
+    file, where = path / "config.json", f"{flag}={path}"
     try:
         os.path.realpath(path).encode()
     except UnicodeEncodeError:
@@ -233,10 +230,9 @@ def problems(path: Path, config: Row) -> list[str]:
         return [f"{where}: {file.name} is damaged: {error}"]
     then, now = map(_comparable, (there, json.loads(dump_config(config))))
     changes = "; ".join(differences(then, now))
-    advice = (
-        f"choose the same settings, or another directory, where --fork={path} starts"
-    )
-    advice += " anew from its weights"
+    advice = "choose the same settings, or another directory"
+    if flag.startswith("--"):  # of a command, which can fork
+        advice += f", where --fork={path} starts anew from its weights"
     message = f"{where} holds a run of another config; {advice}: {changes}"
     return [message] if changes else []
 
@@ -248,7 +244,7 @@ def _comparable(config: Row) -> Row:
     return with_folders(config, files.absolute)
 
 
-def _claim(path: Path, config: Row) -> tuple[TextIO, bool]:
+def _claim(path: Path, config: Row, flag: str) -> tuple[TextIO, bool]:
     """Makes the directory this config's and, until the file is closed, this process's.
 
     The lock goes with the process, however it ends.
@@ -256,46 +252,16 @@ def _claim(path: Path, config: Row) -> tuple[TextIO, bool]:
     Returns:
       The file, and whether it is locked: not every file system can.
     """
-    if found := problems(path, config):
+    if found := problems(path, config, flag):
         raise ConfigError(found)
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock, locked = files.lock(path)
     except BlockingIOError:
-        message = f"--workdir={path} is in use by another process"
+        message = f"{flag}={path} is in use by another process"
         raise ConfigError([message]) from None
     except OSError as error:
-        message = f"--workdir={path} cannot be written: {error.strerror}"
+        message = f"{flag}={path} cannot be written: {error.strerror}"
         raise ConfigError([message]) from None
     replace_bytes(path / "config.json", dump_config(config).encode())
     return lock, locked
-
-
-def _read(path: Path, log: str, count: int | None, last: int) -> list[Row]:
-    """The rows of a log that a checkpoint counts, but for the last, which it holds.
-
-    Raises:
-      ConfigError: there are fewer, or one is damaged, or there are rows, but no
-        checkpoint.
-    """
-    file = path / f"{log}.jsonl"
-    lines = file.read_bytes().splitlines() if file.exists() else []
-    if count is None and lines:
-        raise ConfigError(
-            [f"--workdir={path}: {file.name} has {len(lines)} rows, but no checkpoint"]
-        )
-    needed = (count or 0) - last
-    if len(lines) < needed:
-        found = f"{file.name} has {len(lines)} rows"
-        raise ConfigError(
-            [f"--workdir={path}: {found}, but the checkpoint comes after {count}"]
-        )
-    rows = []
-    for number, line in enumerate(lines[:needed], start=1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise ConfigError(
-                [f"--workdir={path}: {file.name}, row {number}, is damaged: {error}"]
-            ) from None
-    return rows

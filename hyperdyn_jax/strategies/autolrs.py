@@ -14,7 +14,7 @@ import numpy as np
 
 from hyperdyn_jax.strategies import common
 from hyperdyn_jax.tuner import acquisition, cpu_jit, gp
-from hyperdyn_jax.tuner.interface import Decision, Leaf, Trials, check_scores
+from hyperdyn_jax.tuner.interface import Decision, Leaf, Strategy, Trials, check_scores
 from hyperdyn_jax.tuner.search_space import SearchSpace
 
 # Of the search for a probe's setting: as for Hyperdyn's challenger, but every fit
@@ -61,7 +61,7 @@ class AutoLRSState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class AutoLRS:
+class AutoLRS(Strategy):
     r"""Stages of tau epochs, each with the setting of the best forecast of ten probes.
 
     A stage begins at a state w. Every probe trains w for tau' = tau / 10 under a

@@ -32,6 +32,7 @@ from hyperdyn_jax.tuner import cpu_jit, gp
 from hyperdyn_jax.tuner.interface import (
     Decision,
     Leaf,
+    Strategy,
     TooShortError,
     Trials,
     check_scores,
@@ -73,7 +74,7 @@ class ExploreState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class ExploreThenCommit:
+class ExploreThenCommit(Strategy):
     """One run, with a bounded share of it spent on finding its setting.
 
     Scores are minus a loss greater than 0, such as a cross-entropy, of the average over
@@ -233,6 +234,11 @@ class ExploreThenCommit:
     def _first(self) -> int:
         """Probes of the first trials."""
         return (1 if self.earlier else self.initial) + (self.base is not None)
+
+    @property
+    def made_for(self) -> dict[str, int]:
+        """The run that its budget is of."""
+        return {"epochs": self.epochs, "steps_per_epoch": self.steps_per_epoch}
 
     def accepted_steps(self, state: ExploreState) -> int:
         """Optimizer steps of the accepted path, if no more are spent on probes."""

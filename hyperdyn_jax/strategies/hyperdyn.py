@@ -22,7 +22,7 @@ import numpy as np
 
 from hyperdyn_jax.strategies import wait_and_watch
 from hyperdyn_jax.tuner import acquisition, cpu_jit, gp
-from hyperdyn_jax.tuner.interface import Decision, Leaf, Trials, check_scores
+from hyperdyn_jax.tuner.interface import Decision, Leaf, Strategy, Trials, check_scores
 from hyperdyn_jax.tuner.search_space import SearchSpace
 
 
@@ -49,7 +49,7 @@ class HyperdynState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Hyperdyn:
+class Hyperdyn(Strategy):
     """Online hyperparameter optimisation by Bayesian optimisation and rejection.
 
     Scores are validation accuracies in percentage points, 0 to 100; a non-finite score

@@ -15,7 +15,7 @@ from tinygp import kernels
 
 from hyperdyn_jax.strategies import common
 from hyperdyn_jax.tuner import acquisition, cpu_jit, gp
-from hyperdyn_jax.tuner.interface import Decision, Leaf, Trials, check_scores
+from hyperdyn_jax.tuner.interface import Decision, Leaf, Strategy, Trials, check_scores
 from hyperdyn_jax.tuner.search_space import SearchSpace
 
 # beta_t = c1 + log(c2 n) of the upper confidence bound, with the constants of Ray Tune
@@ -76,7 +76,7 @@ class PB2State(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class PB2:
+class PB2(Strategy):
     r"""Population-based bandits inside one run: the run is the best of the population.
 
     Every member trains an epoch; the members are ranked; the worst quantile is dropped,

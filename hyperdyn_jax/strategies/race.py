@@ -33,6 +33,7 @@ from hyperdyn_jax.tuner.gp import Observations
 from hyperdyn_jax.tuner.interface import (
     Decision,
     Leaf,
+    Strategy,
     TooShortError,
     Trials,
     check_scores,
@@ -104,7 +105,7 @@ class CannotTellError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Race:
+class Race(Strategy):
     """One run, with a bounded share of it spent on a race for its setting.
 
     Scores are any finite numbers, more being better, of the average over the path since
@@ -210,6 +211,11 @@ class Race:
             (min(count, arms[0]) - 1) * int(length)
             for count, length in zip(arms, lengths, strict=True)
         )
+
+    @property
+    def made_for(self) -> dict[str, int]:
+        """The run that its budget is of."""
+        return {"epochs": self.epochs, "steps_per_epoch": self.steps_per_epoch}
 
     def accepted_steps(self, state: RaceState) -> int:
         """Optimizer steps of the accepted path, if there are no more rounds and nothing

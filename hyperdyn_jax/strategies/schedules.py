@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from hyperdyn_jax.strategies import common
-from hyperdyn_jax.tuner.interface import Decision, Leaf, Trials, check_scores
+from hyperdyn_jax.tuner.interface import Decision, Leaf, Strategy, Trials, check_scores
 
 # A value, or a function of the time since the start of the run in epochs.
 Value = float | Callable[[float], float]
@@ -27,7 +27,7 @@ class ScheduleState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule:
+class Schedule(Strategy):
     """One trial an epoch, at settings that are known beforehand.
 
     A diverged epoch leaves the run where it was, and the next trial is the same again:
@@ -251,6 +251,11 @@ class Replay(Schedule):
         if not self.until_step or np.min(np.diff([0, *self.until_step])) < 1:
             raise ValueError("until_step must increase from at least 1")
 
+    @property
+    def made_for(self) -> dict[str, int]:
+        """The run that its pieces have whole steps of."""
+        return {"steps_per_epoch": self.steps_per_epoch}
+
     def accepted_steps(self, state: ScheduleState) -> int:
         """Optimizer steps of the path."""
         del state
@@ -279,7 +284,7 @@ class PlateauState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class ReduceOnPlateau:
+class ReduceOnPlateau(Strategy):
     """Reduces the learning rate when the score has stopped improving.
 
     The rule is torch.optim.lr_scheduler.ReduceLROnPlateau's: a score is better if it

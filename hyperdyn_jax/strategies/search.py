@@ -14,7 +14,7 @@ import numpy as np
 from hyperdyn_jax.strategies import common
 from hyperdyn_jax.strategies.hyperdyn import Hyperdyn, HyperdynState
 from hyperdyn_jax.tuner import cpu_jit
-from hyperdyn_jax.tuner.interface import Decision, Leaf, Trials, check_scores
+from hyperdyn_jax.tuner.interface import Decision, Leaf, Strategy, Trials, check_scores
 from hyperdyn_jax.tuner.search_space import SearchSpace
 
 _SETTINGS = 1  # the stream of the state's key that settings are drawn from
@@ -28,7 +28,7 @@ class RandomState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomSearch:
+class RandomSearch(Strategy):
     """The paper's "random 5x": random settings every epoch, the best one kept.
 
     Every epoch `settings` points are drawn uniformly from the space's cube and trained
@@ -87,7 +87,7 @@ class HyperbandState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class HyperbandVariant:
+class HyperbandVariant(Strategy):
     """The paper's variant of Hyperband (Li et al. 2016), section 4.1.
 
     "We reduced the search space of learning rate by 0.1 instead of successive halving":
@@ -190,7 +190,7 @@ class GreedyBestOfTwo(Hyperdyn):
 
 
 @dataclasses.dataclass(frozen=True)
-class DoNothingControl:
+class DoNothingControl(Strategy):
     """The A/A control of a tuner: its challenger is replaced by its incumbent.
 
     After the random start every branch has the same setting, start, data and keys, and
@@ -206,6 +206,11 @@ class DoNothingControl:
     def metric(self) -> str:
         """What the tuner's scores are."""
         return self.tuner.metric
+
+    @property
+    def searched(self) -> SearchSpace:
+        """The tuner's."""
+        return self.tuner.space
 
     def init(self, key: jax.Array, score: float) -> HyperdynState:
         """The tuner's state."""

@@ -1,6 +1,11 @@
 """Pytrees of training state as NumPy arrays by name, and back."""
 
-from collections.abc import Mapping
+import dataclasses
+import functools
+import json
+import re
+import types
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -9,47 +14,80 @@ import numpy as np
 
 ARRAYS = (jax.Array, np.ndarray, np.generic)  # leaves that hold numbers, with a dtype
 NUMBERS = (bool, int, float, complex)
+TEXT = (str, bytes)
+# Leaves that say what is done, and never change: they are not saved.
+FUNCTIONS = (
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.MethodType,
+    functools.partial,
+    np.ufunc,
+    np.dtype,
+    type,
+)
+LIBRARIES = ("jax", "jaxlib")  # whose objects, such as jitted functions, never change
 
 
-def to_arrays(prefix: str, tree: Any) -> dict[str, np.ndarray]:
-    """The numbers in a pytree by their place in it."""
+@dataclasses.dataclass(frozen=True)
+class Shaped:
+    """An array of this shape and of any dtype; of any shape if that is None."""
+
+    shape: tuple[int, ...] | None
+
+
+def problem(tree: Any) -> str | None:
+    """What is wrong with a training state that branches start from; None if nothing.
+
+    Every leaf has to be numbers, text or a function. Branches would share anything
+    else, as a loader of data, and change it for each other; and it cannot be saved.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(
+        tree,
+        is_leaf=lambda x: isinstance(x, Iterator),  # of which JAX warns
+    )
+    for path, leaf in leaves:
+        where, kind = jax.tree_util.keystr(path), type(leaf).__name__
+        if isinstance(leaf, ARRAYS):
+            if _raw(leaf).dtype.kind in "OUSMm":
+                return f"an array of {leaf.dtype} at state{where}, which is no number"
+        elif not isinstance(leaf, NUMBERS + TEXT + FUNCTIONS):
+            library = type(leaf).__module__.partition(".")[0]
+            if library not in LIBRARIES:
+                return f"a {kind} at state{where}, which is neither numbers nor text"
+    return None
+
+
+def to_arrays(tree: Any) -> dict[str, np.ndarray]:
+    """The numbers and texts in a pytree by their place in it."""
     return {
-        prefix + jax.tree_util.keystr(path): np.asarray(jax.device_get(_raw(leaf)))
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        if isinstance(leaf, ARRAYS + NUMBERS)
+        name: _array(leaf)
+        for name, leaf in zip(_names(tree), jax.tree.leaves(tree), strict=True)
+        if isinstance(leaf, ARRAYS + NUMBERS + TEXT)
     }
 
 
-def from_arrays(prefix: str, like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+def shapes(tree: Any) -> dict[str, Shaped]:
+    """What the arrays of a pytree have to be like. A dtype may change in a step, as of
+    Python's numbers, and a text may have any length."""
+    leaves = dict(zip(_names(tree), jax.tree.leaves(tree), strict=True))
+    return {
+        name: Shaped(None if _is_text(leaves[name]) else array.shape)
+        for name, array in to_arrays(tree).items()
+    }
+
+
+def from_arrays(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     """A pytree like another, with the numbers of `arrays`; the rest is that of `like`.
 
-    Raises:
-      ValueError: they are of another shape.
+    Args:
+      like: a pytree of the same structure.
+      arrays: as `to_arrays` makes them.
     """
-
-    def restored(path: Any, leaf: Any) -> Any:
-        if not isinstance(leaf, ARRAYS + NUMBERS):
-            return leaf
-        name = prefix + jax.tree_util.keystr(path)
-        raw, saved = _raw(leaf), arrays.get(name)
-        if saved is None or saved.shape != np.shape(raw):
-            found = "nothing" if saved is None else f"shape {saved.shape}"
-            raise ValueError(
-                f"another state: {found} for {name}, of shape {np.shape(raw)} here"
-            )
-        if isinstance(leaf, NUMBERS) and not isinstance(leaf, np.generic):
-            return type(leaf)(saved[()])
-        # NumPy's files do not know bfloat16 and the like, but keep their bytes.
-        saved = saved.view(raw.dtype) if saved.dtype.kind == "V" else saved
-        if not isinstance(leaf, jax.Array):
-            return saved[()] if isinstance(leaf, np.generic) else saved
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(
-                jnp.asarray(saved), impl=jax.random.key_impl(leaf)
-            )
-        return jax.device_put(saved, leaf.sharding)
-
-    return jax.tree_util.tree_map_with_path(restored, like)
+    leaves = [
+        _leaf(leaf, arrays[name]) if name in arrays else leaf
+        for name, leaf in zip(_names(like), jax.tree.leaves(like), strict=True)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 def read_only(tree: Any) -> Any:
@@ -73,6 +111,49 @@ def writeable(tree: Any) -> Any:
         return leaf.copy() if locked else leaf
 
     return jax.tree.map(own, tree)
+
+
+def _names(tree: Any) -> list[str]:
+    """A name for every leaf that a file can have, with its number before it."""
+    paths = (
+        jax.tree_util.keystr(path, simple=True, separator=".")
+        for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+    )
+    return [
+        f"{i:04}.{re.sub(r'[^A-Za-z0-9_.-]', '_', path)}".rstrip(".")
+        for i, path in enumerate(paths)
+    ]
+
+
+def _array(leaf: Any) -> np.ndarray:
+    """A leaf as an array of numbers; of text its bytes."""
+    if not _is_text(leaf):
+        return np.asarray(jax.device_get(_raw(leaf)))
+    text = leaf.hex() if isinstance(leaf, bytes) else leaf
+    return np.frombuffer(json.dumps(text).encode(), np.uint8)
+
+
+def _leaf(like: Any, saved: np.ndarray) -> Any:
+    """A leaf from its array, of the type of the one that it takes the place of."""
+    if _is_text(like):
+        text = json.loads(saved.tobytes())
+        return bytes.fromhex(text) if isinstance(like, bytes) else text
+    if isinstance(like, NUMBERS) and not isinstance(like, np.generic):
+        return type(like)(saved[()])
+    if not isinstance(like, jax.Array):
+        return saved[()] if isinstance(like, np.generic) else saved
+    if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(
+            jnp.asarray(saved), impl=jax.random.key_impl(like)
+        )
+    return jax.device_put(saved, like.sharding)
+
+
+def _is_text(leaf: Any) -> bool:
+    """Whether a leaf is saved as text: Python's integers are, as they have any size,
+    for one in the state of NumPy's generators."""
+    whole = isinstance(leaf, int) and not isinstance(leaf, bool | np.generic)
+    return whole or isinstance(leaf, TEXT)
 
 
 def _raw(leaf: Any) -> Any:

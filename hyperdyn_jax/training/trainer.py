@@ -16,42 +16,13 @@ from hyperdyn_jax.system import compiler, signals
 from hyperdyn_jax.training import branch_parallel
 from hyperdyn_jax.training import train_step as step_lib
 from hyperdyn_jax.training.branch_parallel import Layout
+from hyperdyn_jax.training.progress import Evaluation, Progress
 from hyperdyn_jax.training.train_step import TrainState
 from hyperdyn_jax.tuner.interface import Leaf
 
 MEASURED = 1024  # training images, at least, that BatchNorm is measured anew over
 SPIKE = 1000.0  # times the loss of a guess: from there no branch comes back
 BLOCK = 16  # steps whose losses are read together, while the next so many are computed
-
-
-class Progress(NamedTuple):
-    """Branches on their way through the same batches.
-
-    start: the step that all of them started from.
-    states: one a branch.
-    losses: f32[branches, steps], of each branch its training loss at every step so far
-      in nats; NaN where a diverged branch was no longer trained.
-    """
-
-    start: int
-    states: list[TrainState]
-    losses: np.ndarray
-
-    @property
-    def steps(self) -> int:
-        """How far they are."""
-        return self.losses.shape[1]
-
-
-class Evaluation(NamedTuple):
-    """Mean over every example of a split, each counted once.
-
-    accuracy: top-1, percentage points. loss: cross-entropy, nats. count: examples.
-    """
-
-    accuracy: float
-    loss: float
-    count: int  # type: ignore[assignment]  # a tuple counts too
 
 
 class Trainer:

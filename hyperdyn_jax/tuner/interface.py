@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
 from numpy.typing import ArrayLike
+
+from hyperdyn_jax.tuner.search_space import Axis
 
 # Of a state: a NumPy array or scalar, of the shape that its docstring gives.
 Leaf: TypeAlias = Any
@@ -95,30 +97,95 @@ class TooShortError(ValueError):
     """A run has not the steps that a strategy's settings take."""
 
 
-class Strategy(Protocol):
-    """Anything that proposes settings and decides between trials.
+class Strategy:
+    """What proposes settings and decides between trials; the base of all strategies.
 
     Functions over an explicit state: a pytree of arrays with random bits of its own.
-
-    metric: what scores are. "accuracy": percentage points; "loss": minus nats.
+    A subclass has `metric`, `init`, `ask` and `tell`; everything else has a default.
+    An object that has only those four is as good (`complete`).
     """
 
     @property
-    def metric(self) -> str: ...
+    def metric(self) -> str:
+        """What scores are. "accuracy": percentage points; "loss": minus nats."""
+        raise NotImplementedError
 
     def init(self, key: jax.Array, score: float) -> Any:
         """State of a run that starts at a network with this score."""
-        ...
+        raise NotImplementedError
 
     def ask(self, state: Any) -> Trials:
         """Settings to try next. Reads the state, changes nothing."""
-        ...
+        raise NotImplementedError
 
     def tell(
         self, state: Any, trials: Trials, scores: np.ndarray
     ) -> tuple[Any, Decision]:
         """Takes the scores of all trials, f32[c], and decides."""
-        ...
+        raise NotImplementedError
+
+    def incumbent(self, state: Any) -> Mapping[str, Any] | None:  # noqa: ARG002
+        """The setting of branch 0, where it is known before `ask` has searched; None
+        where it is not."""
+        return None
+
+    def accepted_steps(self, state: Any) -> int | None:  # noqa: ARG002
+        """Optimizer steps of the accepted path; None for those of all epochs."""
+        return None
+
+    @property
+    def averaging(self) -> float | None:
+        """Power of the iterate average that is evaluated (`optimizers.averaged`); None
+        to evaluate the parameters in training."""
+        return None
+
+    @property
+    def backtracking(self) -> bool:
+        """Whether the run ends at its best epoch's network, where that is better than
+        the last one's by more than chance."""
+        return False
+
+    @property
+    def shortest_trial(self) -> float:
+        """Epochs of its shortest trial, which must not round to no step; infinity
+        where it counts whole steps itself."""
+        return 1.0
+
+    @property
+    def searched(self) -> Mapping[str, Axis]:
+        """The axes that it searches; empty where it follows a schedule."""
+        return getattr(self, "space", {})
+
+    @property
+    def made_for(self) -> Mapping[str, int]:
+        """The run's `epochs` and `steps_per_epoch`, where it holds for no others."""
+        return {}
+
+
+def complete(strategy: Any) -> Strategy:
+    """The strategy, with defaults for what it lacks if it is no subclass of `Strategy`.
+
+    Args:
+      strategy: it has `metric`, `init`, `ask` and `tell`.
+
+    Raises:
+      ValueError: it lacks one of them.
+    """
+    if isinstance(strategy, Strategy):
+        return strategy
+    if lacking := [name for name in NEEDED if not hasattr(strategy, name)]:
+        raise ValueError(
+            f"a strategy has {', '.join(NEEDED)}; {strategy!r} lacks "
+            f"{', '.join(lacking)}"
+        )
+    names = ["space", *(name for name in vars(Strategy) if not name.startswith("_"))]
+    parts = {name: getattr(strategy, name) for name in names if hasattr(strategy, name)}
+    methods = {name: staticmethod(x) for name, x in parts.items() if callable(x)}
+    made: Any = type(type(strategy).__name__, (Strategy,), parts | methods)
+    return made()
+
+
+NEEDED = ("metric", "init", "ask", "tell")
 
 
 def check_scores(scores: Any, trials: Trials) -> np.ndarray:

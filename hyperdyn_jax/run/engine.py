@@ -1,0 +1,481 @@
+"""The engine of every run: ask, train each branch, score it, tell, go on with one.
+
+`train_and_evaluate` trains the project's own networks with it, and `tune` any loop of
+the user's. They differ in how a branch is trained and scored (`Training`), and in
+nothing else: one state, one rule for what diverges, one way to end, one form of rows.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from hyperdyn_jax import hosts
+from hyperdyn_jax.run import console
+from hyperdyn_jax.run.rows import Directory, decision_row
+from hyperdyn_jax.system import signals
+from hyperdyn_jax.training.progress import Evaluation, Progress
+from hyperdyn_jax.tuner.cpu_jit import key_data
+from hyperdyn_jax.tuner.interface import Decision, DivergedError, Leaf, Strategy, Trials
+
+ATTEMPTS = 4  # at one epoch, before a run in which everything diverges gives up
+NARROWER = 0.1  # of the largest learning rate tried: the limit after two such attempts
+ARRAYS = ("held", "best", "tuner", "key")  # the fields of a run that are arrays
+
+Rows = dict[str, dict[str, Any]]  # of a decision, by the log that each is for
+
+
+class Branch(NamedTuple):
+    """A trial, trained and scored; the score of one that diverged is NaN.
+
+    train_loss: mean over its steps, nats; None where a user's own loop tells none.
+    """
+
+    state: Any
+    train_loss: float | None
+    validation: Evaluation
+    score: float
+
+
+class Pending(NamedTuple):
+    """A decision whose branches are on their way.
+
+    trials: what they try.
+    progress: how far they are.
+    seconds: that they have been trained for.
+    """
+
+    trials: Trials
+    progress: Progress
+    seconds: float = 0.0
+
+
+class Run(NamedTuple):
+    """Everything that a run needs to go on; a checkpoint holds it.
+
+    held: states that trials start from; the first is the run itself.
+    steps: of each of them, the optimizer steps on the path to it.
+    best: with backtracking, the state of the epoch that was best on validation data.
+    tuner: the strategy's state.
+    key: u32[...], raw PRNG key of the augmentation.
+    score: of the run on validation data, as the strategy measures it.
+    examples: of each split of the data, their number, where it is known.
+    epoch: decisions so far that took the run on, one an epoch for most strategies.
+    attempts: decisions in a row, up to now, in which every branch diverged.
+    limit: largest learning rate that is tried, lowered where everything diverges.
+    total_steps: optimizer steps with every trial.
+    told_step: that the last row of metrics.jsonl ended at.
+    best_epoch, best_merit: which epoch `best` is of, and how good it was (`merit`).
+    seconds: spent since the last accepted epoch, on trials that led nowhere.
+    pending: the decision that is being trained for, if the state was saved inside one.
+    skipped: what is wrong with each record that was left out so far.
+    """
+
+    held: list[Any]
+    best: list[Any]
+    tuner: Any
+    key: Leaf
+    score: float
+    examples: dict[str, int]
+    steps: Sequence[int] = (0,)
+    epoch: int = 0
+    attempts: int = 0
+    limit: float = math.inf
+    total_steps: int = 0
+    told_step: int = 0
+    best_epoch: int = -1
+    best_merit: float = -math.inf
+    seconds: float = 0.0
+    pending: Pending | None = None
+    skipped: Sequence[str] = ()
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps on the accepted path."""
+        return self.steps[0]
+
+
+class Training(Protocol):
+    """How the branches of a run are trained and scored.
+
+    epochs: of the accepted path, where the strategy takes none of them for trials.
+    steps_per_epoch: optimizer steps of an epoch.
+    advice: what a person can change where everything diverges.
+    """
+
+    @property
+    def epochs(self) -> int: ...
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    @property
+    def advice(self) -> str: ...
+
+    def train(self, engine: "Engine", run: Run, directory: Directory) -> Run:
+        """Trains every branch of the next decision, which is then pending, on the same
+        batches. The run may be saved on the way."""
+        ...
+
+    def score(self, progress: Progress) -> list[Branch]:
+        """Scores trained branches on validation data."""
+        ...
+
+    def steps_taken(self, progress: Progress) -> int:
+        """Optimizer steps that the branches took together."""
+        ...
+
+    def at_end(self, branch: Branch) -> Branch | None:
+        """The branch scored at the end of its path; None if it was already."""
+        ...
+
+    def chance(self, validation: Evaluation, comparisons: int) -> float:
+        """How much better than the last the best of some epochs looks by chance."""
+        ...
+
+    def test(self, state: Any) -> dict[str, Any]:
+        """What the last row tells of a state that no decision has seen."""
+        ...
+
+    def skipped(self) -> Sequence[str] | None:
+        """What is wrong with each record that was left out so far; None where none may
+        be."""
+        ...
+
+    def check(self, examples: Mapping[str, int], directory: Directory) -> None:
+        """Raises ConfigError if a saved run is of other data."""
+        ...
+
+    def pack(self, state: Any) -> Any:
+        """A state as a pytree of arrays, for a checkpoint."""
+        ...
+
+    def like(self) -> Any:
+        """What the arrays of a packed state have to be like."""
+        ...
+
+    def unpack(self, arrays: Any) -> Any:
+        """The state of such arrays."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """A strategy over a training.
+
+    Args:
+      strategy: asked and told.
+      training: of the branches.
+      backtracking: whether the run ends at its best epoch's state, where that is better
+        than the last one's by more than chance.
+    """
+
+    strategy: Strategy
+    training: Training
+    backtracking: bool
+
+    def length(self, run: Run) -> int:
+        """Steps of the accepted path: of all epochs, less what trials have taken."""
+        steps = self.strategy.accepted_steps(run.tuner)
+        return steps or self.training.epochs * self.training.steps_per_epoch
+
+    def epochs(self, run: Run) -> int:
+        """Epochs of the accepted path, the last of which may be a part of one."""
+        return -(-self.length(run) // self.training.steps_per_epoch)
+
+    def trial_steps(self, run: Run, trials: Trials) -> int:
+        """Optimizer steps of each branch."""
+        steps = max(1, round(trials.epochs * self.training.steps_per_epoch))
+        return min(steps, self.length(run) - run.step)
+
+    def run_to_end(
+        self, run: Run, directory: Directory, told: Callable[[Run, Run, Rows], Any]
+    ) -> Run:
+        """One decision after the other, to the last epoch.
+
+        Args:
+          run: to go on with.
+          directory: where its rows and its state go.
+          told: called after every decision with the run before and after it, and the
+            rows.
+
+        Raises:
+          DivergedError: no setting could be found that trains with finite numbers.
+          KeyboardInterrupt: the process was asked to stop; the run is saved.
+        """
+        while run.step < self.length(run):
+            if run.attempts >= ATTEMPTS:  # also when the same run is given again
+                raise DivergedError(self._diverged(run, directory))
+            if hosts.any_of(signals.asked()):
+                raise KeyboardInterrupt
+            trained = self.training.train(self, run, directory)
+            try:
+                run, rows = self.decide(trained)
+            except KeyboardInterrupt:
+                self.save(trained, directory)  # the branches need not be trained again
+                raise
+            self.save(run, directory, rows)
+            told(trained, run, rows)
+        return run
+
+    def decide(self, run: Run) -> tuple[Run, Rows]:
+        """Scores the trained branches and goes on as one of them, or stays."""
+        assert run.pending is not None
+        trials, progress, spent = run.pending
+        began = time.perf_counter()
+        branches = self.training.score(progress)
+        scores = np.array([branch.score for branch in branches], np.float32)
+        tuner, decision = self.strategy.tell(run.tuner, trials, scores)
+        new = follow(run, branches, tuner, decision)
+        taken = self.training.steps_taken(progress)
+        new = new._replace(total_steps=run.total_steps + taken)
+        if new.attempts > max(1, run.attempts):
+            # Not after the first: most strategies then try something else themselves.
+            new = narrow(self.strategy, new, trials)
+        row = decision_row(
+            trials,
+            scores,
+            decision,
+            score_before=run.score,
+            extra_steps=taken - (new.step - run.step),
+            rollback=rollback(run, new),
+        )
+        rows = {"decisions": row}
+        if decision.branch >= 0:
+            new, rows["metrics"] = self._accepted(
+                new, trials.setting(decision.branch), branches[decision.branch]
+            )
+            if run.step != run.told_step:  # it went back before
+                rows["metrics"]["from_step"] = run.step
+            new = new._replace(told_step=new.step)
+        if (skipped := self.training.skipped()) is not None:
+            new = new._replace(skipped=skipped)
+            if "metrics" in rows:
+                rows["metrics"]["skipped_records"] = len(skipped)
+        seconds = run.seconds + spent + time.perf_counter() - began
+        if "metrics" not in rows:
+            return new._replace(seconds=seconds), rows
+        rows["metrics"]["seconds"] = seconds
+        return new._replace(seconds=0.0), rows
+
+    def _accepted(
+        self, run: Run, setting: Mapping[str, np.float32], branch: Branch
+    ) -> tuple[Run, dict[str, Any]]:
+        """The run after an accepted epoch, and its row of metrics.jsonl."""
+        ended = run.step == self.length(run)
+        if ended:
+            branch = self._average_or_end(branch)
+            run = run._replace(held=[branch.state, *run.held[1:]], score=branch.score)
+        if self.backtracking:
+            run = remember(run, branch)
+        row = metrics_row(run, setting, branch)
+        if ended:
+            run, tested = self.finish(run, branch)
+            row |= tested
+        return run, row
+
+    def _average_or_end(self, last: Branch) -> Branch:
+        """The last epoch's state: an average of its path, if there is one, or the end
+        of it, whichever is better on validation data. After an anneal that is often the
+        end, and a schedule that is played as it stands ends as it would have."""
+        end = self.training.at_end(last)
+        if end is None or not certainty(end.validation) > certainty(last.validation):
+            return last
+        return end
+
+    def finish(self, run: Run, last: Branch) -> tuple[Run, dict[str, Any]]:
+        """The run at its end, and what its last row has more than others.
+
+        It goes back to its best epoch if that was better than the last by more than
+        chance: the best of many epochs always looks better.
+        """
+        tested = self.training.test(last.state)
+        fallen = run.best_merit - merit(last.validation)
+        others = max(1, run.epoch - 1)
+        if not run.best or fallen <= self.training.chance(last.validation, others):
+            best_epoch = run.epoch - 1
+            return run._replace(
+                held=[last.state], best=[], best_epoch=best_epoch
+            ), tested
+        results = self.training.test(run.best[0])
+        if results:
+            results["best_epoch"] = run.best_epoch  # whose state was kept and tested
+            results["last_test_accuracy"] = tested["test_accuracy"]
+        return run._replace(held=run.best, best=[]), results
+
+    def save(self, run: Run, directory: Directory, rows: Rows | None = None) -> None:
+        """One checkpoint of everything: states, strategy, keys and counts together.
+
+        Args:
+          run: to be saved.
+          directory: where.
+          rows: of the decision that led to it.
+        """
+        if not directory.keeps:
+            directory.commit(rows or {}, None, {})
+            return
+        pack = self.training.pack
+        arrays: dict[str, Any] = {"tuner": run.tuner, "key": run.key, "branches": []}
+        arrays |= {"held": [*map(pack, run.held)], "best": [*map(pack, run.best)]}
+        facts = {name: x for name, x in run._asdict().items() if name not in ARRAYS}
+        facts |= {"held": len(run.held), "best": len(run.best), "pending": None}
+        if run.pending is not None:
+            trials, progress, seconds = run.pending
+            arrays["branches"] = [*map(pack, progress.states)]
+            arrays |= {"hparams": trials.hparams, "losses": progress.losses}
+            facts["pending"] = {
+                "start": progress.start,
+                "losses": progress.losses.shape,
+                "hparams": list(trials.hparams),
+                "seconds": seconds,
+            }
+        directory.commit(rows or {}, arrays, facts)
+
+    def resume(self, key: jax.Array, directory: Directory) -> Run | None:
+        """The run of the newest checkpoint, None if there is none.
+
+        Args:
+          key: that the strategy began with, or one like it.
+          directory: of the run.
+
+        Raises:
+          ConfigError: it is of another state or strategy.
+        """
+        if (facts := hosts.share_json(directory.resume())) is None:
+            return None
+        facts = {name: facts[name] for name in Run._fields if name in facts}
+        self.training.check(facts["examples"], directory)
+        like = {
+            "held": [self.training.like()] * facts.pop("held"),
+            "best": [self.training.like()] * facts.pop("best"),
+            "tuner": self.strategy.init(key, facts["score"]),
+            "key": key_data(key),
+            "branches": [],
+        }
+        if pending := facts.pop("pending"):
+            losses = np.zeros(pending["losses"], np.float32)
+            like |= {"branches": [self.training.like()] * len(losses), "losses": losses}
+            like["hparams"] = dict.fromkeys(pending["hparams"], losses[:, 0])
+        arrays = hosts.share_tree(directory.restore(like))
+        for name in ("held", "best", "branches"):
+            arrays[name] = [*map(self.training.unpack, arrays[name])]
+        run = Run(**facts, **{name: arrays[name] for name in ARRAYS})
+        if not pending:
+            return run
+        trials = self.strategy.ask(run.tuner)._replace(hparams=arrays["hparams"])
+        progress = Progress(pending["start"], arrays["branches"], arrays["losses"])
+        return run._replace(pending=Pending(trials, progress, pending["seconds"]))
+
+    def _diverged(self, run: Run, directory: Directory) -> str:
+        """Why a run cannot go on."""
+        tried = directory.rows["decisions"][-1]["trials"]
+        settings = "; ".join(map(console.setting, tried))
+        return (
+            f"every branch of epoch {run.epoch} diverged, {ATTEMPTS} times in a row, "
+            f"last at {settings}; {self.training.advice}"
+        )
+
+
+def merit(validation: Evaluation) -> float:
+    """How good an epoch is, to find the best of them.
+
+    By accuracy where it is known, whatever the strategy goes by: a network that is too
+    sure of itself has its least loss long before it has learned the most.
+    """
+    if validation.accuracy is not None:
+        return validation.accuracy
+    return certainty(validation)
+
+
+def certainty(validation: Evaluation) -> float:
+    """How good a state is, to choose one of two on the same path: minus the loss, which
+    tells smaller differences than an accuracy, where it is known."""
+    if validation.loss is not None:
+        return -validation.loss
+    assert validation.accuracy is not None
+    return validation.accuracy
+
+
+def within(limit: float, trials: Trials) -> Trials:
+    """The trials, with no learning rate above a limit."""
+    rates = trials.hparams.get("learning_rate")
+    if rates is None:
+        return trials
+    rates = np.minimum(rates, np.float32(limit))
+    return trials._replace(hparams=trials.hparams | {"learning_rate": rates})
+
+
+def follow(run: Run, branches: list[Branch], tuner: Any, decision: Decision) -> Run:
+    """The run after a decision: the branch it chose, never trained again.
+
+    Where all diverged that is the last good state, with fresh randomness. Only a branch
+    that is accepted ends the count of such attempts, for sound probes between them do
+    not take the run on.
+    """
+    assert run.pending is not None
+    trials, progress, _ = run.pending
+    states = [branch.state for branch in branches] + run.held
+    steps = [run.steps[parent] + progress.steps for parent in trials.parents]
+    steps += run.steps
+    run = run._replace(
+        held=[states[i] for i in decision.hold],
+        steps=[steps[i] for i in decision.hold],
+        tuner=tuner,
+        pending=None,
+    )
+    if decision.branch >= 0:
+        return run._replace(
+            score=branches[decision.branch].score,
+            epoch=run.epoch + 1,
+            attempts=0,
+        )
+    sound = np.isfinite([branch.score for branch in branches]).any()
+    if trials.probe or sound:
+        return run
+    key = jax.random.fold_in(jax.random.wrap_key_data(run.key), run.attempts)
+    return run._replace(attempts=run.attempts + 1, key=key_data(key))
+
+
+def narrow(strategy: Strategy, run: Run, trials: Trials) -> Run:
+    """The run, to go on with smaller learning rates than those of some trials."""
+    if "learning_rate" not in trials.hparams:
+        return run
+    limit = NARROWER * float(trials.hparams["learning_rate"].max())
+    axis = strategy.searched.get("learning_rate")
+    return run._replace(limit=max(limit, axis.low) if axis else limit)
+
+
+def remember(run: Run, branch: Branch) -> Run:
+    """The run after an accepted epoch, if that is the best so far; of equals the
+    last."""
+    if (found := merit(branch.validation)) < run.best_merit:
+        return run
+    return run._replace(best=[branch.state], best_epoch=run.epoch - 1, best_merit=found)
+
+
+def rollback(before: Run, after: Run) -> dict[str, Any] | None:
+    """Where a decision took the run back: the attempt number and the largest learning
+    rate of the next (None without a limit) if everything diverged, or the step of the
+    earlier state that it goes on from; else None."""
+    if after.attempts > before.attempts:
+        return {"attempt": after.attempts, "learning_rate_limit": after.limit}
+    return {"step": after.step} if after.step < before.step else None
+
+
+def metrics_row(
+    run: Run, setting: Mapping[str, np.float32], branch: Branch
+) -> dict[str, Any]:
+    """A row of metrics.jsonl: where the run stands after an accepted epoch."""
+    return {
+        "epoch": run.epoch - 1,
+        "step": run.step,
+        "total_steps": run.total_steps,
+        "train_loss": branch.train_loss,
+        "validation_accuracy": branch.validation.accuracy,
+        "validation_loss": branch.validation.loss,
+        "hyperparams": dict(setting),
+    }

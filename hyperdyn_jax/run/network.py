@@ -1,0 +1,250 @@
+"""How the project's own networks are trained and scored, for the engine."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from hyperdyn_jax import hosts
+from hyperdyn_jax.run.checkpoints import Checkpoints
+from hyperdyn_jax.run.config import ConfigError, Setup
+from hyperdyn_jax.run.engine import Branch, Engine, Pending, Run, within
+from hyperdyn_jax.run.rows import Directory
+from hyperdyn_jax.strategies import paired_test
+from hyperdyn_jax.system import signals
+from hyperdyn_jax.training.progress import Evaluation, Progress
+from hyperdyn_jax.training.train_step import TrainState
+from hyperdyn_jax.training.trainer import Trainer
+from hyperdyn_jax.tuner.cpu_jit import key_data
+from hyperdyn_jax.tuner.interface import Strategy, Trials
+
+SPLITS = ("train", "validation", "test")
+
+
+class Network:
+    """The engine's `Training` of a config: branches of one network on its devices.
+
+    Args:
+      setup: the parts of the run.
+      trainer: of its network and data.
+    """
+
+    advice = (
+        "lower config.optimizer.learning_rate and the upper bounds of "
+        "config.search_space, and take another --workdir"
+    )
+
+    def __init__(self, setup: Setup, trainer: Trainer):
+        self._setup, self.trainer = setup, trainer
+        self.epochs = setup.epochs
+        self.steps_per_epoch = setup.dataset.steps_per_epoch
+
+    def begin(self) -> Run:
+        """A run that has not begun: w0, scored."""
+        weights, tuner, augmentation = keys(self._setup)
+        state = self.trainer.init(weights)
+        if fork := self._setup.fork:
+            state = forked(fork, state) if hosts.first() else state
+            state = self.trainer.replicate(hosts.share_tree(state))
+        strategy = self._setup.tuner
+        score = score_of(strategy, self.trainer.evaluate(state, "validation"))
+        key = hosts.share_tree(key_data(augmentation))
+        started = strategy.init(tuner, score)
+        return Run([state], [], started, key, score, sizes(self._setup))
+
+    def resume(self, engine: Engine, directory: Directory) -> Run | None:
+        """The run of the newest checkpoint, None if there is none.
+
+        Raises:
+          ConfigError: it is of another network, tuner or data.
+        """
+        _, tuner, _ = keys(self._setup)
+        run = engine.resume(tuner, directory)
+        if run:
+            self._setup.dataset.skips.resume(run.skipped)
+        return run
+
+    def check(self, examples: Mapping[str, int], directory: Directory) -> None:
+        """Raises ConfigError if a run was of other data."""
+        here = sizes(self._setup)
+        if examples == here:
+            return
+        then, now = (
+            ", ".join(f"{count:,} {name}" for name, count in each.items())
+            for each in (examples, here)
+        )
+        where = f"--workdir={directory.path} holds a run of other data"
+        raise ConfigError([f"{where}: {now} examples here, {then} there"])
+
+    def train(self, engine: Engine, run: Run, directory: Directory) -> Run:
+        """Trains every branch of the next decision on the same batches.
+
+        The run is saved on the way, when that is due and when it is to stop.
+        """
+
+        def pause() -> bool:
+            due = directory.seconds_since_save() >= 60 * self._setup.save_minutes
+            return due or signals.asked()
+
+        pause = hosts.together(pause)
+        key, began = jax.random.wrap_key_data(run.key), time.perf_counter()
+        pending = run.pending or self._propose(engine, run, key)
+        steps = engine.trial_steps(run, pending.trials)
+        while True:
+            progress = self.trainer.train(pending.progress, steps, key, pause)
+            jax.block_until_ready(progress.states)
+            now = time.perf_counter()
+            pending = Pending(pending.trials, progress, pending.seconds + now - began)
+            began, run = (
+                now,
+                run._replace(pending=pending),
+            )
+            done, stop = progress.steps == steps, hosts.any_of(signals.asked())
+            if stop or not done:
+                engine.save(run, directory)
+            if stop:
+                raise KeyboardInterrupt
+            if done:
+                return run
+
+    def _propose(self, engine: Engine, run: Run, key: jax.Array) -> Pending:
+        """The branches of the next decision.
+
+        The incumbent needs no search: where branches take turns it is already trained
+        while the tuner looks for a challenger, which then catches up with it.
+        """
+        strategy, trainer = engine.strategy, self.trainer
+        incumbent = strategy.incumbent(run.tuner)
+        if incumbent is None or not trainer.takes_turns(2) or jax.process_count() > 1:
+            return self._start(engine, run, strategy.ask(run.tuner))
+        with ThreadPoolExecutor(1) as pool:
+            search = pool.submit(strategy.ask, run.tuner)
+            alone = Trials.of({name: [x] for name, x in incumbent.items()})
+            first = self._start(engine, run, alone)
+            steps = engine.trial_steps(run, first.trials)
+            ahead = trainer.train(first.progress, steps, key, pause=search.done)
+            pending = self._start(engine, run, search.result())
+        if trainer.diverged(ahead.losses).any():  # as if nothing had been trained yet
+            return pending
+        return pending._replace(progress=trainer.join(ahead, pending.progress, key))
+
+    def _start(self, engine: Engine, run: Run, trials: Trials) -> Pending:
+        """The branches of trials, where they start from."""
+        trials = within(run.limit, trials)
+        skipped = trials.block * engine.trial_steps(run, trials)
+        states = [self.trainer.skip(run.held[i], skipped) for i in trials.parents]
+        settings = [trials.setting(i) for i in range(len(states))]
+        return Pending(trials, self.trainer.begin(states, settings))
+
+    def score(self, progress: Progress) -> list[Branch]:
+        """Scores trained branches on validation data."""
+        return [
+            self._scored(*branch)
+            for branch in zip(progress.states, progress.losses, strict=True)
+        ]
+
+    def _scored(self, state: TrainState, losses: np.ndarray) -> Branch:
+        """A branch with its score. losses: f32[steps], of its training."""
+        trainer, train_loss = self.trainer, float(losses.mean())
+        if trainer.diverged(losses).any():
+            unknown = Evaluation(math.nan, math.nan, 0)
+            return Branch(state, train_loss, unknown, math.nan)
+        validation = trainer.evaluate(state, "validation")
+        assert validation.loss is not None
+        sound = math.isfinite(validation.loss) and trainer.is_finite(state)
+        score = score_of(self._setup.tuner, validation) if sound else math.nan
+        return Branch(state, train_loss, validation, score)
+
+    def steps_taken(self, progress: Progress) -> int:
+        """Optimizer steps of all branches; one that diverged ended early."""
+        return int(self.trainer.steps_taken(progress.losses).sum())
+
+    def at_end(self, branch: Branch) -> Branch | None:
+        """The branch scored without its average; None if it has none."""
+        end = self.trainer.without_average(branch.state)
+        if end is branch.state:
+            return None
+        validation = self.trainer.evaluate(end, "validation")
+        score = score_of(self._setup.tuner, validation)
+        return branch._replace(state=end, validation=validation, score=score)
+
+    def chance(self, validation: Evaluation, comparisons: int) -> float:
+        """Percentage points by which the best of some epochs looks better by chance."""
+        return paired_test.smallest_gap(validation.count, comparisons=comparisons)
+
+    def test(self, state: TrainState) -> dict[str, Any]:
+        """What a network scores on the test split."""
+        found = self.trainer.evaluate(state, "test")
+        return {"test_accuracy": found.accuracy, "test_loss": found.loss}
+
+    def skipped(self) -> Sequence[str] | None:
+        """What is wrong with each record that any process has left out so far; None
+        where none may be.
+
+        Raises:
+          DataError: they are too many together.
+        """
+        skips = self._setup.dataset.skips
+        if not skips.limit:
+            return None
+        for line in hosts.union(skips.lines):
+            skips.add(line)
+        return tuple(skips.lines)
+
+    def pack(self, state: TrainState) -> TrainState:
+        """A state is a pytree of arrays already."""
+        return state
+
+    def like(self) -> TrainState:
+        """Zeros of the shapes and dtypes of a state."""
+        zeros: TrainState = jax.tree.map(
+            lambda x: np.zeros(x.shape, x.dtype), self.trainer.shapes()
+        )
+        return zeros
+
+    def unpack(self, arrays: Any) -> TrainState:
+        """The state on every device."""
+        state: TrainState = self.trainer.replicate(TrainState(*arrays))
+        return state
+
+
+def keys(setup: Setup) -> jax.Array:
+    """Keys of the weights, the tuner and the augmentation."""
+    return jax.random.split(jax.random.key(setup.seed), 3)
+
+
+def sizes(setup: Setup) -> dict[str, int]:
+    """Number of examples of each split."""
+    return {name: setup.dataset.size(name) for name in SPLITS}
+
+
+def score_of(strategy: Strategy, validation: Evaluation) -> float:
+    """What the strategy maximises: accuracy in percentage points, or minus the loss."""
+    assert validation.loss is not None
+    assert validation.accuracy is not None
+    return -validation.loss if strategy.metric == "loss" else validation.accuracy
+
+
+def forked(run: str, state: TrainState) -> TrainState:
+    """A fresh state with the weights that a run had at its newest checkpoint.
+
+    Args:
+      run: its directory.
+      state: arrays, or their shapes and dtypes.
+
+    Raises:
+      ConfigError: there is no checkpoint, or it is of another network.
+    """
+    folder = Path(run, "checkpoints")
+    store = Checkpoints(folder) if folder.is_dir() else None
+    if store is None or store.latest() is None:
+        raise ConfigError([f"--fork={run} holds no good checkpoint of a run"])
+    weights = {"params": state.params, "batch_stats": state.batch_stats}
+    picked = {name: store.pick(x, f"held/0/{name}") for name, x in weights.items()}
+    store.close()
+    return state._replace(**picked)

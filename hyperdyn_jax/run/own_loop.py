@@ -1,0 +1,227 @@
+"""How a user's own loop is trained and scored, for the engine."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hyperdyn_jax.optimizers import iterate_average
+from hyperdyn_jax.run.engine import Branch, Engine, Pending, Run, within
+from hyperdyn_jax.run.rows import Directory
+from hyperdyn_jax.system import pytrees
+from hyperdyn_jax.training.progress import Evaluation, Progress
+from hyperdyn_jax.tuner.cpu_jit import key_data
+from hyperdyn_jax.tuner.interface import Strategy, Trials
+
+PIECES = 16  # points of the path of a trial that are averaged, at most
+
+Setting = dict[str, np.float32]
+
+
+class Held(NamedTuple):
+    """A state that trials start from.
+
+    average: of the path to it, None where the strategy scores its end.
+    step: number of the step that comes next.
+    """
+
+    state: Any
+    average: list[Any] | None
+    step: int
+
+    def read_out(self) -> Any:
+        """The state that is scored."""
+        if self.average is None:
+            return self.state
+        return iterate_average.read_out(self.average, self.state)
+
+    def end(self) -> "Held":
+        """The same, scored at the end of its path."""
+        return self._replace(average=iterate_average.start(self.state))
+
+
+class OwnLoop:
+    """The engine's `Training` of the functions that `tune` is given.
+
+    Args:
+      strategy: of the run; it says what is scored.
+      train, evaluate, state, epochs, steps_per_epoch: as `tune` has them.
+    """
+
+    advice = "lower the upper bounds of the search space"
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        train: Callable[[Any, Setting, range], Any],
+        evaluate: Callable[[Any], float],
+        state: Any,
+        epochs: int,
+        steps_per_epoch: int,
+    ):
+        self._strategy, self._train, self._evaluate = strategy, train, evaluate
+        self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
+        untrained = Held(state, None, 0)
+        self._first = untrained if strategy.averaging is None else untrained.end()
+
+    def begin(self, key: jax.Array) -> Run:
+        """A run that has not begun, scored."""
+        score = number(self._evaluate(self._first.read_out()))
+        tuner = self._strategy.init(key, score)
+        return Run([self._first], [], tuner, key_data(key), score, {})
+
+    def train(
+        self,
+        engine: Engine,
+        run: Run,
+        directory: Directory,  # noqa: ARG002 (only networks are saved inside a trial)
+    ) -> Run:
+        """Trains every branch of the next decision over the same steps."""
+        if run.pending is not None:  # of a run that stopped while it was scored
+            return run
+        began = time.perf_counter()
+        trials = within(run.limit, engine.strategy.ask(run.tuner))
+        count = engine.trial_steps(run, trials)
+        branches = [
+            self._branch(run.held[parent], trials, i, count)
+            for i, parent in enumerate(trials.parents)
+        ]
+        losses = np.full((len(branches), count), np.nan, np.float32)
+        progress = Progress(branches[0].step - count, branches, losses)
+        seconds = time.perf_counter() - began
+        return run._replace(pending=Pending(trials, progress, seconds))
+
+    def _branch(self, held: Held, trials: Trials, index: int, count: int) -> Held:
+        first, averaging = held.step + trials.block * count, self._strategy.averaging
+        length = count if averaging is None else math.ceil(count / PIECES)
+        for begin in range(first, first + count, length):
+            steps = range(begin, min(begin + length, first + count))
+            held = self._trained(held, trials.setting(index), steps)
+        return held
+
+    def _trained(self, held: Held, setting: Setting, steps: range) -> Held:
+        """A state some steps on. steps: their numbers, which `train` sees."""
+        given = pytrees.read_only(held.state)
+        before = jax.tree.leaves(given)
+        try:
+            state = self._train(given, setting, steps)
+        except ValueError as error:
+            if "read-only" in str(error):  # NumPy's word for an array of `given`
+                raise _impure("changes") from error
+            raise
+        _check_pure(before, jax.tree.leaves(given), state)
+        step, average = held.step + len(steps), held.average
+        power = self._strategy.averaging
+        if average is not None and power is not None:
+            share = iterate_average.weight(power, step, len(steps))
+            average = iterate_average.update(average, state, share)
+        return Held(state, average, step)
+
+    def score(self, progress: Progress) -> list[Branch]:
+        """Scores trained branches with `evaluate`."""
+        return [*map(self._scored, progress.states)]
+
+    def _scored(self, held: Held) -> Branch:
+        diverged = has_nan(held.state)
+        score = math.nan if diverged else number(self._evaluate(held.read_out()))
+        is_loss = self._strategy.metric == "loss"
+        validation = Evaluation(
+            accuracy=None if is_loss else score, loss=-score if is_loss else None
+        )
+        return Branch(held, None, validation, score)
+
+    def steps_taken(self, progress: Progress) -> int:
+        """Optimizer steps of all branches."""
+        return len(progress.states) * progress.steps
+
+    def at_end(self, branch: Branch) -> Branch | None:
+        """The branch scored at the end of its path; None if it was already."""
+        held: Held = branch.state
+        return None if held.average is None else self._scored(held.end())
+
+    def chance(
+        self,
+        validation: Evaluation,  # noqa: ARG002
+        comparisons: int,  # noqa: ARG002
+    ) -> float:
+        """How much of a difference is chance is not known of scores alone."""
+        return 0.0
+
+    def test(self, state: Held) -> dict[str, Any]:  # noqa: ARG002
+        """The user's own test data are the user's."""
+        return {}
+
+    def skipped(self) -> None:
+        """No record is read here."""
+
+    def check(self, examples: Mapping[str, int], directory: Directory) -> None:
+        """The number of examples is not known here."""
+
+    def pack(self, held: Held) -> dict[str, Any]:
+        """A state as arrays by name."""
+        packed = {"step": np.int64(held.step), "state": pytrees.to_arrays(held.state)}
+        if held.average is not None:
+            packed["average"] = pytrees.to_arrays(held.average)
+        return packed
+
+    def like(self) -> dict[str, Any]:
+        """What a packed state has to be like."""
+        like = {"step": np.int64(0), "state": pytrees.shapes(self._first.state)}
+        if self._first.average is not None:
+            like["average"] = pytrees.shapes(self._first.average)
+        return like
+
+    def unpack(self, arrays: Mapping[str, Any]) -> Held:
+        """The state of such arrays; what is no number in it is that of the first."""
+        state = pytrees.from_arrays(self._first.state, arrays["state"])
+        average = self._first.average
+        if average is not None:
+            average = pytrees.from_arrays(average, arrays["average"])
+        return Held(state, average, int(arrays["step"]))
+
+
+def number(score: Any) -> float:
+    """What `evaluate` returned, as a float.
+
+    Raises:
+      ValueError: it is not one number.
+    """
+    leaves = jax.tree.leaves(score)
+    if len(leaves) == 1 and leaves[0] is score and np.size(score) == 1:
+        found = np.asarray(jax.device_get(score))
+        if found.dtype.kind in "fiub" or jnp.issubdtype(found.dtype, jnp.floating):
+            return float(found.reshape(()))
+    raise ValueError(
+        f"evaluate must return one number, of which more is better, got {score!r:.100}"
+    )
+
+
+def _check_pure(before: list[Any], after: list[Any], new: Any) -> None:
+    """Raises ValueError if `train` has spoilt what other branches start from."""
+    if new is None:
+        raise ValueError("train must return the new state, got None")
+    same = len(before) == len(after) and all(map(lambda a, b: a is b, before, after))
+    gone = any(isinstance(x, jax.Array) and x.is_deleted() for x in before)
+    if not same or gone:
+        raise _impure("donates" if gone else "changes")
+
+
+def _impure(what: str) -> ValueError:
+    return ValueError(
+        f"train {what} the state that it is given, from which other branches start "
+        f"too; let it begin with a copy, jax.tree.map(jnp.copy, state), of a Flax NNX "
+        f"module nnx.clone(module)"
+    )
+
+
+def has_nan(state: Any) -> bool:
+    """Whether a number in a state is NaN."""
+    numbers: list[Any] = [
+        x for x in jax.tree.leaves(state) if isinstance(x, pytrees.ARRAYS)
+    ]
+    floats = (x for x in numbers if jnp.issubdtype(x.dtype, jnp.inexact))
+    return any(bool(jnp.isnan(x).any()) for x in floats)

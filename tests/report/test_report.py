@@ -1,0 +1,487 @@
+"""The report's numbers, checked against the rows they come from."""
+
+import base64
+import hashlib
+import html
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from paths import ROOT
+from scipy import stats
+from written_runs import (
+    DECISIONS,
+    METRICS,
+    SPACE,
+    A,
+    B,
+    C,
+    Page,
+    decision,
+    lines,
+    make_run,
+    metric,
+    setting,
+)
+
+from hyperdyn_jax import report
+from hyperdyn_jax.report import charts, figures, numbers, parts
+from hyperdyn_jax.run import console, verdicts
+
+FIGURES = {"accuracy.png", "hyperparameters.png", "gains.png", "cost.png"}
+
+
+def manual_run(path, epochs, **config):
+    metrics = [
+        metric(e, 10 * (e + 1), 10 * (e + 1), 50.0 + e, A) for e in range(epochs)
+    ]
+    decisions = [
+        decision(e, [A], [50.0 + e], 49.0 + e, 0, kept=True, extra_steps=0)
+        for e in range(epochs)
+    ]
+    return make_run(path, metrics, decisions, strategy="manual", **config)
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "hyperdyn_jax.report", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    return Page(report.write_report([make_run(tmp_path_factory.mktemp("a") / "run")]))
+
+
+def test_summary_holds_the_numbers_of_the_last_row(page):
+    assert page.facts == {
+        "Test (%)": "46.50",
+        "Validation (%)": "47.75",
+        "Accepted steps": "40",
+        "Total steps": "90",
+        "Overhead": "+125.0%",
+        "Training (h:mm:ss)": "0:02:02",  # 4 x 30.5 s
+    }
+    lead = "<b>40</b> accepted steps, <b>90</b> total steps with every trial"
+    assert f"<b>46.50%</b> test accuracy after {lead} (+125.0% overhead)" in page.text
+
+
+def test_every_accepted_epoch_is_in_a_table(page):
+    rows = page.table("metrics")
+    assert [row["Accepted steps"] for row in rows] == ["10", "20", "30", "40"]
+    assert [row["Total steps"] for row in rows] == ["30", "50", "70", "90"]
+    accuracies = [row["Validation accuracy (%)"] for row in rows]
+    assert accuracies == ["40.00", "45.00", "47.25", "47.75"]
+    assert [row["learning_rate"] for row in rows] == ["0.1", "0.1", "0.02", "0.02"]
+    assert [row["momentum"] for row in rows] == ["0.9", "0.9", "0.99", "0.99"]
+
+
+def test_every_decision_is_in_a_table(page):
+    start, kept, switched, forced = page.decisions()
+    assert start == (
+        "0",
+        "Random start: the best of 3 random settings",
+        [
+            ("✓ random: learning_rate 0.1, momentum 0.9", "–", "+30.00"),
+            ("random: learning_rate 0.5, momentum 0.5", "–", "+20.00"),
+            ("random: learning_rate 0.9, momentum 0", "–", "diverged"),
+        ],
+    )
+    assert kept[1].startswith("Kept: ")
+    incumbent, challenger = kept[2]
+    assert incumbent[0] == "✓ incumbent: learning_rate 0.1, momentum 0.9"
+    assert incumbent[1:] == ("+6.00 ± 1.00", "+5.00")
+    assert challenger[1:] == ("+12.00 ± 2.00", "+1.00")
+    assert switched[1].startswith("Switched: ")
+    incumbent, challenger = switched[2]
+    assert (incumbent[2], challenger[2]) == ("−1.00", "+2.25")
+    assert challenger[0].startswith("✓ challenger: ")
+    why = "Kept: the branch that the test chose diverged"
+    assert forced[1] == why
+    assert forced[2][1][2] == "diverged"
+
+
+def test_a_decision_tells_its_draw():
+    row = DECISIONS[3] | {"draw": 0.25}
+    reason = "drew 0.250, below the keep probability 0.500"
+    assert verdicts.reason(row) == reason
+    row |= {"draw": 0.75, "branch": 1, "scores": [47.75, 48.0]}
+    reason = "drew 0.750, not below the keep probability 0.500"
+    assert verdicts.reason(row) == reason
+
+
+def test_had_we_kept_compares_what_is_known(page):
+    # Kept at epoch 1: 41 - 45. Switched at 2: 47.25 - 44. At 3 one branch diverged.
+    kept, switched = page.table("kept")
+    assert kept["Challenger − incumbent"] == "−4.00"
+    assert (kept["Challenger ahead"], kept["Incumbent ahead"]) == ("0", "1")
+    assert switched["Challenger − incumbent"] == "+3.25"
+    assert (switched["Decisions"], switched["Challenger ahead"]) == ("1", "1")
+    assert "Of 4 decisions, 2 have both branches trained and scored" in page.text
+    assert "scored +3.25 percentage points in sum" in page.text
+    assert "would have been 0.00 percentage points" in page.text
+
+
+def test_an_interval_is_students():
+    values = [1.0, 2.0, 4.0, 3.5]
+    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    mean, half = numbers.interval(values)
+    assert (mean - half, mean + half) == (pytest.approx(low), pytest.approx(high))
+    assert math.isnan(numbers.interval([1.0])[1])
+
+
+def test_what_went_wrong_is_told(page, tmp_path):
+    assert "Epoch 0: diverged with learning_rate 0.9, momentum 0" in page.text
+    rollback = {"attempt": 2, "learning_rate_limit": 0.01}
+    rows = [decision(0, [A, B], [None, None], 10.0, -1, rollback=rollback)]
+    rows += [decision(0, [A, C], [40.0, 30.0], 10.0, 0)]
+    metrics = [METRICS[0] | {"skipped_records": 3}]
+    text = Page(report.write_report([make_run(tmp_path / "x", metrics, rows)])).text
+    told = "back to the state before, attempt 2; learning rate at most 0.01 from now on"
+    assert told in text
+    assert "3 records could not be read and were left out" in text
+
+
+def test_a_run_without_trouble_has_no_such_section(tmp_path):
+    page = Page(report.write_report([manual_run(tmp_path / "run", 3)]))
+    assert "What went wrong" not in page.text
+
+
+def test_predictive_interval_adds_the_noise_in_points(tmp_path):
+    made = numbers.predictions(report.load_run(make_run(tmp_path / "run")))
+    assert [p.challenger for p in made] == [False, True, False, True, False]
+    assert [p.gain for p in made] == [5.0, 1.0, -1.0, 2.25, 0.5]
+    assert made[0].stddev == pytest.approx(math.sqrt(1.0 + 2.5**2))
+    assert made[1].stddev == pytest.approx(math.sqrt(4.0 + 2.5**2))
+    assert made[2].stddev == pytest.approx(math.sqrt(0.0625 + 5.75**2))
+
+
+def test_coverage_is_counted_with_1_645_standard_deviations(page):
+    # |gain - mean|: 1, 11, 1.5, 0.75, 0; half widths 4.4, 5.3, 9.5, 9.5, 4.1.
+    assert "90% intervals held 4 of 5 gains (80%)" in page.text
+    every, incumbents, challengers = page.table("calibration")
+    assert (every["Held"], every["Of"], every["Share"]) == ("4", "5", "80%")
+    assert (incumbents["Held"], incumbents["Of"]) == ("3", "3")
+    assert (challengers["Held"], challengers["Of"]) == ("1", "2")
+
+
+def test_an_interval_without_recorded_noise_is_the_latent_one(tmp_path):
+    rows = [DECISIONS[0], DECISIONS[1] | {"gp": None}]
+    run = report.load_run(make_run(tmp_path / "run", decisions=rows))
+    assert [p.stddev for p in numbers.predictions(run)] == [1.0, 2.0]
+
+
+def test_page_is_self_contained(page):
+    assert all(link.startswith("data:") or link == "#main" for link in page.links)
+    assert not {"iframe", "object", "embed", "base", "img", "form"} & set(page.tags)
+    assert page.tags.count("link") == page.tags.count("style") == 1
+    assert not re.search(r"https?://(?!www.w3.org/2000/svg)|@import", page.text)
+
+
+def test_the_policy_allows_what_is_in_the_page_and_nothing_else(page):
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page.text)[1]
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe" not in policy
+    for tag in ("style", "script"):
+        (content,) = re.findall(f"<{tag}>(.*?)</{tag}>", page.text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+
+
+def test_figures_are_png_files_beside_the_page(tmp_path):
+    run = make_run(tmp_path / "run")
+    assert report.write_report([run]) == run / "report.html"
+    images = list((run / "figures").iterdir())
+    assert {image.name for image in images} == FIGURES
+    assert all(i.read_bytes().startswith(b"\x89PNG\r\n\x1a\n") for i in images)
+
+
+def test_same_run_gives_the_same_page(tmp_path):
+    run = make_run(tmp_path / "run")
+    once = report.write_report([run]).read_bytes()
+    assert report.write_report([run]).read_bytes() == once
+
+
+def test_accuracy_is_drawn_over_accepted_and_total_steps(tmp_path):
+    run = report.load_run(make_run(tmp_path / "run"))
+    left, right, *_ = figures.draw(charts.accuracy([run])).axes
+    assert left.lines[0].get_xydata().tolist() == [
+        [10, 40],
+        [20, 45],
+        [30, 47.25],
+        [40, 47.75],
+    ]
+    assert right.lines[0].get_xdata().tolist() == [30, 50, 70, 90]
+
+
+def test_paths_follow_the_search_space_and_show_challengers(tmp_path):
+    run = report.load_run(make_run(tmp_path / "run"))
+    rate, momentum = figures.draw(charts.hyperparameters([run])).axes
+    assert (rate.get_yscale(), momentum.get_yscale()) == ("log", "function")
+    path, dots, *marks = (line.get_xydata().tolist() for line in rate.lines)
+    edges = [-0.5, 0.5, 0.5, 1.5, 1.5, 2.5, 2.5, 3.5]
+    values = [0.1] * 4 + [0.02] * 4
+    assert path == [list(point) for point in zip(edges, values, strict=True)]
+    assert dots == [[0, 0.1], [1, 0.1], [2, 0.02], [3, 0.02]]
+    accepted, rejected, diverged = marks
+    assert accepted == [[0, 0.1], [2, 0.02]]
+    assert rejected == [[0, 0.5], [1, 0.5]]
+    assert diverged == [[0, 0.9], [3, 0.9]]
+    assert [line.get_marker() for line in rate.lines[2:]] == ["^", "o", "x"]
+    assert momentum.lines[1].get_ydata().tolist() == [0.9, 0.9, 0.99, 0.99]
+    labels = [label.get_text() for label in momentum.get_yticklabels()]
+    assert {"0", "0.9", "0.99"} <= set(labels)
+
+
+def test_linear_axes_stay_linear_and_the_learning_rate_never_is(tmp_path):
+    space = {axis: {"kind": "uniform", "low": 0, "high": 1} for axis in SPACE}
+    run = report.load_run(make_run(tmp_path / "run", search_space=space))
+    rate, momentum = charts.hyperparameters([run]).panels
+    assert (rate.y_kind, momentum.y_kind) == ("log_uniform", "uniform")
+
+
+def test_a_constant_is_not_magnified(tmp_path):
+    run = report.load_run(manual_run(tmp_path / "run", 3))
+    rate, momentum = charts.hyperparameters([run]).panels
+    assert (rate.up[0] < 0.05, rate.up[1] > 0.2) == (True, True)
+    assert (momentum.up[0] < 0.8, momentum.up[1] > 0.95) == (True, True)
+
+
+def test_epochs_have_whole_labels(tmp_path):
+    for epochs in (1, 2, 3, 30):
+        run = report.load_run(manual_run(tmp_path / f"{epochs}", epochs))
+        (axes,) = figures.draw(charts.cost([run])).axes
+        ticks = axes.get_xticks()
+        assert len(ticks)
+        assert all(tick == round(tick) for tick in ticks)
+
+
+@pytest.mark.parametrize("draw", charts.FIGURES)
+def test_page_and_figure_say_the_same(tmp_path, draw):
+    """Names of axes, their labels, and the legend."""
+    chart = draw([report.load_run(make_run(tmp_path / "run"))])
+    figure, page = figures.draw(chart), parts.figure(chart)
+    for axes in figure.axes:
+        assert html.escape(axes.get_xlabel()) in page
+        assert html.escape(axes.get_ylabel()) in page
+    legends = [text.get_text() for each in figure.legends for text in each.get_texts()]
+    assert legends == [key.text for key in chart.keys]
+    assert all(html.escape(text) in page for text in legends)
+    assert len(figure.axes) == page.count('role="img"')
+
+
+def test_colours_are_those_of_the_page(tmp_path):
+    run = report.load_run(make_run(tmp_path / "run"))
+    css = Path(report.__file__).with_name("page.css").read_text()
+    line = figures.draw(charts.accuracy([run])).axes[0].lines[0]
+    assert f"--c0: {line.get_color()};" in css
+
+
+def test_torn_last_line_is_left_out(tmp_path):
+    run = make_run(tmp_path / "run")
+    whole = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text(whole[:-40])
+    with (run / "decisions.jsonl").open("ab") as file:
+        file.write('{"epoch": 4, "name": "é'.encode()[:-1])
+    loaded = report.load_run(run)
+    assert loaded.metrics == tuple(METRICS[:3])
+    assert loaded.decisions == tuple(DECISIONS)
+
+
+def test_torn_middle_line_is_an_error(tmp_path):
+    run = make_run(tmp_path / "run")
+    (run / "metrics.jsonl").write_text('{"epoch": 0,\n' + lines(METRICS))
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, row 1: not valid JSON"):
+        report.load_run(run)
+
+
+def test_missing_fields_are_named(tmp_path):
+    row = {k: v for k, v in METRICS[0].items() if k not in ("step", "seconds")}
+    run = make_run(tmp_path / "run", [row])
+    with pytest.raises(ValueError, match="row 1: missing step, seconds"):
+        report.load_run(run)
+
+
+def test_run_before_its_first_epoch_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: no accepted epoch"):
+        report.load_run(make_run(tmp_path / "run", [], []))
+    with pytest.raises(ValueError, match="no run directory given"):
+        report.write_report([])
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "decisions.jsonl"])
+def test_missing_file_is_one_line_and_exit_code_2(tmp_path, name):
+    run = make_run(tmp_path / "run")
+    (run / name).unlink()
+    done = command(run)
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"error: {run / name}: missing")
+    assert "Traceback" not in done.stderr
+    assert not (run / "report.html").exists()
+
+
+def test_command_prints_the_page_it_wrote(tmp_path):
+    run = make_run(tmp_path / "run")
+    done = command(run, "--output", tmp_path / "out")
+    assert (done.returncode, done.stdout.strip()) == (
+        0,
+        str(tmp_path / "out" / "report.html"),
+    )
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert not (run / "report.html").exists()
+
+
+def test_main_returns_2_for_a_directory_that_is_not_there(tmp_path, capsys):
+    assert report.main([str(tmp_path / "none")]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert str(tmp_path / "none") in captured.err
+
+
+def test_several_runs_go_to_one_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs = [make_run(tmp_path / "a"), manual_run(tmp_path / "b", 5, name="by hand")]
+    page = report.write_report(runs)
+    assert page == Path("report", "report.html")
+    summary = Page(page).table("summary")
+    assert [row["Run"] for row in summary] == ["demo", "by hand"]
+    names = ("Accepted steps", "Total steps", "Overhead")
+    assert [tuple(row[name] for name in names) for row in summary] == [
+        ("40", "90", "+125.0%"),
+        ("50", "50", "+0.0%"),
+    ]
+    assert len(Page(page).decisions(1)) == 5
+    chart = charts.accuracy([report.load_run(run) for run in runs])
+    assert [key.text for key in chart.keys] == ["demo", "by hand"]
+    assert len({key.look for key in chart.keys}) == 2
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    runs = [make_run(tmp_path / "x" / name) for name in ("seed0", "seed1")]
+    summary = Page(report.write_report(runs, tmp_path / "out")).table("summary")
+    assert [r["Run"] for r in summary] == ["demo (x/seed0)", "demo (x/seed1)"]
+
+
+def test_unfinished_run_has_no_test_accuracy(tmp_path):
+    run = make_run(tmp_path / "run", METRICS[:3], DECISIONS[:3])
+    page = Page(report.write_report([run]))
+    assert "Not finished." in page.text
+    assert page.facts["Validation (%)"] == "47.25"
+    assert page.facts["Test (%)"] == "–"
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_manual_schedule_without_a_model(tmp_path, epochs):
+    page = Page(report.write_report([manual_run(tmp_path / "run", epochs)]))
+    decided = {decision for _, decision, _ in page.decisions()}
+    assert decided == {"Continued: no trial in this epoch"}
+    assert not {"calibration", "kept"} & set(page.names)
+    assert "What the model believed" not in page.text
+
+
+def test_rolled_back_and_random_search_rows(tmp_path):
+    rows = [
+        decision(0, [A, B], [None, None], 10.0, -1),
+        decision(1, [A, B], [12.0, 14.0], 10.0, 1),
+    ]
+    run = make_run(tmp_path / "run", METRICS[:2], rows)
+    back, best = Page(report.write_report([run])).decisions()
+    assert back[1] == "Rolled back: every branch diverged; back to the state before"
+    assert best[1] == "Best of random: the best of 2 random settings"
+    assert [trial[2] for trial in back[2]] == ["diverged", "diverged"]
+
+
+def test_nulls_zero_rates_and_a_bare_config_still_draw(tmp_path):
+    nothing = dict.fromkeys(("train_loss", "validation_accuracy", "seconds"))
+    run = make_run(tmp_path / "run", [metric(0, 0, 0, 1.0, setting(0.0)) | nothing], [])
+    (run / "config.json").write_text("{}")
+    page = Page(report.write_report([run]))
+    assert "<h1>run</h1>" in page.text
+    assert page.facts["Validation (%)"] == "–"
+    assert page.facts["Overhead"] == "–"
+    assert "No decision was recorded" in page.text
+
+
+def test_names_are_text_and_never_markup(tmp_path):
+    name = '_<script>alert("1")</script> $x^$'
+    page = Page(report.write_report([make_run(tmp_path / "run", name=name)]))
+    assert page.tags.count("script") == 1  # the page's own
+    assert f"<h1>{html.escape(name[1:])}</h1>" in page.text
+
+
+def test_embedded_data_cannot_end_their_element():
+    text = parts.embed("x", {"name": "</script><script>alert(1)"})
+    assert text.count("<") == 2
+    content = re.fullmatch(r"<script[^>]*>(.*)</script>", text)[1]
+    assert json.loads(content) == {"name": "</script><script>alert(1)"}
+
+
+def test_probes_are_told_from_failed_attempts():
+    probe = {"branch": -1, "keep_probability": None, "trials": [{}], "scores": [-2.0]}
+    assert verdicts.outcome(probe) == "probed"
+    assert not verdicts.has_incumbent(probe)
+    failed = probe | {"scores": [None]}
+    assert verdicts.outcome(failed) == "rolled back"
+
+
+def test_lines_of_pairs_tell_the_test():
+    row = {
+        "branch": -1,
+        "block": 3,
+        "trials": [{"learning_rate": 0.1}, {"learning_rate": 0.4}],
+        "scores": [-2.1, -1.9],
+        "p_value": 0.0123,
+    }
+    row |= {"epoch": 0, "score_before": -2.3, "posterior_mean": None}
+    line = console.line(row, None, 3)
+    assert line == (
+        "epoch 0/2  pair 3 of the switch test; the test ends with p = 0.012: "
+        "base lr 0.1: validation loss 2.1; challenger lr 0.4: 1.9"
+    )
+    probe = row | {"p_value": None, "block": 0, "scores": [-2.1, None]}
+    line = console.line(probe, None, 3)
+    assert line == "epoch 0/2  probed lr 0.1: validation loss 2.1; lr 0.4: diverged"
+
+
+def test_a_line_and_the_page_give_the_same_reason(page):
+    """Of every decision; where nothing was tried the line says nothing of it."""
+    accepted = METRICS[0] | {"validation_loss": 1.0}
+    for row, (_, told, _) in zip(DECISIONS, page.decisions(), strict=True):
+        outcome, reason = told.split(": ")
+        line = console.line(row, accepted, 4)
+        assert f"{outcome.lower()}: {reason}" in line
+    lone = decision(0, [A], [50.0], 49.0, 0)
+    assert console.line(lone, accepted, 4).endswith("lr 0.1 momentum 0.9")
+
+
+def test_rounding_never_makes_a_one():
+    assert verdicts.short({"b2": 0.9996, "b1": 1.0}) == "b2 0.9996 b1 1"
+    assert verdicts.number(0.99999) == "0.99999"
+
+
+def test_what_a_run_adopted_after_probes_is_marked_as_taken(tmp_path):
+    probes = decision(0, [A, B], [-2.0, -2.1], -2.3, -1)
+    run = report.load_run(make_run(tmp_path / "run", METRICS[:1], [probes]))
+    assert numbers.challengers(run, "accepted") == [(0, A)]
+    assert numbers.challengers(run, "rejected") == [(0, B)]
+
+
+def test_the_lead_tells_the_verdict_of_a_search(tmp_path):
+    pair = decision(0, [B, A], [-2.0, -1.9], -2.3, -1, block=1, p_value=0.012)
+    page = Page(report.write_report([make_run(tmp_path / "run", METRICS, [pair])]))
+    lead = page.text[page.text.index('class="lead"') :].partition("</p>")[0]
+    assert "left its base for the challenger (switch test, p\u00a0=\u00a00.012)" in lead
+    (row,) = page.table("switch")
+    assert row["Challenger − base"] == "+0.10"
