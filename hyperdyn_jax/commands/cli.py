@@ -14,15 +14,15 @@ from ml_collections import ConfigDict
 
 from hyperdyn_jax import loop
 from hyperdyn_jax.commands import dry_run
-from hyperdyn_jax.data.tfds_records import DataError, reason
+from hyperdyn_jax.data.tfds_records import DataError
 from hyperdyn_jax.distributed import rendezvous, watchdog
 from hyperdyn_jax.distributed.place import JoinError, place_of
 from hyperdyn_jax.run import config_files
 from hyperdyn_jax.run.arguments import BAD_INPUT as BAD_INPUT
-from hyperdyn_jax.run.arguments import no_folder
 from hyperdyn_jax.run.checkpoints import FULL, SaveError
 from hyperdyn_jax.run.config_errors import ConfigError
 from hyperdyn_jax.system import files, platforms, signals
+from hyperdyn_jax.system.errors import first_line, no_folder
 from hyperdyn_jax.tuner.interface import DivergedError
 
 flags.disclaim_key_flags()  # --help shows them as those of the program
@@ -194,7 +194,7 @@ def exit_code(command: Callable[[], Any]) -> int:
 
 def _try_again(error: Exception, full: bool) -> int:
     mend = "make room" if full else "mend that"
-    print_problems([f"{reason(error)}; {mend}, and run the same command to resume"])
+    print_problems([f"{first_line(error)}; {mend}, and run the same command to resume"])
     return TRY_AGAIN
 
 

@@ -7,6 +7,7 @@ import pytest
 from sklearn import datasets
 
 from hyperdyn_jax.data import dataset as data
+from hyperdyn_jax.data.augment import PadCropFlip
 
 
 def split(count, classes=3, start=0):
@@ -89,7 +90,7 @@ def test_shift_pads_and_crops_at_every_offset():
     image = np.arange(1.0, 10.0, dtype=np.float32).reshape(3, 3, 1)
     padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
     crops = {padded[i : i + 3, j : j + 3].tobytes() for i in range(5) for j in range(5)}
-    augment = data.PadCropFlip(2, fill=(0.0,), flip=False)
+    augment = PadCropFlip(2, fill=(0.0,), flip=False)
     keys = jax.random.split(jax.random.key(0), 500)
     shifted = jax.vmap(lambda key: augment(key, image))(keys)
     assert {np.asarray(x).tobytes() for x in shifted} == crops

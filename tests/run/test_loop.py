@@ -125,8 +125,9 @@ def test_lines_say_what_happened_and_why(finished):
     assert "best of 5" in epochs[0]
     for line in epochs[1:]:
         assert re.search(
-            r"loss \d.*validation [\d.]+%.* lr \S+ momentum \S+ .*(kept|switched) "
-            r"\(keep p \S+; challenger .* expected \S+ ± \S+, got \S+\).* img/s  ETA",
+            r"loss \d.*validation [\d.]+%.* lr \S+ momentum \S+ .*(kept|switched): "
+            r"drew \S+, (not )?below the keep probability \S+; challenger .*: "
+            r"expected \S+ ± \S+, got \S+  .* img/s  ETA",
             line,
         )
     assert "100 accepted steps, 230 total steps with every trial (+130%)" in lines
