@@ -57,7 +57,6 @@ def settings(strategy, folder):
     return content
 
 
-@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_strategy_runs_and_is_counted(strategy, tmp_path):
     (earlier := tmp_path / "earlier").mkdir()
@@ -149,7 +148,6 @@ def test_replay_needs_a_run(tmp_path):
             STRATEGIES["replay"](context)
 
 
-@pytest.mark.usefixtures("compiled")
 def test_pairs_train_on_data_of_their_own(tmp_path, monkeypatch):
     """Each of them on the stretch after the one before, from the untrained network."""
     config = settings("explore", tmp_path)
