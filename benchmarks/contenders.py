@@ -14,14 +14,15 @@ character of Python's manual for 24 epochs (Adam), on seeds that nothing was cho
   replay        the schedule of one recommended run from scratch, over five more seeds
   the rest      other schedules, and ablations of the recommended mode
 
-Raw rows to benchmarks/results/contenders/. The same command goes on where it stopped.
+Runs are made in --workdir, and the same command goes on where it stopped. At its end
+the rows of all finished runs are added to benchmarks/results/contenders.jsonl.gz.
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from strategies import RESULTS, load_config, run_study
+from strategies import keep, load_config, make_runs
 
 from hyperdyn_jax import replay
 
@@ -91,19 +92,17 @@ def main() -> None:
     arguments = parser.parse_args()
     work = arguments.workdir or Path("runs/contenders", arguments.problem)
     runs = configs(arguments.problem, arguments.data_dir, work)
-    results = RESULTS / "contenders" / arguments.problem
     earlier = {"earlier": runs.pop("earlier")}
     names = arguments.only.split(",") if arguments.only else [*runs, "replay"]
     seeds = tuple(map(int, arguments.seeds.split(",")))
     if "warm_start" in names:
-        run_study(earlier, (EARLIER,), work, results)
-    run_study(
-        {name: runs[name] for name in names if name in runs}, seeds, work, results
-    )
+        make_runs(earlier, (EARLIER,), work)
+    make_runs({name: runs[name] for name in names if name in runs}, seeds, work)
     if "replay" in names:
         usual = PROBLEMS[arguments.problem][2]
         run = work / f"recommended_{usual / 10:g}" / f"seed{SEEDS[0]}"
-        run_study({"replay": replay.replay_config(run)}, REPLAYS, work, results)
+        make_runs({"replay": replay.replay_config(run)}, REPLAYS, work)
+    keep(work, seeds, "contenders", arguments.problem)
 
 
 if __name__ == "__main__":

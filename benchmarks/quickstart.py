@@ -1,36 +1,36 @@
-"""The quick start over seeds, in both modes; raw rows to benchmarks/results/digits/.
+"""The quick start over seeds, in both modes.
 
-python benchmarks/quickstart.py
+    python benchmarks/quickstart.py
+
+The rows of all runs are added to benchmarks/results/digits.jsonl.gz.
 """
 
 import itertools
-import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import archive
 import record
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "digits"
 SEEDS = range(5)
-ROWS = ("config.json", "metrics.jsonl", "decisions.jsonl")
 
 
 def main() -> None:
+    study = {}
     for strategy, seed in itertools.product(("explore", "hyperdyn"), SEEDS):
         with tempfile.TemporaryDirectory() as workdir:
             flags = ("--config=configs/digits.py", f"--config.seed={seed}")
             flags += (f"--config.strategy={strategy}",)
             program = [sys.executable, "train.py", *flags, f"--workdir={workdir}/run"]
             subprocess.run(program, cwd=ROOT, check=True)
-            folder = RESULTS / strategy / f"seed{seed}"
-            folder.mkdir(parents=True, exist_ok=True)
-            for name in ROWS:
-                shutil.copy(Path(workdir, "run", name), folder / name)
+            study[f"{strategy}/seed{seed}"] = archive.rows(Path(workdir, "run"))
     seeds = {"seeds": list(SEEDS)}
-    record.write(RESULTS / "machine.json", ("jax", "flax", "optax", "tinygp"), seeds)
+    machine = record.encode(("jax", "flax", "optax", "tinygp"), seeds)
+    study["."] = {"machine.json": machine}
+    archive.add(archive.RESULTS / f"digits{archive.SUFFIX}", study)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""Writes the tables and pictures of the README from the raw records.
+"""Writes the tables and pictures of the README and the docs from the raw records.
 
 python benchmarks/readme.py
 """
 
+import functools
+import io
 import json
 import re
 from collections.abc import Callable
@@ -12,6 +14,8 @@ from typing import Any
 import fault_table
 import numpy as np
 import performance
+from archive import RESULTS, unpacked
+from PIL import Image
 from scipy import stats
 
 from hyperdyn_jax import paper, report
@@ -19,7 +23,6 @@ from hyperdyn_jax.replay import replay_gap
 from hyperdyn_jax.strategies import paired_test
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 
 
 def _machine(record: dict[str, Any]) -> str:
@@ -33,10 +36,11 @@ def _machine(record: dict[str, Any]) -> str:
 
 def digits() -> str:
     """The quick start over seeds."""
-    machine = json.loads((RESULTS / "digits" / "machine.json").read_text())
+    study = unpacked("digits")
+    machine = json.loads((study / "machine.json").read_text())
 
     def row(strategy: str, label: str) -> list[str]:
-        runs = _runs(RESULTS / "digits" / strategy)
+        runs = _runs(study / strategy)
         seconds = [float(np.sum(run.column("seconds"))) for run in runs]
         return [
             label,
@@ -54,7 +58,7 @@ def digits() -> str:
     hardware = (
         f"Mean ± standard deviation over seeds; seconds of training and decisions, "
         f"without start-up and checkpoints; {_machine(machine)}; "
-        f"raw rows in `benchmarks/results/digits/`."
+        f"raw rows in `benchmarks/results/digits.jsonl.gz`."
     )
     return paper.table(head, rows) + "\n\n" + hardware
 
@@ -106,6 +110,7 @@ def regret() -> str:
     return paper.table("|".join(["regret", *names]), list(rows.values()))
 
 
+@functools.cache
 def _runs(folder: Path) -> list[report.Run]:
     return [report.load_run(run) for run in sorted(folder.iterdir())]
 
@@ -121,7 +126,7 @@ def strategies(problem: str, budget: int) -> str:
 
     Budget: optimizer steps of the accepted path without a trial.
     """
-    results = RESULTS / problem
+    results = unpacked(problem)
     machine = json.loads((results / "machine.json").read_text())
     rows = []
     for folder in filter(Path.is_dir, results.iterdir()):
@@ -142,7 +147,7 @@ def strategies(problem: str, budget: int) -> str:
     head += "accepted / total steps"
     text = (
         f"Mean ± standard deviation over seeds; {_machine(machine)}; raw rows in "
-        f"`benchmarks/results/{problem}/`, made by "
+        f"`benchmarks/results/{problem}.jsonl.gz`, made by "
         f"`python benchmarks/strategies.py {problem}`."
     )
     return paper.table(head, [row for _, row in sorted(rows)]) + "\n\n" + text
@@ -160,8 +165,8 @@ def options() -> str:
     """Options of the paper's method, one at a time."""
 
     def row(name: str) -> list[str]:
-        folder = "twin" if name == "hyperdyn" else "options"
-        runs = _runs(RESULTS / folder / name)
+        study = unpacked("twin" if name == "hyperdyn" else "options")
+        runs = _runs(study / name)
         test = [run.metrics[-1]["test_accuracy"] for run in runs]
         kept = [row["kept"] for run in runs for row in run.decisions[1:]]
         return [
@@ -173,10 +178,10 @@ def options() -> str:
         ]
 
     head = "Hyperdyn on the twin|seeds|test (%)|kept|accepted / total steps"
-    machine = json.loads((RESULTS / "options" / "machine.json").read_text())
+    machine = json.loads((unpacked("options") / "machine.json").read_text())
     text = (
         f"Mean ± standard deviation over seeds; {_machine(machine)}; raw rows in "
-        f"`benchmarks/results/options/`, made by "
+        f"`benchmarks/results/options.jsonl.gz`, made by "
         f"`python benchmarks/strategies.py options`."
     )
     return paper.table(head, [row(name) for name in OPTIONS]) + "\n\n" + text
@@ -195,7 +200,7 @@ class Contenders:
 
     def __init__(self, problem: str, fresh: bool = False):
         self.usual, self.label = CONTENDERS[problem]
-        folder = RESULTS / "contenders" / problem
+        folder = unpacked("contenders") / problem
         machine = folder / ("fresh.json" if fresh else "machine.json")
         self.machine = json.loads(machine.read_text())
         self.runs = {
@@ -290,8 +295,9 @@ def contenders() -> str:
         f"cosine with the best validation "
         f"accuracy over these very seeds ({tuned}), its search not counted; "
         f"all but explore end at their last epoch's network unless said. "
-        f"{_machine(twin.machine)}; raw rows in `benchmarks/results/contenders/`, made "
-        f"by `python benchmarks/contenders.py`."
+        f"{_machine(twin.machine)}; raw rows in "
+        f"`benchmarks/results/contenders.jsonl.gz`, made by "
+        f"`python benchmarks/contenders.py`."
     )
     return _both("test (%)|steps", rows) + "\n\n" + note
 
@@ -318,7 +324,7 @@ def fresh() -> str:
         f"Mean ± standard deviation (seeds 15 to 19), accepted / total steps, and how "
         f"far ahead of the tuned cosine, by seed, with its 95% interval. "
         f"{_machine(pairs[0][1].machine)}; raw rows in "
-        f"`benchmarks/results/contenders/`."
+        f"`benchmarks/results/contenders.jsonl.gz`."
     )
     return paper.table(f"run|{titles}", [*rows, tuned]) + "\n\n" + note
 
@@ -346,7 +352,7 @@ def mis_set() -> str:
         f"steps. *Base*: a cosine of this rate, and its last epoch's network; to the "
         f"tuned ones, backtracking would have been worth {kept} points. *As it comes*: "
         f"explore told this rate. *Anchored*: explore told the cosine itself. Raw rows "
-        f"in `benchmarks/results/contenders/`."
+        f"in `benchmarks/results/contenders.jsonl.gz`."
     )
     head = "problem|rate off by|base|as it comes|against base|against tuned|"
     head += "anchored|against base|against tuned|seeds"
@@ -414,10 +420,10 @@ def calibration() -> str:
         return [label, str(len(runs)), str(len(held)), f"{np.mean(held):.0%}"]
 
     def anchored(problem: str) -> list[Path]:
-        return sorted((RESULTS / "contenders" / problem).glob("anchored_*"))
+        return sorted((unpacked("contenders") / problem).glob("anchored_*"))
 
     rows = [
-        row("the paper's method, twin", [RESULTS / "twin" / "hyperdyn"]),
+        row("the paper's method, twin", [unpacked("twin") / "hyperdyn"]),
         row("explore, twin", anchored("twin")),
         row("explore, characters", anchored("characters")),
     ]
@@ -574,7 +580,12 @@ def scaling_epochs() -> str:
 
 def table1() -> str:
     """Table 1 of the paper, on the CPU twin."""
-    return paper.table1(paper.find_runs([RESULTS / "twin"]))
+    return paper.table1(_twin())
+
+
+@functools.cache
+def _twin() -> list[report.Run]:
+    return paper.find_runs([unpacked("twin")])
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -656,13 +667,36 @@ def fill(document: str) -> str:
 PICTURED = "seed4"
 
 
+def pictures() -> dict[str, bytes]:
+    """The pictures of the README, by their paths."""
+    run = report.load_run(unpacked("digits") / "hyperdyn" / PICTURED)
+    return {
+        f"docs/digits_{draw.__name__}.png": report.render(draw, [run])
+        for draw in (report.accuracy, report.hyperparameters)
+    }
+
+
+def figures() -> dict[str, bytes]:
+    """The tables and pictures of docs/paper.md, by their paths."""
+    made = paper.make_all(_twin(), print)
+    contents = [files for _, files in made.values()]
+    return {f"docs/paper/{name}": files[name] for files in contents for name in files}
+
+
+def smaller(image: bytes) -> bytes:
+    """The same PNG in fewer bytes: no pixel of it is transparent."""
+    picture, content = Image.open(io.BytesIO(image)), io.BytesIO()
+    rgb = picture.convert("RGB")
+    rgb.save(content, "PNG", optimize=True, dpi=picture.info["dpi"])
+    return content.getvalue()
+
+
 def main() -> None:
     for document in DOCUMENTS:
         (ROOT / document).write_text(fill(document), encoding="utf-8")
-    run = report.load_run(RESULTS / "digits" / "hyperdyn" / PICTURED)
-    for draw in (report.accuracy, report.hyperparameters):
-        image = report.render(draw, [run])
-        (ROOT / "docs" / f"digits_{draw.__name__}.png").write_bytes(image)
+    for name, content in (pictures() | figures()).items():
+        picture = name.endswith(".png")
+        (ROOT / name).write_bytes(smaller(content) if picture else content)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,13 @@ from typing import Any
 
 
 def write(output: Path, packages: Iterable[str], results: Any) -> None:
-    """Writes hardware, versions, command and results as JSON."""
+    """Writes a record to a file of its own."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_bytes(encode(packages, results))
+
+
+def encode(packages: Iterable[str], results: Any) -> bytes:
+    """Hardware, versions, command and results as JSON."""
     words = ["python", *sys.argv]
     # Where the data were is not part of a result.
     words = ["--data_dir=DIR" if "--data_dir=" in word else word for word in words]
@@ -26,8 +32,7 @@ def write(output: Path, packages: Iterable[str], results: Any) -> None:
         "versions": {name: metadata.version(name) for name in packages},
         "results": results,
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(record, indent=1) + "\n")
+    return (json.dumps(record, indent=1) + "\n").encode()
 
 
 def _processor() -> str:

@@ -32,7 +32,6 @@ def get_config(argument: str = "") -> ConfigDict:
             **presets.tuning(choices["optimizer"]),
             # A stage of 1 epoch would have probes of less than a step.
             "autolrs": {"stage": 4.0, "max_stage": 4.0},
-            "autolrs_95": {"stage": 4.0, "max_stage": 4.0},
         }
     )
     if choices["optimizer"] == "sgd":

@@ -174,12 +174,7 @@ def two_by_two(folder, cache):
 def test_two_processes_of_two_devices_are_one_of_four(folder, cache, two_by_two):
     """Same parameters up to rounding, and one log of decisions: that of process 0."""
     here = alone(cache, folder / "four", *TUNED, devices=4)
-    there = state(two_by_two)
-    assert_alike(there[0], state(here)[0])
-    in_turn = alone(
-        cache, folder / "in_turn", *TUNED, "--config.parallel=False", devices=4
-    )
-    assert_alike(there[0], state(in_turn)[0])
+    assert_alike(state(two_by_two)[0], state(here)[0])
 
 
 def test_a_host_with_another_seed_cannot_part_from_the_others(

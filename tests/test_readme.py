@@ -1,10 +1,13 @@
 """The README: its code runs, its tables are those of the raw records."""
 
+import io
 import re
-import sys
 
 import numpy as np
+import pytest
+import readme
 from paths import ROOT
+from PIL import Image
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -28,13 +31,26 @@ def test_own_loop_runs_as_it_stands():
 
 
 def test_tables_are_those_of_the_raw_records(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import readme
-
     for document in readme.DOCUMENTS:
         text = (ROOT / document).read_text(encoding="utf-8")
         assert readme.fill(document) == text
-    del sys.modules["readme"]
+    monkeypatch.setattr(readme.report, "render", lambda *_: b"")  # tables alone
+    tables = {x: text for x, text in readme.figures().items() if x.endswith(".md")}
+    assert len(tables) == 9
+    for name, text in tables.items():
+        assert (ROOT / name).read_bytes() == text, name
+
+
+def test_a_smaller_picture_has_the_same_pixels():
+    picture = Image.new("RGBA", (90, 60), (250, 250, 250, 255))
+    picture.putpixel((3, 4), (1, 2, 3, 255))
+    content = io.BytesIO()
+    picture.save(content, "PNG", compress_level=0, dpi=(150, 150))
+    small = readme.smaller(content.getvalue())
+    assert len(small) < len(content.getvalue()) / 10
+    again = Image.open(io.BytesIO(small))
+    assert again.convert("RGBA").tobytes() == picture.tobytes()
+    assert again.info["dpi"] == pytest.approx((150, 150), abs=0.1)
 
 
 def test_links_lead_to_files():

@@ -7,21 +7,21 @@ way; what the tuner makes of the same scores does not.
 import functools
 import json
 
+import archive
 import jax
 import numpy as np
 import pytest
-from paths import ROOT
 
-from hyperdyn_jax.run.config import make_tuner, read_json
+from hyperdyn_jax.run.config_files import read_json
+from hyperdyn_jax.run.config_strategy import make_tuner
 from hyperdyn_jax.tuner import cpu_jit
 
-RECORDS = ROOT / "benchmarks" / "results" / "decisions"
 STEPS_PER_EPOCH = 40  # 1,280 training digits in batches of 32
 
 
 @functools.cache
 def recorded(strategy, seed):
-    folder = RECORDS / strategy / f"seed{seed}"
+    folder = archive.unpacked("decisions") / strategy / f"seed{seed}"
     rows = (folder / "decisions.jsonl").read_text().splitlines()
     return read_json(folder / "config.json"), [json.loads(row) for row in rows]
 

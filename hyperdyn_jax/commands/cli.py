@@ -16,11 +16,11 @@ from ml_collections import ConfigDict
 from hyperdyn_jax import hosts, loop
 from hyperdyn_jax.commands import dry_run
 from hyperdyn_jax.data.tfds_records import DataError, reason
-from hyperdyn_jax.run import config as config_lib
 from hyperdyn_jax.run import config_files
 from hyperdyn_jax.run.arguments import BAD_INPUT as BAD_INPUT
 from hyperdyn_jax.run.arguments import no_folder
 from hyperdyn_jax.run.checkpoints import FULL, SaveError
+from hyperdyn_jax.run.config_errors import ConfigError
 from hyperdyn_jax.system import files, platforms, signals
 from hyperdyn_jax.tuner.interface import DivergedError
 
@@ -172,7 +172,7 @@ def exit_code(command: Callable[[], Any]) -> int:
     with signals.stoppable():
         try:
             command()
-        except config_lib.ConfigError as error:
+        except ConfigError as error:
             print_problems(error.problems)
             return BAD_INPUT
         except hosts.JoinError as error:
@@ -272,7 +272,7 @@ def _check_config(argv: Sequence[str]) -> list[str]:
     """What is wrong with a config; the run directory matters when it is right."""
     try:
         loop.check(_settings(load_config(argv), flag_value(argv, "fork")), None)
-    except config_lib.ConfigError as error:
+    except ConfigError as error:
         return error.problems
     return []
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from hyperdyn_jax import hosts
 from hyperdyn_jax.run import network as network_lib
-from hyperdyn_jax.run.config import Config, Setup
+from hyperdyn_jax.run.config import Setup
+from hyperdyn_jax.run.config_schema import Config
 from hyperdyn_jax.run.jsonl import dump
 from hyperdyn_jax.strategies.explore_then_commit import ExploreThenCommit
 from hyperdyn_jax.strategies.hyperdyn import Hyperdyn

@@ -58,6 +58,7 @@ class Run(NamedTuple):
     """Everything that a run needs to go on; a checkpoint holds it.
 
     held: states that trials start from; the first is the run itself.
+    steps: of each of them, the optimizer steps on the path to it.
     best: with backtracking, the state of the epoch that was best on validation data.
     tuner: the strategy's state.
     key: u32[...], raw PRNG key of the augmentation.
@@ -66,7 +67,8 @@ class Run(NamedTuple):
     epoch: decisions so far that took the run on, one an epoch for most strategies.
     attempts: decisions in a row, up to now, in which every branch diverged.
     limit: largest learning rate that is tried, lowered where everything diverges.
-    step, total_steps: optimizer steps on the accepted path, and with every trial.
+    total_steps: optimizer steps with every trial.
+    told_step: that the last row of metrics.jsonl ended at.
     best_epoch, best_merit: which epoch `best` is of, and how good it was (`merit`).
     seconds: spent since the last accepted epoch, on trials that led nowhere.
     pending: the decision that is being trained for, if the state was saved inside one.
@@ -79,16 +81,22 @@ class Run(NamedTuple):
     key: Leaf
     score: float
     examples: dict[str, int]
+    steps: Sequence[int] = (0,)
     epoch: int = 0
     attempts: int = 0
     limit: float = math.inf
-    step: int = 0
     total_steps: int = 0
+    told_step: int = 0
     best_epoch: int = -1
     best_merit: float = -math.inf
     seconds: float = 0.0
     pending: Pending | None = None
     skipped: Sequence[str] = ()
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps on the accepted path."""
+        return self.steps[0]
 
 
 class Training(Protocol):
@@ -228,20 +236,22 @@ class Engine:
         if new.attempts > max(1, run.attempts):
             # Not after the first: most strategies then try something else themselves.
             new = narrow(self.strategy, new, trials)
-        back = {"attempt": new.attempts, "learning_rate_limit": new.limit}
         row = decision_row(
             trials,
             scores,
             decision,
             score_before=run.score,
             extra_steps=taken - (new.step - run.step),
-            rollback=back if new.attempts > run.attempts else None,
+            rollback=rollback(run, new),
         )
         rows = {"decisions": row}
         if decision.branch >= 0:
             new, rows["metrics"] = self._accepted(
                 new, trials.setting(decision.branch), branches[decision.branch]
             )
+            if run.step != run.told_step:  # it went back before
+                rows["metrics"]["from_step"] = run.step
+            new = new._replace(told_step=new.step)
         if (skipped := self.training.skipped()) is not None:
             new = new._replace(skipped=skipped)
             if "metrics" in rows:
@@ -409,15 +419,19 @@ def follow(run: Run, branches: list[Branch], tuner: Any, decision: Decision) -> 
     assert run.pending is not None
     trials, progress, _ = run.pending
     states = [branch.state for branch in branches] + run.held
+    steps = [run.steps[parent] + progress.steps for parent in trials.parents]
+    steps += run.steps
     run = run._replace(
-        held=[states[i] for i in decision.hold], tuner=tuner, pending=None
+        held=[states[i] for i in decision.hold],
+        steps=[steps[i] for i in decision.hold],
+        tuner=tuner,
+        pending=None,
     )
     if decision.branch >= 0:
         return run._replace(
             score=branches[decision.branch].score,
             epoch=run.epoch + 1,
             attempts=0,
-            step=run.step + progress.steps,
         )
     sound = np.isfinite([branch.score for branch in branches]).any()
     if trials.probe or sound:
@@ -441,6 +455,15 @@ def remember(run: Run, branch: Branch) -> Run:
     if (found := merit(branch.validation)) < run.best_merit:
         return run
     return run._replace(best=[branch.state], best_epoch=run.epoch - 1, best_merit=found)
+
+
+def rollback(before: Run, after: Run) -> dict[str, Any] | None:
+    """Where a decision took the run back: the attempt number and the largest learning
+    rate of the next (None without a limit) if everything diverged, or the step of the
+    earlier state that it goes on from; else None."""
+    if after.attempts > before.attempts:
+        return {"attempt": after.attempts, "learning_rate_limit": after.limit}
+    return {"step": after.step} if after.step < before.step else None
 
 
 def metrics_row(

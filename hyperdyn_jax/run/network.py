@@ -12,7 +12,8 @@ import numpy as np
 
 from hyperdyn_jax import hosts
 from hyperdyn_jax.run.checkpoints import Checkpoints
-from hyperdyn_jax.run.config import ConfigError, Setup
+from hyperdyn_jax.run.config import Setup
+from hyperdyn_jax.run.config_errors import ConfigError
 from hyperdyn_jax.run.engine import Branch, Engine, Pending, Run, within
 from hyperdyn_jax.run.rows import Directory
 from hyperdyn_jax.strategies import paired_test

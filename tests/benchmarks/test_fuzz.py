@@ -1,24 +1,13 @@
 """A few of the cases that `benchmarks/faults_boundary.py` counts by the thousand."""
 
-import sys
-
+import fuzz
 import numpy as np
 import pytest
-from paths import ROOT
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def fuzz(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import fuzz
-
-    yield fuzz
-    del sys.modules["fuzz"]
-
-
-def test_nothing_comes_of_ill_posed_data(fuzz, monkeypatch):
+def test_nothing_comes_of_ill_posed_data(monkeypatch):
     monkeypatch.setattr(fuzz, "SPACES", fuzz.SPACES[1:2])  # each compiles for seconds
     monkeypatch.setattr(fuzz, "KERNELS", ("matern52",))
     found = fuzz.run(40, seed=5)
@@ -29,7 +18,7 @@ def test_nothing_comes_of_ill_posed_data(fuzz, monkeypatch):
     assert wrong == (0, 0, 0)
 
 
-def test_what_is_wrong_is_counted(fuzz):
+def test_what_is_wrong_is_counted():
     tally = fuzz.Tally.empty()
 
     def bad():
@@ -46,7 +35,7 @@ def test_what_is_wrong_is_counted(fuzz):
     assert "divide by zero" in tally.first["exception"]
 
 
-def test_every_kind_of_data_is_drawn(fuzz):
+def test_every_kind_of_data_is_drawn():
     rng = np.random.default_rng(0)
     kinds, counts, infeasible = set(), set(), set()
     for _ in range(300):

@@ -1,12 +1,7 @@
 """The test bed's expectations against sampled runs and closed forms."""
 
-import sys
-
 import numpy as np
 import pytest
-from paths import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
 import quadratic
 
 CURVATURE, VARIANCE = np.array([1.0, 0.1, 0.01]), np.array([0.5, 0.2, 0.01])

@@ -1,16 +1,12 @@
 """The simulator of large runs against closed forms."""
 
-import sys
 import types
 
 import numpy as np
 import pytest
-from paths import ROOT
+import simulator
 
 from hyperdyn_jax.training import branch_parallel
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import simulator
 
 QUIET = simulator.Machine(
     work=8.0,

@@ -7,15 +7,13 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import archive
 import pytest
 from paths import ROOT
 
 from hyperdyn_jax import compare, doctor, paper, prepare, replay, report
 from hyperdyn_jax.commands import cli, dry_run
-from hyperdyn_jax.run.config import make_tuner
-
-RESULTS = ROOT / "benchmarks" / "results" / "twin"
-
+from hyperdyn_jax.run.config_strategy import make_tuner
 
 CONFIG = f"--config={ROOT / 'configs' / 'digits.py'}"
 
@@ -57,7 +55,7 @@ def test_it_tells_what_a_run_would_tell(tmp_path, monkeypatch, capsys):
 
 def recorded(strategy):
     """A setup of a run that was made, as far as its steps go; and its last row."""
-    run = report.load_run(RESULTS / strategy / "seed0")
+    run = report.load_run(archive.unpacked("twin") / strategy / "seed0")
     each = run.metrics[0]["step"]
     config = dict(run.config)
     tuner = make_tuner(config, each)

@@ -15,7 +15,7 @@ from run_state import state
 
 from hyperdyn_jax import hosts, loop
 from hyperdyn_jax.data.dataset import ArrayDataset
-from hyperdyn_jax.run.config import ConfigError
+from hyperdyn_jax.run.config_errors import ConfigError
 from hyperdyn_jax.run.console import Display
 from hyperdyn_jax.strategies import hyperdyn
 from hyperdyn_jax.system import signals
@@ -38,7 +38,7 @@ def config(**changes):
     config = namespace["get_config"]()
     config.update(batch_size=2048, eval_batch_size=2048, epochs=4)
     config.model.width = 8
-    config.hyperdyn.update(capacity=16, candidates=64)
+    config.hyperdyn.update(capacity=16)
     config.explore.update(max_overhead=6.0, probe=0.04)
     config.update(changes)
     return config.to_dict()

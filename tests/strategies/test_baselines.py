@@ -26,7 +26,7 @@ KEY = jax.random.key(0)
 LINE = SearchSpace(learning_rate=LogUniform(1e-3, 1.0))
 # Not in alphabetical order: JAX sorts the names of a dict, the cube must not.
 PLANE = SearchSpace(momentum=Uniform(0.0, 0.99), learning_rate=LogUniform(1e-3, 1.0))
-SMALL = {"capacity": 16, "candidates": 64, "starts": 2, "ascent_steps": 8}
+SMALL = {"capacity": 16}
 GREEDY = strategies.GreedyBestOfTwo(LINE, **SMALL)
 RANDOM = strategies.RandomSearch(PLANE)
 HYPERBAND = strategies.HyperbandVariant(PLANE)

@@ -23,13 +23,11 @@ STEPS = 10  # an epoch
 SPACE = SearchSpace(
     learning_rate=LogUniform(1e-3, 1.0), momentum=LogComplement(0.0, 0.99)
 )
-SMALL = {"capacity": 16, "candidates": 64}
 STAGE = {"stage": 2.0, "max_stage": 2.0}
 SECTIONS = {
-    "hyperdyn": SMALL,
+    "hyperdyn": {"capacity": 16},
     "explore": {"max_overhead": 2.0, "probe": 0.04},
     "autolrs": STAGE,
-    "autolrs_95": STAGE,
     "pb2": {"capacity": 16},
     "manual_large_batch": {"warmup": 1.0},
 }
@@ -46,7 +44,6 @@ TOTAL = {
     # A stage of two epochs: ten probes of four segments of one step (2 / 10 / 4 epochs,
     # rounded); the second stage is cut off by the end of the run.
     "autolrs": 2 * 10 * 4 * 1 + 3 * STEPS,
-    "autolrs_95": 2 * 10 * 4 * 1 + 3 * STEPS,
 }
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 
@@ -132,7 +129,7 @@ def settings(strategy):
     config.update(strategy=strategy, epochs=3, batch_size=128)
     config.model.width = 2
     content = config.to_dict() | {"autolrs": STAGE}
-    content["hyperdyn"] |= SMALL
+    content["hyperdyn"] |= SECTIONS["hyperdyn"]
     content["explore"] |= SECTIONS["explore"]
     return content
 
@@ -162,8 +159,7 @@ def test_a_network_is_trained_for_the_steps_that_are_told(
     ("strategy", "settings", "kappa"),
     [
         ("autolrs", {}, 1e6),
-        ("autolrs_95", {}, 1.96),
-        ("autolrs_95", {"kappa": 3.0}, 3.0),
+        ("autolrs", {"kappa": 1.96}, 1.96),
     ],
 )
 def test_autolrs_has_the_published_bound_and_that_of_an_interval(

@@ -1,0 +1,671 @@
+"""`tune`: any training state, any strategy, decisions as of the bare ask and tell.
+
+The problem is gradient descent on w^2 / 2, whose step is w -> (1 - rate) w.
+"""
+
+import itertools
+import json
+import math
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from hyperdyn_jax import (
+    DivergedError,
+    ExploreThenCommit,
+    Hyperdyn,
+    LogUniform,
+    Schedule,
+    SearchSpace,
+    load_schedule,
+    report,
+    tune,
+)
+from hyperdyn_jax import strategies as baselines
+
+SPACE = SearchSpace(learning_rate=LogUniform(1e-4, 1.5))
+KEY = jax.random.key(0)
+START = np.float32(10)
+SIZE = {"epochs": 6, "steps_per_epoch": 20, "key": KEY}
+
+
+# Explore-then-commit scored at the end of its path, as the other strategies are.
+AT_THE_END = ExploreThenCommit(
+    SPACE, 6, 20, base=Schedule.constant(learning_rate=1e-3),
+    averaging=None, backtracking=False,
+)  # fmt: skip
+
+
+class Loop:
+    """A training loop that remembers what it was asked to do."""
+
+    def __init__(self):
+        self.calls, self.scores, self.last = [], 0, None
+
+    def train(self, w, hparams, steps):
+        self.calls.append((float(hparams["learning_rate"]), steps))
+        for step in steps:
+            shake = np.float32(1e-3 * math.sin(step))  # the batch of that number
+            w = w * (1 - hparams["learning_rate"]) + shake
+        self.last = w
+        return w
+
+    def loss(self, w):
+        self.scores += 1
+        return -float(abs(w)) - 1e-3
+
+    def percent(self, w):
+        return 100 * math.exp(-float(abs(w)))
+
+
+@pytest.fixture(scope="module")
+def explored():
+    """An explore-then-commit run, and the loop that it drove."""
+    loop = Loop()
+    return loop, tune(loop.train, loop.loss, START, AT_THE_END, **SIZE)
+
+
+@pytest.fixture(scope="module")
+def averaged():
+    """The same with a search space alone: in 16 pieces an epoch, of a step each."""
+    loop, size = Loop(), {"epochs": 10, "steps_per_epoch": 16, "key": KEY}
+    base = {"learning_rate": 1e-3}
+    return loop, tune(loop.train, loop.loss, START, SPACE, base=base, **size)
+
+
+def accepted_path(loop, result):
+    """The state that the accepted settings lead to."""
+    w, step = START, 0
+    for row in result.metrics:
+        rate = np.float32(row["hyperparams"]["learning_rate"])
+        w = loop.train(w, {"learning_rate": rate}, range(step, row["step"]))
+        step = row["step"]
+    return w
+
+
+def test_own_setting_is_left_for_a_better_one_within_the_budget(explored):
+    loop, result = explored
+    last = result.metrics[-1]
+    assert last["hyperparams"]["learning_rate"] > 0.01
+    assert last["total_steps"] == sum(len(steps) for _, steps in loop.calls) == 120
+    assert 100 <= last["step"] < 120  # max_overhead = 0.2
+    plain = Loop().train(START, {"learning_rate": 1e-3}, range(120))
+    assert abs(result.state) < 0.1 * abs(plain)
+    assert result.score == loop.loss(result.state) == -last["validation_loss"]
+    assert last["validation_accuracy"] is None
+
+
+def test_scores_are_of_the_average_of_every_step_so_far(averaged):
+    _, result = averaged
+    end = average = np.float64(START)
+    steps = {row["step"]: row for row in result.metrics}
+    for t in range(1, max(steps) + 1):
+        row = next(row for step, row in steps.items() if step >= t)
+        rate = np.float64(row["hyperparams"]["learning_rate"])
+        end = end * (1 - rate) + 1e-3 * math.sin(t - 1)
+        average = average + 6 / (t + 5) * (end - average)  # as optimizers.averaged
+        if t in steps:
+            # The last epoch is that of the end of the path, where that is better.
+            last = t == max(steps)
+            best = min(abs(end), abs(average)) if last else abs(average)
+            found = steps[t]["validation_loss"] - 1e-3
+            np.testing.assert_allclose(found, best, rtol=1e-4, atol=2e-6)
+    assert len(result.metrics) >= 6
+
+
+def test_pieces_do_not_change_the_training(averaged):
+    loop, result = averaged
+    assert max(len(steps) for _, steps in loop.calls) == 1
+    assert sum(len(steps) for _, steps in loop.calls) == 160
+    assert result.metrics[-1]["total_steps"] == 160
+    assert loop.last == accepted_path(Loop(), result)
+
+
+def test_a_trial_is_in_sixteen_pieces_at_most():
+    loop, size = Loop(), {"epochs": 2, "steps_per_epoch": 150, "key": KEY}
+    tuner = ExploreThenCommit(SPACE, 2, 150)
+    result = tune(loop.train, loop.loss, START, tuner, **size)
+    ranges = [steps for _, steps in loop.calls]
+    trials = [[ranges[0]]]
+    for before, steps in itertools.pairwise(ranges):
+        begins = steps.start != before.stop or steps.start == 150
+        trials += [[steps]] if begins else [[*trials.pop(), steps]]
+    assert [len(steps) for steps in trials[-2]] == [10] * 15
+    assert trials[-2][-1].stop == 150
+    assert max(map(len, trials)) <= 16
+    assert loop.last == accepted_path(Loop(), result)
+
+
+@pytest.mark.parametrize("backtracking", [True, False])
+def test_the_best_epoch_is_the_result_where_the_strategy_goes_back(backtracking):
+    """A state that counts its steps, and is best after some 60 of them."""
+    tuner = ExploreThenCommit(SPACE, 6, 20, averaging=None, backtracking=backtracking)
+    result = tune(
+        lambda state, _, steps: state + len(steps),
+        lambda state: -1.0 - abs(state - 60), 0.0, tuner, **SIZE,
+    )  # fmt: skip
+    losses = [row["validation_loss"] for row in result.metrics]
+    assert len(losses) == result.metrics[-1]["epoch"] + 1 == 6
+    assert result.best_epoch == (np.argmin(losses) if backtracking else 5)
+    assert result.state == result.metrics[result.best_epoch]["step"]
+    assert result.score == -losses[result.best_epoch]
+    assert losses[5] > min(losses)
+
+
+def test_branches_that_are_compared_have_the_same_steps(explored):
+    loop, result = explored
+    calls = iter(loop.calls)
+    pairs = []
+    for row in result.decisions:
+        ranges = [next(calls)[1] for _ in row["trials"]]
+        assert len(set(ranges)) == 1
+        if len(row["trials"]) == 2:
+            pairs.append(ranges[0])
+    # The pairs that confirm each have fresh data, none of the probes' own.
+    assert len(pairs) >= 3
+    assert pairs[0].start > 0
+    assert all(a.stop == b.start for a, b in itertools.pairwise(pairs))
+
+
+def test_state_is_that_of_the_accepted_path(explored):
+    loop, result = explored
+    assert accepted_path(loop, result) == result.state
+
+
+def test_schedule_of_the_result_is_the_accepted_path(explored):
+    _, result = explored
+    rate, step = result.schedule["learning_rate"], 0
+    for row in result.metrics:
+        for step in (step, row["step"] - 1):  # noqa: B020 (both ends of the epoch)
+            assert rate(step) == np.float32(row["hyperparams"]["learning_rate"])
+        step = row["step"]
+
+
+def test_replay_has_the_same_setting_at_every_step(explored):
+    _, result = explored
+    ends = tuple(row["step"] for row in result.metrics)
+    replay, loop = baselines.Replay(result.schedule, ends, 20), Loop()
+    again = tune(loop.train, loop.percent, START, replay, **SIZE)
+    played = [rate for rate, steps in loop.calls for _ in steps]
+    assert len(played) == ends[-1]
+    assert played == [
+        float(result.schedule["learning_rate"](i)) for i in range(ends[-1])
+    ]
+    assert again.state == result.state
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        baselines.RandomSearch(SPACE),
+        baselines.HyperbandVariant(SPACE),
+        baselines.ReduceOnPlateau({"learning_rate": 0.5}, patience=0),
+        Schedule.cosine(6, 0.3),
+        baselines.AutoLRS(SPACE, stage=2, max_stage=2, probes=2, segments=3),
+    ],
+    ids=lambda strategy: type(strategy).__name__,
+)
+def test_every_strategy(strategy):
+    loop = Loop()
+    evaluate = loop.loss if strategy.metric == "loss" else loop.percent
+    result = tune(loop.train, evaluate, START, strategy, **SIZE)
+    assert result.metrics[-1]["step"] == 120
+    assert result.score == evaluate(result.state)
+    assert accepted_path(Loop(), result) == result.state
+
+
+def test_decisions_are_those_of_the_bare_tuner():
+    """A population, which holds several states, against a loop written by hand."""
+    tuner, loop = baselines.PB2(SPACE, population=3, capacity=16), Loop()
+    size = SIZE | {"epochs": 3}
+    result = tune(loop.train, loop.percent, START, tuner, **size)
+    held = [START]
+    state = tuner.init(KEY, loop.percent(held[0]))
+    for epoch in range(3):
+        trials = tuner.ask(state)
+        steps = range(20 * epoch, 20 * epoch + 20)
+        branches = [
+            loop.train(held[parent], trials.setting(i), steps)
+            for i, parent in enumerate(trials.parents)
+        ]
+        state, decision = tuner.tell(state, trials, [loop.percent(b) for b in branches])
+        held = [(branches + held)[i] for i in decision.hold]
+        assert result.decisions[epoch]["branch"] == decision.branch
+    assert result.state == held[0]
+    assert result.score == loop.percent(held[0])
+    assert [row["total_steps"] for row in result.metrics] == [60, 120, 180]
+
+
+def test_diverged_branches_are_never_taken():
+    def train(state, hparams, steps):
+        rate = hparams["learning_rate"]
+        return {
+            "w": state["w"] + len(steps),
+            "bad": np.float32(np.nan if rate > 0.01 else 0),
+        }
+
+    result = tune(
+        train, lambda state: state["w"], {"w": 0.0, "bad": np.float32(0)},
+        baselines.RandomSearch(SPACE), **SIZE
+    )  # fmt: skip
+    rates = [row["hyperparams"]["learning_rate"] for row in result.metrics]
+    assert max(rates) <= 0.01
+    assert any(None in row["scores"] for row in result.decisions)
+    assert result.state["w"] == 120
+
+
+@pytest.mark.parametrize(
+    "tuner", [SPACE, baselines.RandomSearch(SPACE)], ids=["explore", "random"]
+)
+def test_where_everything_diverges_the_run_gives_up(tuner):
+    loop = Loop()
+    with pytest.raises(DivergedError, match=r"every branch of epoch 0 diverged, 4 tim"):
+        tune(lambda *a: loop.train(*a) * np.nan, lambda _: -1.0, 1.0, tuner, **SIZE)
+    assert sum(len(steps) for _, steps in loop.calls) <= 600
+
+
+def test_state_must_be_left_as_it_was():
+    def in_place(state, hparams, _):
+        state["w"] = state["w"] - hparams["learning_rate"]
+        return state
+
+    donating = jax.jit(lambda w, rate: w - rate, donate_argnums=0)
+    strategy = Schedule.constant(learning_rate=0.1)
+    with pytest.raises(ValueError, match="train changes the state that it is given"):
+        tune(in_place, lambda _: 1.0, {"w": jnp.ones(3)}, strategy, **SIZE)
+    with pytest.raises(ValueError, match="train donates the state that it is given"):
+        tune(
+            lambda w, hparams, _: donating(w, hparams["learning_rate"]),
+            lambda _: 1.0, jnp.float32(1), strategy, **SIZE,
+        )  # fmt: skip
+    with pytest.raises(ValueError, match="must return the new state, got None"):
+        tune(lambda *_: None, lambda _: 1.0, 1.0, strategy, **SIZE)
+
+
+def rows(path, log):
+    return [
+        json.loads(line) for line in (path / f"{log}.jsonl").read_text().splitlines()
+    ]
+
+
+def without_seconds(metrics):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in metrics]
+
+
+def full_state():
+    return {
+        "w": jnp.asarray(START),
+        "half": jnp.ones(2, jnp.bfloat16) / 3,
+        "key": jax.random.key(7),
+        "count": 0,
+        "act": jnp.tanh,
+    }
+
+
+def full_train(state, hparams, steps):
+    new = Loop().train(state["w"], hparams, steps)
+    key, _ = jax.random.split(state["key"])
+    noise = 1e-3 * jax.random.normal(key, (), jnp.float32)
+    count = state["count"] + len(steps)
+    return {**state, "w": new + noise, "key": key, "count": count}
+
+
+@pytest.mark.parametrize(
+    ("tuner", "stops"),
+    [
+        (baselines.RandomSearch(SPACE, settings=3), [1]),
+        (baselines.RandomSearch(SPACE, settings=3), [4, 9, 10]),
+        (SPACE, [3, 14, 15, 17]),
+    ],
+    ids=["once", "often", "averaged"],
+)
+def test_stopped_run_goes_on_and_ends_as_it_would_have(tmp_path, tuner, stops):
+    score = Loop().loss if tuner is SPACE else Loop().percent
+    evaluations = 0
+
+    def evaluate(state):
+        nonlocal evaluations
+        evaluations += 1
+        if evaluations in stops:
+            raise KeyboardInterrupt
+        return score(state["w"])
+
+    def attempt(path):
+        return tune(full_train, evaluate, full_state(), tuner, workdir=path, **SIZE)
+
+    told = []
+    for _ in stops:
+        with pytest.raises(KeyboardInterrupt):
+            attempt(tmp_path / "stopped")
+    stopped, stops = attempt(tmp_path / "stopped"), []
+    whole = tune(
+        full_train, evaluate, full_state(), tuner, **SIZE,
+        workdir=tmp_path / "whole", callback=lambda _, row: told.append(row),
+    )  # fmt: skip
+    assert whole.metrics == told
+    assert (stopped.score, stopped.best_epoch) == (whole.score, whole.best_epoch)
+    for a, b in zip(
+        jax.tree.leaves(stopped.state), jax.tree.leaves(whole.state), strict=True
+    ):
+        assert a is b or np.all(a == b)
+        assert getattr(a, "dtype", None) == getattr(b, "dtype", None)
+    assert stopped.state["half"].dtype == jnp.bfloat16
+    metrics, decisions = (
+        rows(tmp_path / "stopped", n) for n in ("metrics", "decisions")
+    )
+    assert metrics == stopped.metrics
+    assert without_seconds(metrics) == without_seconds(whole.metrics)
+    assert decisions == whole.decisions
+    rate = load_schedule(tmp_path / "stopped")["learning_rate"]
+    assert [float(rate(row["step"] - 1)) for row in metrics] == [
+        row["hyperparams"]["learning_rate"] for row in metrics
+    ]
+
+
+@pytest.fixture
+def finished(tmp_path):
+    loop, strategy = Loop(), Schedule.constant(learning_rate=0.1)
+
+    def again(state=START, strategy=strategy, **changes):
+        size = {"epochs": 2, "steps_per_epoch": 3, "key": KEY} | changes
+        return tune(loop.train, loop.loss, state, strategy, workdir=tmp_path, **size)
+
+    again()
+    return tmp_path, again, loop
+
+
+def test_finished_run_is_read(finished):
+    _, again, loop = finished
+    before = len(loop.calls), loop.scores
+    result = again()
+    assert (len(loop.calls), loop.scores) == before
+    assert len(result.metrics) == 2
+
+
+def test_another_run_is_refused(finished):
+    path, again, _ = finished
+    for changes in (
+        {"epochs": 3},
+        {"key": jax.random.key(1)},
+        {"strategy": Schedule.constant(learning_rate=0.2)},
+    ):
+        with pytest.raises(ValueError, match="holds a run of another config; choose"):
+            again(**changes)
+    with pytest.raises(ValueError, match=r"of another state .* is an array \[3\] here"):
+        again(state=np.zeros(3, np.float32))
+    for folder in (path / "checkpoints").iterdir():
+        (folder / "facts.json").write_text("{}")
+    with pytest.raises(ValueError, match="every checkpoint is damaged"):
+        again()
+
+
+def test_schedules_that_are_functions_are_told_apart(tmp_path):
+    """They have no text of their own; the values that they give are kept."""
+    loop = Loop()
+    size = {"epochs": 2, "steps_per_epoch": 4, "key": KEY, "workdir": tmp_path}
+
+    def cosine(rate):
+        strategy = Schedule.cosine(2, learning_rate=rate)
+        return tune(loop.train, loop.loss, START, strategy, **size)
+
+    cosine(0.1)
+    trained = len(loop.calls)
+    cosine(0.1)
+    assert len(loop.calls) == trained
+    with pytest.raises(ValueError, match="holds a run of another config; choose"):
+        cosine(0.2)
+
+
+@pytest.mark.parametrize("strategy", [Schedule.cosine(6, 0.3), None])
+def test_report_makes_a_page_of_it(tmp_path, strategy):
+    loop = Loop()
+    evaluate = loop.percent if strategy else loop.loss
+    strategy = strategy or baselines.ReduceOnPlateau({"learning_rate": 0.1})
+    tune(loop.train, evaluate, np.float32(3), strategy, workdir=tmp_path, **SIZE)
+    page = report.write_report([tmp_path]).read_text()
+    assert "120 accepted / 120 total" in page
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs must be a whole number >= 1, got 0"),
+        ({"steps_per_epoch": 2.5}, "steps_per_epoch must be a whole number"),
+        ({"epochs": 1, "steps_per_epoch": 9}, "1 x 9 steps are too few"),
+        ({"tuner": "adam"}, "tuner must be a SearchSpace or a strategy, got 'adam'"),
+        ({"base": {"learning_rate": 9.0}}, "the space must hold the base's learning"),
+        ({"base": {"momentum": 0.9}}, "base must have the search space's hyperparame"),
+        ({"tuner": Hyperdyn(SPACE), "base": {}}, "base goes with a SearchSpace"),
+        ({"tuner": baselines.AutoLRS(SPACE), "steps_per_epoch": 8}, "trials 0.2 steps"),
+        ({"evaluate": lambda _: 50.0}, "score must be minus a loss > 0, got 50"),
+        ({"evaluate": lambda _: math.nan}, "score must be finite"),
+        ({"key": 3}, "key must be one PRNG key such as jax.random.key"),
+    ],
+)  # fmt: skip
+def test_problems_in_one_line_before_anything_is_trained(changes, message):
+    loop = Loop()
+    arguments = {"evaluate": loop.loss, "state": 1.0, "tuner": SPACE} | SIZE | changes
+    with pytest.raises(ValueError, match=message) as error:
+        tune(loop.train, **arguments)
+    assert str(error.value).count("\n") == 0
+    assert not loop.calls
+
+
+def test_neither_networks_nor_data_nor_figures_are_imported(tmp_path):
+    program = f"""
+import sys, numpy as np, jax, hyperdyn_jax as h
+from hyperdyn_jax import optimizers
+heavy = "flax orbax tensorflow tensorflow_datasets grain sklearn matplotlib torch"
+heavy += " ml_collections tensorboardX wandb mlflow"
+for workdir in (None, {str(tmp_path)!r}):
+    h.tune(lambda w, hparams, steps: w * (1 - hparams["learning_rate"]), lambda w: -w,
+           np.float32(1), h.Schedule.constant(learning_rate=0.1), epochs=2,
+           steps_per_epoch=1, key=jax.random.key(0), workdir=workdir)
+    print([name for name in heavy.split() if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split("\n")[:2] == ["[]", "['orbax']"]  # with a workdir
+
+
+def test_the_command_starts_without_what_it_needs_later():
+    """Half of the time that imports took; decisions and the report need them."""
+    program = """
+import sys
+from hyperdyn_jax import training
+from hyperdyn_jax.commands import cli
+from hyperdyn_jax.run import config
+print([x for x in ("scipy.stats", "scipy.optimize", "matplotlib") if x in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split("\n")[:2] == ["[]", "['orbax']"]  # with a workdir
+
+
+def shrink(w, hparams, steps):
+    return w * (1 - hparams["learning_rate"]) ** len(steps)
+
+
+def minus(w):
+    return -float(abs(w)) - 1e-3
+
+
+SHORT = {"epochs": 10, "steps_per_epoch": 16, "key": KEY}
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        1e-3,
+        np.float32(1e-3),
+        {"learning_rate": np.float64(1e-3)},
+        Schedule.constant(learning_rate=1e-3),
+    ],
+    ids=["number", "float32", "mapping", "schedule"],
+)  # fmt: skip
+def test_arguments_are_taken_as_people_give_them(base, averaged):
+    size = {"epochs": np.int64(10), "steps_per_epoch": np.int32(16), "key": KEY}
+    space = SearchSpace(learning_rate=LogUniform(np.float64(1e-4), np.float64(1.5)))
+    loop = Loop()
+    result = tune(loop.train, loop.loss, START, space, base=base, **size)
+    wanted = averaged[1]
+    assert result.metrics[-1]["hyperparams"] == pytest.approx(
+        wanted.metrics[-1]["hyperparams"], rel=1e-5
+    )
+    assert result.metrics[-1]["total_steps"] == 160
+
+
+def test_a_schedule_of_optax_counts_steps():
+    """It ends at the end of the run, and not of as many epochs."""
+    steps = 10 * 16
+    base = {"learning_rate": optax.cosine_decay_schedule(0.1, steps)}
+    seen = []
+
+    def train(w, hparams, steps):
+        seen.append((steps.start, float(hparams["learning_rate"])))
+        return w  # nothing is better than anything
+
+    result = tune(train, lambda _: -1.0, START, SPACE, base=base, **SHORT)
+    rates = [row["hyperparams"]["learning_rate"] for row in result.metrics]
+    assert rates[0] > 0.095
+    assert rates[-1] < 0.02
+    assert rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"base": "0.1"}, "base must be numbers or schedules by name, for learning_r"),
+        ({"base": {"momentum": 0.9}}, "hyperparameters, learning_rate; got momentum"),
+        ({"base": [0.1]}, r"or a Schedule; got \[0.1\]"),
+        ({"epochs": 2.5}, "epochs must be a whole number >= 1, got 2.5"),
+        ({"epochs": 3, "steps_per_epoch": 2}, "3 x 2 steps are too few to explore"),
+    ],
+)  # fmt: skip
+def test_arguments_that_cannot_be_are_told_in_a_line(changes, message):
+    with pytest.raises(ValueError, match=message) as error:
+        tune(shrink, minus, START, SPACE, **{"base": 1e-3, **SHORT, **changes})
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_that_is_too_short_is_told_what_tune_can_be_given():
+    with pytest.raises(ValueError, match="too few") as error:
+        tune(
+            shrink, minus, START, SPACE, **{**SHORT, "epochs": 2, "steps_per_epoch": 2}
+        )
+    assert "probe" not in str(error.value)
+    for advice in ("epochs", "steps_per_epoch", "ExploreThenCommit(space, 2, 2"):
+        assert advice in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "score", [None, (0.1, 0.9), {"loss": 1.0}, "0.1", np.ones(3), jnp.ones((2, 2))]
+)
+def test_what_is_no_score_is_told(score):
+    with pytest.raises(ValueError, match="evaluate must return one number, of which"):
+        tune(shrink, lambda _: score, START, SPACE, **SHORT)
+
+
+@pytest.mark.parametrize("kind", [np.float32, jnp.float32, lambda x: jnp.bfloat16([x])])
+def test_scores_of_every_type_of_number_are_taken(kind):
+    halving = Schedule({"learning_rate": 0.5})
+    size = {"epochs": 1, "steps_per_epoch": 1, "key": KEY}
+    result = tune(shrink, lambda w: kind(-float(w)), 4.0, halving, **size)
+    assert result.score == -2.0
+
+
+def test_a_state_that_is_changed_in_place_is_told_how_to_copy_it():
+    def train(state, hparams, _):
+        state["w"] = state["w"] * (1 - hparams["learning_rate"])
+        return state
+
+    with pytest.raises(ValueError, match=r"jax\.tree\.map\(jnp\.copy.*nnx\.clone"):
+        tune(train, lambda s: minus(s["w"]), {"w": START}, SPACE, **SHORT)
+
+
+def test_an_array_that_is_changed_in_place_is_told_too():
+    """Its caller's array is as it was."""
+
+    def train(state, hparams, _):
+        state["w"] *= 1 - hparams["learning_rate"]
+        return state
+
+    start = {"w": np.full(3, START)}
+    with pytest.raises(ValueError, match=r"train changes the state.*jax\.tree\.map"):
+        tune(train, lambda s: minus(s["w"].sum()), start, SPACE, **SHORT)
+    np.testing.assert_array_equal(start["w"], np.full(3, START))
+
+
+def test_another_error_of_train_is_left_as_it_is():
+    def train(*_):
+        raise ValueError("of the caller")
+
+    with pytest.raises(ValueError, match=r"^of the caller$"):
+        tune(train, minus, START, SPACE, **SHORT)
+
+
+def test_the_arrays_of_the_result_can_be_written_to():
+    def train(state, hparams, steps):
+        return {**state, "w": shrink(state["w"], hparams, steps)}
+
+    start = {"w": np.full(3, START), "fixed": np.zeros(2)}
+    halving = Schedule({"learning_rate": 0.5})
+    size = {"epochs": 2, "steps_per_epoch": 1, "key": KEY}
+    result = tune(train, lambda s: minus(s["w"].sum()), start, halving, **size)
+    result.state["fixed"] += 1
+    np.testing.assert_array_equal(start["fixed"], 0)
+
+
+def test_a_workdir_is_one_process_s(tmp_path):
+    def inside(_, row):
+        if row["epoch"] == 0:
+            with pytest.raises(ValueError, match="is in use by another process"):
+                tune(shrink, minus, START, SPACE, workdir=tmp_path / "run", **SHORT)
+
+    tune(
+        shrink, minus, START, SPACE, workdir=tmp_path / "run", callback=inside, **SHORT
+    )
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"workdir=.*file cannot be written: "):
+        tune(shrink, minus, START, SPACE, workdir=tmp_path / "file", **SHORT)
+
+
+def test_a_workdir_is_free_again_where_a_tracker_cannot_start(tmp_path, monkeypatch):
+    """Also while somebody holds on to the error, as a notebook does."""
+    size = {"epochs": 1, "steps_per_epoch": 1, "key": KEY, "workdir": tmp_path}
+    halving = Schedule({"learning_rate": 0.5})
+    with monkeypatch.context() as patch:
+        patch.setattr("hyperdyn_jax.run.trackers.Trackers.start", _refuse)
+        with pytest.raises(ValueError, match="no tracker") as held:
+            tune(shrink, minus, START, halving, **size)
+    assert tune(shrink, minus, START, halving, **size).metrics
+    assert held.traceback
+
+
+def _refuse(_):
+    raise ValueError("no tracker")
+
+
+def test_it_speaks_when_it_is_asked_to(capsys, averaged):
+    result = averaged[1]
+    assert len(repr(result)) < 120
+    assert "total_steps=160" in repr(result)
+    assert "160 total steps with every trial" in result.summary()
+    assert all(len(line) <= 100 for line in result.summary().splitlines())
+    assert capsys.readouterr().out == ""
+    loop = Loop()
+    base = {"learning_rate": 1e-3}
+    spoken = tune(
+        loop.train, loop.loss, START, SPACE, base=base, progress=True, **SHORT
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(spoken.decisions) > len(spoken.metrics)
+    assert sum("validation loss" in line for line in lines) == len(spoken.metrics)
+    assert "probed lr 0.001" in lines[0]
