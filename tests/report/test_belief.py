@@ -21,7 +21,7 @@ CONFIG = {
         "learning_rate": {"kind": "log_uniform", "low": 1e-3, "high": 1.0},
         "momentum": {"kind": "log_complement", "low": 0.0, "high": 0.99},
     },
-    "hyperdyn": {"initial_points": 2},
+    "hyperdyn": {"initial_points": 2, "capacity": 16},
 }
 
 

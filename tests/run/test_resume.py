@@ -21,8 +21,6 @@ from hyperdyn_jax.run.console import Display
 from hyperdyn_jax.strategies import hyperdyn
 from hyperdyn_jax.system import signals
 
-pytestmark = pytest.mark.usefixtures("compiled")
-
 
 class Recorder(Display):
     """Keeps the lines."""
