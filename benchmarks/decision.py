@@ -36,6 +36,8 @@ import threadpoolctl
 import torch
 
 from hyperdyn_jax import Hyperdyn, SearchSpace, Uniform
+from hyperdyn_jax.strategies.hyperdyn import FIT_STEPS
+from hyperdyn_jax.tuner import acquisition
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import oracle
@@ -238,14 +240,14 @@ def in_turn(count: int, dimensions: int, rate: float) -> dict[str, float]:
     for name, column in (("ratio", 1), ("one_thread_ratio", 2), ("botorch_ratio", 3)):
         ratios = np.quantile(times[:, column] / times[:, 0], (0.25, 0.5, 0.75))
         row |= {f"{name}_q25": ratios[0], name: ratios[1], f"{name}_q75": ratios[2]}
-    return row | {"limit_ms": 1e3 * operations(count, dimensions) / rate}
+    return row | {"limit_ms": 1e3 * operations(count) / rate}
 
 
-def operations(count: int, dimensions: int) -> float:
+def operations(count: int) -> float:
     """Floating-point operations of a decision that cannot be left out, at most."""
-    tuner = Hyperdyn(space(dimensions))
-    gradients, values = tuner.fit_steps + 1, 2 + 1  # both starts, and the posterior
-    points = tuner.candidates + 2 * tuner.starts * (tuner.ascent_steps + 1)
+    gradients, values = FIT_STEPS + 1, 2 + 1  # both starts, and the posterior
+    search = acquisition.maximize.__kwdefaults__
+    points = search["candidates"] + 2 * search["starts"] * (search["max_steps"] + 1)
     return (gradients + values / 3) * count**3 + points * count**2
 
 

@@ -79,7 +79,7 @@ def data() -> ArrayDataset:
 def ours(dataset: ArrayDataset, network: torch.nn.Module) -> Callable[[], float]:
     """A step of the loop's own, which gives its loss."""
     hparams = {"learning_rate": RATE, "momentum": MOMENTUM, "weight_decay": DECAY}
-    optimizer = optimizers.create_optimizer("sgd", hparams, decay_all=True)
+    optimizer = optimizers.create_optimizer("sgd", hparams)
     trainer = Trainer(CifarResNet(num_classes=10), optimizer, dataset)
     place = trainer._layout(1)
     fresh = trainer.init(jax.random.key(0))
@@ -104,9 +104,10 @@ def peer(dataset: ArrayDataset, network: torch.nn.Module) -> Callable[[], float]
     images = torch.tensor(np.asarray(images)).permute(0, 3, 1, 2)
     labels = torch.tensor(np.asarray(labels)).long()
     network = network.to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.SGD(
-        network.parameters(), RATE, MOMENTUM, weight_decay=DECAY
-    )
+    kernels = [x for x in network.parameters() if x.ndim > 1]
+    vectors = [x for x in network.parameters() if x.ndim == 1]  # which do not decay
+    groups = [{"params": kernels, "weight_decay": DECAY}, {"params": vectors}]
+    optimizer = torch.optim.SGD(groups, RATE, MOMENTUM)
 
     def step() -> float:
         optimizer.zero_grad(set_to_none=True)

@@ -14,10 +14,10 @@ from hyperdyn_jax.tuner.acquisition import expected_improvement as expected_impr
 from hyperdyn_jax.tuner.acquisition import (
     log_expected_improvement as log_expected_improvement,
 )
-from hyperdyn_jax.tuner.gp import TimeKernel as TimeKernel
 from hyperdyn_jax.tuner.interface import Decision as Decision
 from hyperdyn_jax.tuner.interface import DivergedError as DivergedError
 from hyperdyn_jax.tuner.interface import Trials as Trials
+from hyperdyn_jax.tuner.kernels import TimeKernel as TimeKernel
 from hyperdyn_jax.tuner.search_space import LogComplement as LogComplement
 from hyperdyn_jax.tuner.search_space import LogUniform as LogUniform
 from hyperdyn_jax.tuner.search_space import SearchSpace as SearchSpace

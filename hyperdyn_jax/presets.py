@@ -32,17 +32,12 @@ HYPERDYN: dict[str, Any] = {  # the paper's values, section 4
     "initial_points": 5,
     "window": 4,
     "temperature": 1.0,
-    "cooling": 0.0,
     "offset": 0.01,
     "kernel": "matern52",
     "alpha": 1.0,
     "beta": 0.5,
     "suggestions": 1,
     "capacity": 256,
-    "fit_steps": 5,
-    "candidates": 1024,
-    "starts": 4,
-    "ascent_steps": 20,
 }
 EXPLORE: dict[str, Any] = {
     "base": "constant",
@@ -66,24 +61,18 @@ EXPLORE: dict[str, Any] = {
 def tuning(
     optimizer: str, strategy: str | None = None, weight_decay: float = 1e-4
 ) -> dict[str, Any]:
-    """Sections of a config: the optimizer, what is tuned of it, and by what.
-
-    Weight decay leaves BatchNorm and biases alone unless `decay_all` is set.
-    """
+    """Sections of a config: the optimizer, what is tuned of it, and by what."""
     hparams = OPTIMIZERS[optimizer]
     return {
         "optimizer": {
             "name": optimizer,
             "weight_decay": weight_decay,
-            "decay_all": False,
             **hparams,
         },
         "search_space": {name: _axis(name, value) for name, value in hparams.items()},
         "averaging": config_dict.placeholder(float),
         "backtracking": config_dict.placeholder(bool),
         "save_minutes": config_dict.placeholder(float),
-        "parallel": config_dict.placeholder(bool),
-        "scan": config_dict.placeholder(bool),
         "trackers": "",  # beside TensorBoard: wandb, mlflow
         "strategy": strategy or STRATEGY.get(optimizer, "explore"),
         "hyperdyn": dict(HYPERDYN),

@@ -21,7 +21,7 @@ from scipy import stats
 
 from hyperdyn_jax import report, study
 from hyperdyn_jax.commands import cli
-from hyperdyn_jax.run import arguments, config
+from hyperdyn_jax.run import arguments, config, config_files, config_schema
 from hyperdyn_jax.run.arguments import Parser
 from hyperdyn_jax.system import errors, platforms, process
 from hyperdyn_jax.tuner.interface import DivergedError
@@ -72,7 +72,8 @@ def replay_config(run: Path) -> dict[str, Any]:
     Raises:
       OSError, ValueError: the run's files are not there or damaged.
     """
-    settings = config.read_json(run / "config.json")
+    settings = config_files.read_json(run / "config.json")
+    settings = config_schema.current(settings, finished=True)
     setup = config.build(settings)
     return {
         **settings,

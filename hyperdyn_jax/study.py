@@ -21,7 +21,7 @@ from absl import app, flags, logging
 from hyperdyn_jax import loop
 from hyperdyn_jax.commands import cli
 from hyperdyn_jax.run import arguments
-from hyperdyn_jax.run.config import ConfigError
+from hyperdyn_jax.run.config_errors import ConfigError
 from hyperdyn_jax.system import files, process
 from hyperdyn_jax.tuner.interface import DivergedError
 

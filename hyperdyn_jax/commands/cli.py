@@ -4,7 +4,6 @@ import errno
 import os
 import sys
 import textwrap
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,15 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from hyperdyn_jax import hosts, loop
+from hyperdyn_jax import loop
 from hyperdyn_jax.commands import dry_run
 from hyperdyn_jax.data.tfds_records import DataError
-from hyperdyn_jax.run import config as config_lib
+from hyperdyn_jax.distributed import rendezvous, watchdog
+from hyperdyn_jax.distributed.place import JoinError, place_of
 from hyperdyn_jax.run import config_files
 from hyperdyn_jax.run.arguments import BAD_INPUT as BAD_INPUT
 from hyperdyn_jax.run.checkpoints import FULL, SaveError
+from hyperdyn_jax.run.config_errors import ConfigError
 from hyperdyn_jax.system import files, platforms, signals
 from hyperdyn_jax.system.errors import first_line, no_folder
 from hyperdyn_jax.tuner.interface import DivergedError
@@ -119,21 +120,14 @@ def run(
         keep_programs()
 
     def command() -> None:
-        if where := hosts.place(*place):
-            hosts.join(where, settings)
+        if where := place_of(*place):
+            rendezvous.join(where, settings)
         if dry:
             dry_run.describe(settings, loop.check(settings, None))
         else:
             loop.train_and_evaluate(settings, path)
 
-    try:
-        code = exit_code(command)
-    except Exception:
-        if not hosts.joined():
-            raise
-        traceback.print_exc()  # Python's own end would wait for the other processes
-        code = 1
-    return hosts.leave(code)
+    return watchdog.run(lambda: exit_code(command))
 
 
 def keep_programs() -> None:
@@ -172,10 +166,10 @@ def exit_code(command: Callable[[], Any]) -> int:
     with signals.stoppable():
         try:
             command()
-        except config_lib.ConfigError as error:
+        except ConfigError as error:
             print_problems(error.problems)
             return BAD_INPUT
-        except hosts.JoinError as error:
+        except JoinError as error:
             print_problems(error.problems)
             return error.code
         except DataError as error:  # a record that cannot be read, found on the way
@@ -194,7 +188,6 @@ def exit_code(command: Callable[[], Any]) -> int:
             if problem := platforms.problem():
                 print_problems([problem])
                 return BAD_INPUT
-            hosts.await_cause()
             raise
     return DONE
 
@@ -262,8 +255,8 @@ def flag_value(argv: Sequence[str], name: str) -> str | None:
 
 def _check_place(words: Sequence[str]) -> list[str]:
     try:
-        hosts.place(*(flag_value(words, name) for name in PLACE))
-    except hosts.JoinError as error:
+        place_of(*(flag_value(words, name) for name in PLACE))
+    except JoinError as error:
         return error.problems
     return []
 
@@ -272,7 +265,7 @@ def _check_config(argv: Sequence[str]) -> list[str]:
     """What is wrong with a config; the run directory matters when it is right."""
     try:
         loop.check(_settings(load_config(argv), flag_value(argv, "fork")), None)
-    except config_lib.ConfigError as error:
+    except ConfigError as error:
         return error.problems
     return []
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from hyperdyn_jax.data.augment import PadCropFlip
 from hyperdyn_jax.data.tfds_records import Skips
+from hyperdyn_jax.system import streams
 
 
 class Split(NamedTuple):
@@ -78,8 +79,9 @@ class ArrayDataset:
     """A data set that fits into the memory of each device.
 
     Every epoch visits each training example once, in an order drawn from the seed and
-    the epoch. The last batch of an epoch is smaller; if it does not divide over the
-    devices, the at most `devices` - 1 examples too many wait for another epoch.
+    the epoch. The last batch of an epoch is smaller, and moves the weights in
+    proportion; if it does not divide over the devices, the at most `devices` - 1
+    examples too many wait for another epoch.
 
     Args:
       train, validation, test: the splits, as NumPy arrays.
@@ -174,7 +176,7 @@ class ArrayDataset:
         return examples[self._host * count : (self._host + 1) * count]
 
     def _draw_order(self, epoch: int) -> np.ndarray:
-        key = jax.random.fold_in(jax.random.key(self._seed), epoch)
+        key = jax.random.fold_in(streams.of_seed(self._seed, "order"), epoch)
         return np.asarray(jax.random.permutation(key, self.size("train")), np.int32)
 
 

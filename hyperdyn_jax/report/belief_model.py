@@ -13,10 +13,10 @@ import jax
 import numpy as np
 
 from hyperdyn_jax.report.numbers import Run
-from hyperdyn_jax.run import config
+from hyperdyn_jax.run import config_strategy
 from hyperdyn_jax.run.jsonl import Row
 from hyperdyn_jax.run.verdicts import prediction_of
-from hyperdyn_jax.strategies import explore_then_commit, hyperdyn, probing
+from hyperdyn_jax.strategies import explore_then_commit, hyperdyn
 from hyperdyn_jax.strategies.search import DoNothingControl
 from hyperdyn_jax.system import compiler
 from hyperdyn_jax.tuner import cpu_jit, gp
@@ -70,7 +70,7 @@ def recompute(run: Run) -> Beliefs | None:
     if not any(prediction_of(row, 0) for row in modelled):
         return None
     try:
-        tuner = config.make_tuner(run.config, run.metrics[0]["step"])
+        tuner = config_strategy.make_tuner(run.config, run.metrics[0]["step"])
     except (ValueError, TypeError, KeyError, AttributeError):  # damaged or edited
         return None
     tuner = tuner.tuner if isinstance(tuner, DoNothingControl) else tuner
@@ -81,7 +81,7 @@ def recompute(run: Run) -> Beliefs | None:
     steps = list(_replay(tuner, run, units, observations))
     if not steps or not all(_agrees(run, step) for step in steps):
         return None
-    names = {axis: kind for kind, axis in config.AXES.items()}
+    names = {axis: kind for kind, axis in config_strategy.AXES.items()}
     kinds = {name: names[type(axis)] for name, axis in tuner.space.items()}
     return Beliefs(tuner.space, kinds, observations, steps)
 
@@ -217,12 +217,12 @@ def _predict_probe(
 ) -> tuple[Any, ...]:
     """The same of the progress of probes; None fits the parameters, as explore does
     before it chooses."""
-    data = cpu_jit.double(data)
     if parameters is None:
-        parameters, _, posterior = probing.fit(data)
+        parameters, data, posterior = gp.fit_afresh(data)
     else:
+        data = cpu_jit.double(data)
         parameters = cpu_jit.double(parameters)
-        posterior = gp.condition(parameters, data, *probing.kernels())
+        posterior = gp.condition(parameters, data, *gp.USUAL)
     return _at(posterior, parameters, points, jax.numpy.zeros((), data.epochs.dtype))
 
 
@@ -235,5 +235,5 @@ def _at(
     mean, stddev = jax.vmap(lambda x: posterior.predict(gp.Query(x, epoch)))(
         cpu_jit.double(points)
     )
-    noise = posterior.scale * jax.numpy.exp(0.5 * parameters.log_noise)
+    noise = parameters.noise_stddev(posterior.scale)
     return cpu_jit.single((mean, stddev, jax.numpy.broadcast_to(noise, mean.shape)))

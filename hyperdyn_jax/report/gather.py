@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperdyn_jax.report.numbers import Run, load_run
+from hyperdyn_jax.run.config_schema import current
 from hyperdyn_jax.run.jsonl import Row, flat
 
 # Strategies with the settings of hyperdyn.
@@ -116,7 +117,7 @@ def settings(run: Run) -> dict[str, str]:
     """The config, flat and as text, without what makes no difference to the run."""
     from hyperdyn_jax.run.run_dir import MAY_CHANGE  # which brings Orbax
 
-    config = run.config
+    config = current(run.config)
     strategy = config.get("strategy")
     own = {"model", "optimizer", "search_space", strategy, base_of(config)}
     if strategy in HYPERDYN:

@@ -325,7 +325,7 @@ FIGURES: dict[str, Comparison] = {
         (
             Kind("Hyperdyn", "hyperdyn", batch_size=LARGE),
             Kind("epoch-based BO", "epoch_bo", batch_size=LARGE),
-            Kind("random search 5x", "random_search", batch_size=LARGE),
+            Kind("random search", "random_search", batch_size=LARGE),
             Kind("Hyperband variant", "hyperband", batch_size=LARGE),
         ),
     ),

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from hyperdyn_jax.run.config import ConfigError
+from hyperdyn_jax.run.config_errors import ConfigError
 from hyperdyn_jax.system import files
 from hyperdyn_jax.system.pytrees import Shaped
 

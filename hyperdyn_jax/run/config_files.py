@@ -1,6 +1,7 @@
 """Config files, and the settings that a command line changes in them."""
 
 import ast
+import json
 import math
 import os
 import sys
@@ -11,8 +12,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from hyperdyn_jax.run import config as config_lib
+from hyperdyn_jax.run.config_errors import suggest
+from hyperdyn_jax.run.config_schema import FIELDS, OPTIONAL, current
 
+# How JSON, which has no such numbers, holds them in a config.json.
+NOT_FINITE = {str(value): value for value in (math.inf, -math.inf, math.nan)}
 KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 BOOLS = {"true": True, "t": True, "yes": True, "1": True}
 BOOLS |= {"false": False, "f": False, "no": False, "0": False}
@@ -41,10 +45,40 @@ def load(source: str, more: str = "") -> ConfigDict:
     if argument is not None:
         raise ValueError(f"a JSON file takes no argument, got {argument!r}")
     try:
-        settings = config_lib.read_json(file)
+        settings = read_json(file)
     except OSError as error:
         raise ValueError(error.strerror) from None
     return ConfigDict(settings).lock()
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The settings in a JSON file, such as a run directory's config.json.
+
+    Nothing in it is run. The texts inf, -inf and nan are numbers, except where a
+    setting is text. What an earlier version had is left out, where it says nothing.
+
+    Raises:
+      OSError, ValueError: in a line, why it cannot be read.
+    """
+    try:
+        settings = json.loads(file.read_bytes())
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(settings, dict):
+        raise ValueError(f"it must be an object of settings, got {str(settings)[:40]}")
+    texts = {name for name, (kind, _) in (FIELDS | OPTIONAL).items() if kind is str}
+    return current(
+        {
+            name: value if name in texts else _with_numbers(value)
+            for name, value in settings.items()
+        }
+    )
+
+
+def _with_numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_numbers(item) for name, item in value.items()}
+    return NOT_FINITE.get(value, value) if isinstance(value, str) else value
 
 
 def _split(source: str) -> tuple[Path, str | None]:
@@ -108,7 +142,7 @@ def change(config: ConfigDict, word: str) -> None:
         text = "true"
     elif not equals:
         raise ValueError(f"{flag} needs a value; it must be {KINDS.get(kind, 'text')}")
-    nullable = old is None or (len(name) == 1 and last in config_lib.OPTIONAL)
+    nullable = old is None or (len(name) == 1 and last in OPTIONAL)
     try:
         none = nullable and kind is not str and text.lower() in NONE
         value = None if none else _value(text, kind)
@@ -122,7 +156,7 @@ def change(config: ConfigDict, word: str) -> None:
 def _inside(section: Any, part: str, flag: str) -> Any:
     names = list(section) if isinstance(section, ConfigDict) else []
     if part not in names:
-        raise ValueError(f"{flag} is no setting; {config_lib.suggest(part, names)}")
+        raise ValueError(f"{flag} is no setting; {suggest(part, names)}")
     return section[part]
 
 
@@ -132,7 +166,7 @@ def _kind(name: list[str], old: Any) -> type[Any]:
     A number in a section may be whole by chance, as 1 for a rate in JSON, so any number
     is taken in its place: `config.build` knows which must be whole.
     """
-    known = config_lib.FIELDS | config_lib.OPTIONAL
+    known = FIELDS | OPTIONAL
     if len(name) == 1 and name[0] in known:
         return known[name[0]][0]
     return float if type(old) is int else type(old)

@@ -112,6 +112,8 @@ def _of_epoch(last: Row) -> str:
 def _tried(decision: Row) -> str:
     """What came of trials that leave the run where it was."""
     settings = list(map(setting, decision["trials"]))
+    if verdicts.went_back_to(decision) is not None:
+        return f"{verdicts.reason(decision)}; left: {', '.join(settings)}"
     if not verdicts.probed(decision):
         return f"{verdicts.reason(decision)}; diverged: {', '.join(settings)}"
     if decision.get("block"):

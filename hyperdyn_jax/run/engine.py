@@ -14,10 +14,10 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from hyperdyn_jax import hosts
+from hyperdyn_jax.distributed import collectives
 from hyperdyn_jax.run import console
 from hyperdyn_jax.run.rows import Directory, decision_row
-from hyperdyn_jax.system import signals
+from hyperdyn_jax.system import signals, streams
 from hyperdyn_jax.training.progress import Evaluation, Progress
 from hyperdyn_jax.tuner.cpu_jit import key_data
 from hyperdyn_jax.tuner.interface import Decision, DivergedError, Leaf, Strategy, Trials
@@ -210,7 +210,7 @@ class Engine:
         while run.step < self.length(run):
             if run.attempts >= ATTEMPTS:  # also when the same run is given again
                 raise DivergedError(self._diverged(run, directory))
-            if hosts.any_of(signals.asked()):
+            if collectives.any_of(signals.asked()):
                 raise KeyboardInterrupt
             trained = self.training.train(self, run, directory)
             try:
@@ -345,7 +345,7 @@ class Engine:
         Raises:
           ConfigError: it is of another state or strategy.
         """
-        if (facts := hosts.share_json(directory.resume())) is None:
+        if (facts := collectives.share_json(directory.resume())) is None:
             return None
         facts = {name: facts[name] for name in Run._fields if name in facts}
         self.training.check(facts["examples"], directory)
@@ -360,7 +360,7 @@ class Engine:
             losses = np.zeros(pending["losses"], np.float32)
             like |= {"branches": [self.training.like()] * len(losses), "losses": losses}
             like["hparams"] = dict.fromkeys(pending["hparams"], losses[:, 0])
-        arrays = hosts.share_tree(directory.restore(like))
+        arrays = collectives.share_tree(directory.restore(like))
         for name in ("held", "best", "branches"):
             arrays[name] = [*map(self.training.unpack, arrays[name])]
         run = Run(**facts, **{name: arrays[name] for name in ARRAYS})
@@ -436,7 +436,8 @@ def follow(run: Run, branches: list[Branch], tuner: Any, decision: Decision) -> 
     sound = np.isfinite([branch.score for branch in branches]).any()
     if trials.probe or sound:
         return run
-    key = jax.random.fold_in(jax.random.wrap_key_data(run.key), run.attempts)
+    attempt = f"attempt {run.attempts}"  # a stream apart from those of the steps
+    key = streams.stream(jax.random.wrap_key_data(run.key), attempt)
     return run._replace(attempts=run.attempts + 1, key=key_data(key))
 
 

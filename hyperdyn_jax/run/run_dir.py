@@ -11,7 +11,8 @@ from typing import Any, TextIO
 from hyperdyn_jax.run import jsonl, trackers
 from hyperdyn_jax.run import rows as row_lib
 from hyperdyn_jax.run.checkpoints import Checkpoints
-from hyperdyn_jax.run.config import ConfigError, differences, with_folders
+from hyperdyn_jax.run.config_errors import ConfigError
+from hyperdyn_jax.run.config_schema import differences, with_folders
 from hyperdyn_jax.run.jsonl import Row, dump, dump_config, replace_bytes
 from hyperdyn_jax.run.rows import LOGS
 from hyperdyn_jax.strategies.learned_schedule import to_schedule

@@ -43,7 +43,13 @@ def probed(row: Row) -> bool:
     """Whether trials were probes, which leave the run where it was however they end."""
     count = len(row["trials"])
     scored = any(entry(row, "scores", i) is not None for i in range(count))
-    return row["branch"] < 0 and scored and known(row.get("keep_probability")) is None
+    stays = row["branch"] < 0 and went_back_to(row) is None
+    return stays and scored and known(row.get("keep_probability")) is None
+
+
+def went_back_to(row: Row) -> int | None:
+    """The step of the earlier state that the run goes on from; None if it does not."""
+    return (row.get("rollback") or {}).get("step")
 
 
 def role(row: Row, index: int) -> str:
@@ -62,6 +68,8 @@ def role(row: Row, index: int) -> str:
 def outcome(row: Row) -> str:
     """What came of a decision, in a word or two."""
     if row["branch"] < 0:
+        if went_back_to(row) is not None:
+            return "went back"
         return "probed" if probed(row) else "rolled back"
     if len(row["trials"]) == 1:
         return "continued"
@@ -89,6 +97,8 @@ def reason(row: Row) -> str:
 
 
 def _reason_to_stay(row: Row) -> str:
+    if (step := went_back_to(row)) is not None:
+        return f"clearly behind its best; the run goes back to step {step:,}"
     if not probed(row):
         text = "every branch diverged; back to the state before"
         back = row.get("rollback") or {}

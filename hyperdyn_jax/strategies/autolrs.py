@@ -17,12 +17,7 @@ from hyperdyn_jax.tuner import acquisition, cpu_jit, gp
 from hyperdyn_jax.tuner.interface import Decision, Leaf, Strategy, Trials, check_scores
 from hyperdyn_jax.tuner.search_space import SearchSpace
 
-# Of the search for a probe's setting: as for Hyperdyn's challenger, but every fit
-# starts afresh, because every stage has a model of its own.
-_FIT_STEPS = 16
-_CANDIDATES = 256
-_STARTS = 4
-_ASCENT_STEPS = 20
+_CANDIDATES = 256  # of the search for a probe's setting
 
 _SETTINGS = 1  # the stream of the state's key that settings are drawn from
 
@@ -317,11 +312,7 @@ def _propose(
     space: SearchSpace, key: jax.Array, kappa: jax.Array, tried: tuple[Any, ...]
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """The setting with the least lower confidence bound, and the model behind it."""
-    kernel, time = gp.SPATIAL_KERNELS["matern52"], gp.TimeKernel()
-    data = cpu_jit.double(_observations(space, *tried))
-    mode = cpu_jit.double(gp.prior_mean(len(space)))
-    model = gp.fit(data, mode, kernel, time, max_steps=_FIT_STEPS)
-    posterior = gp.condition(model, data, kernel, time)
+    model, data, posterior = gp.fit_afresh(_observations(space, *tried))
     now = jnp.zeros((), jnp.float64)
 
     def negative_bound(point: jax.Array) -> jax.Array:
@@ -329,21 +320,13 @@ def _propose(
         mean, stddev = posterior.predict(gp.Query(point, now))
         return (stddev + (mean - posterior.location) / kappa) / posterior.scale
 
-    best = data.points[jnp.argmax(jnp.where(data.feasible, data.gains, -jnp.inf))]
     point, _ = acquisition.maximize(
         negative_bound,
         cpu_jit.stream(key, _SETTINGS),
-        best[None],
+        data.best_point()[None],
         candidates=_CANDIDATES,
-        starts=_STARTS,
-        max_steps=_ASCENT_STEPS,
     )
-    parameters = {
-        "length_scale": jnp.exp(model.log_length_scale),
-        "amplitude": jnp.exp(model.log_amplitude),
-        "noise": jnp.exp(model.log_noise),
-    }
-    return space.from_unit(point), cpu_jit.single(parameters)
+    return space.from_unit(point), cpu_jit.single(model.by_name())
 
 
 def _observations(

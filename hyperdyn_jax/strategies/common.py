@@ -1,11 +1,12 @@
-"""What every baseline needs: its decisions in words, and checks of its settings."""
+"""What every strategy needs: its decisions, and checks of its settings."""
 
 import math
-import numbers
 from typing import Any
 
 import numpy as np
 
+from hyperdyn_jax.system.checks import check_number as check_number
+from hyperdyn_jax.system.checks import check_whole as check_whole
 from hyperdyn_jax.tuner.interface import Decision, Leaf
 
 
@@ -44,27 +45,3 @@ def check_start(score: float) -> np.float32:
     if not np.isfinite(start):
         raise ValueError(f"the untrained network's score must be finite: {start}")
     return start
-
-
-def check_whole(name: str, value: int, least: int) -> None:
-    """Raises ValueError unless the value is a whole number of at least `least`, of
-    Python's or of NumPy's."""
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or value < least:
-        raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
-
-
-def check_number(
-    name: str, value: float, low: float, high: float, bounds: str = "()"
-) -> None:
-    """Raises ValueError unless the value is a number between low and high.
-
-    Bounds: which ends are among the valid values, as '()', '[)', '(]' or '[]'.
-    """
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not number or not (
-        (low <= value if bounds[0] == "[" else low < value)
-        and (value <= high if bounds[1] == "]" else value < high)
-    ):
-        valid = f"{bounds[0]}{low:g}, {high:g}{bounds[1]}"
-        raise ValueError(f"{name} must be a number in {valid}, got {value!r}")

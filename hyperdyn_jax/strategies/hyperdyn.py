@@ -20,10 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hyperdyn_jax.strategies import wait_and_watch
+from hyperdyn_jax.strategies import common, wait_and_watch
 from hyperdyn_jax.tuner import acquisition, cpu_jit, gp
 from hyperdyn_jax.tuner.interface import Decision, Leaf, Strategy, Trials, check_scores
 from hyperdyn_jax.tuner.search_space import SearchSpace
+
+FIT_STEPS = 5  # of BFGS a decision, each one evaluation; it goes on from the last fit
 
 
 class HyperdynState(NamedTuple):
@@ -60,8 +62,6 @@ class Hyperdyn(Strategy):
       initial_points: k, settings tried in the random start.
       window: Delta of the wait-and-watch test, epochs.
       temperature: T of the test, percentage points.
-      cooling: how the temperature falls (`trend.relative_temperature`); the paper's is
-        constant, 0.
       offset: b of the test; infinity always switches (the paper's epoch-based BO).
       kernel: K1, one of 'matern52', 'matern32', 'rbf'.
       alpha, beta: of the time kernel K2; beta in epochs.
@@ -70,11 +70,6 @@ class Hyperdyn(Strategy):
         expects of those before it had been observed, and of several the best is taken.
       capacity: observations kept for the Gaussian process; when full, the oldest go.
         A decision costs capacity^3, from the first on.
-      fit_steps: largest number of BFGS steps of a fit, each one evaluation of the
-        likelihood and its gradient.
-      candidates: size of the quasi-random set that starts the search for a challenger.
-      starts: how many of the best candidates BFGS climbs from.
-      ascent_steps: largest number of BFGS steps of a climb, counted alike.
 
     Raises:
       ValueError: a setting is out of range.
@@ -95,42 +90,28 @@ class Hyperdyn(Strategy):
     initial_points: int = 5
     window: int = 4
     temperature: float = 1.0
-    cooling: float = 0.0
     offset: float = 0.01
     kernel: str = "matern52"
     alpha: float = 1.0
     beta: float = 0.5
     suggestions: int = 1
     capacity: int = 256
-    fit_steps: int = 5
-    candidates: int = 1024
-    starts: int = 4
-    ascent_steps: int = 20
     metric: ClassVar[str] = "accuracy"
 
     def __post_init__(self) -> None:
         if not isinstance(self.space, SearchSpace):
             raise ValueError(f"space must be a SearchSpace, got {self.space!r}")
         wait_and_watch.check_settings(self.window, self.temperature, self.offset)
-        wait_and_watch.relative_temperature(0, self.cooling)
         gp.TimeKernel(self.alpha, self.beta)
         if self.kernel not in list(gp.SPATIAL_KERNELS):
             raise ValueError(
                 f"kernel must be one of {sorted(gp.SPATIAL_KERNELS)}, "
                 f"got {self.kernel!r}"
             )
-        self._check_whole("initial_points", 1)
-        self._check_whole("suggestions", 1)
-        self._check_whole("capacity", self.initial_points + 1 + self.suggestions)
-        self._check_whole("fit_steps", 1)
-        self._check_whole("starts", 1)
-        self._check_whole("candidates", self.starts)
-        self._check_whole("ascent_steps", 1)
-
-    def _check_whole(self, name: str, least: int) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
+        common.check_whole("initial_points", self.initial_points, 1)
+        common.check_whole("suggestions", self.suggestions, 1)
+        least = self.initial_points + 1 + self.suggestions
+        common.check_whole("capacity", self.capacity, least)
 
     def init(self, key: jax.Array, score: float) -> HyperdynState:
         """State of a run that starts at an untrained network.
@@ -145,10 +126,7 @@ class Hyperdyn(Strategy):
         Raises:
           ValueError: the score is not finite.
         """
-        first = np.float32(score)
-        if not np.isfinite(first):
-            raise ValueError(f"the untrained network's score must be finite: {first}")
-        dimensions = len(self.space)
+        first, dimensions = common.check_start(score), len(self.space)
         return HyperdynState(
             key=cpu_jit.key_data(key),
             epoch=np.int32(0),
@@ -211,11 +189,7 @@ class Hyperdyn(Strategy):
           ValueError: the number of scores is not the number of trials.
         """
         scores = check_scores(scores, trials)
-        # Half the temperature is twice the rise.
-        history = state.history / wait_and_watch.relative_temperature(
-            int(state.epoch), self.cooling
-        )
-        points, test, key = _learn(self, state.key, trials.hparams, history)
+        points, test, key = _learn(self, state.key, trials.hparams, state.history)
         data = state.data.append(
             points=points, epoch=state.epoch, gains=scores - state.history[-1]
         )
@@ -279,7 +253,7 @@ def _propose(tuner: Hyperdyn, state: HyperdynState) -> tuple[Any, ...]:
     """
     kernel, time = kernels(tuner)
     data, last = cpu_jit.double(state.data), cpu_jit.double(state.model)
-    model = gp.fit(data, last, kernel, time, max_steps=tuner.fit_steps)
+    model = gp.fit(data, last, kernel, time, max_steps=FIT_STEPS)
     posterior = gp.condition(model, data.with_room(tuner.suggestions - 1), kernel, time)
     epoch = state.epoch.astype(jnp.float64)
     incumbent = cpu_jit.double(tuner.space.to_unit(state.incumbent))
@@ -287,19 +261,13 @@ def _propose(tuner: Hyperdyn, state: HyperdynState) -> tuple[Any, ...]:
     def weight(query: gp.Query) -> jax.Array:
         return gp.feasibility(query, model, data, kernel, time)
 
-    best_seen = data.points[jnp.argmax(jnp.where(data.feasible, data.gains, -jnp.inf))]
-    near = jnp.stack([incumbent, best_seen])
+    near = jnp.stack([incumbent, data.best_point()])
     challengers = _search(tuner, posterior, weight, state.key, epoch, near)
     units = cpu_jit.double(tuner.space.to_unit(challengers))
     points = jnp.concatenate([incumbent[None], units])
     mean, stddev = jax.vmap(lambda u: posterior.predict(gp.Query(u, epoch)))(points)
     improvement = acquisition.expected_improvement(mean, stddev, posterior.best)
-    parameters = {
-        "length_scale": jnp.exp(model.log_length_scale),  # fractions of the axes
-        "amplitude": jnp.exp(model.log_amplitude),  # variance of standardised gains
-        "noise": jnp.exp(model.log_noise),  # variance of standardised gains
-        "noise_stddev": posterior.scale * jnp.exp(0.5 * model.log_noise),  # points
-    }
+    parameters = model.by_name() | {"noise_stddev": model.noise_stddev(posterior.scale)}
     return (
         challengers,
         cpu_jit.single((mean, stddev, improvement)),
@@ -329,14 +297,7 @@ def _search(
                 mean, stddev, believed.best
             ) + jnp.log(weight(query))
 
-        point, _ = acquisition.maximize(
-            log_weighted_improvement,
-            key,
-            near,
-            candidates=tuner.candidates,
-            starts=tuner.starts,
-            max_steps=tuner.ascent_steps,
-        )
+        point, _ = acquisition.maximize(log_weighted_improvement, key, near)
         return tuner.space.from_unit(point)
 
     def next_challenger(

@@ -30,8 +30,6 @@ _FIRST_EPSILON = 0.1
 _KERNEL = gp.SPATIAL_KERNELS["rbf"]
 _FIT_STEPS = 4
 _CANDIDATES = 512
-_STARTS = 4
-_ASCENT_STEPS = 20
 
 _SETTINGS, _COPIES, _FIRST_SLOT = 1, 2, 3  # streams of the state's key
 
@@ -278,14 +276,11 @@ def _propose(
         weight = gp.feasibility(query, model, data, _KERNEL, time)
         return mean + jnp.sqrt(beta) * stddev + jnp.log(weight)
 
-    best = data.points[jnp.argmax(jnp.where(data.feasible, data.gains, -jnp.inf))]
     point, _ = acquisition.maximize(
         upper_bound,
         cpu_jit.stream(state.key, _FIRST_SLOT + member),
-        best[None],
+        data.best_point()[None],
         candidates=_CANDIDATES,
-        starts=_STARTS,
-        max_steps=_ASCENT_STEPS,
     )
     return space.from_unit(point)
 

@@ -13,8 +13,7 @@ import numpy as np
 from hyperdyn_jax.tuner import acquisition, cpu_jit, gp
 from hyperdyn_jax.tuner.search_space import SearchSpace
 
-# Every fit starts afresh: there are few of them, on few observations.
-_FIT_STEPS, _CANDIDATES, _STARTS, _ASCENT_STEPS = 16, 1024, 4, 20
+_CANDIDATES = 1024  # that the plateau is seen on
 _SETTINGS = 1  # the stream of the state's key that settings are drawn from
 
 
@@ -58,34 +57,23 @@ def propose(
       f32[] for every hyperparameter; mean, standard deviation and expected improvement
       of its progress, f32[1] each; the parameters of the model.
     """
-    model, data, posterior = fit(data)
+    model, data, posterior = gp.fit_afresh(data)
     mine = data.feasible & (data.epochs >= 0)
     best_gain = jnp.max(jnp.where(mine, data.gains, -jnp.inf))
 
     def log_improvement(point: jax.Array) -> jax.Array:
         query = gp.Query(point, jnp.zeros((), jnp.float64))
         mean, stddev = posterior.predict(query)
-        weight = gp.feasibility(query, model, data, *kernels())
+        weight = gp.feasibility(query, model, data, *gp.USUAL)
         improvement = acquisition.log_expected_improvement(mean, stddev, best_gain)
         return improvement + jnp.log(weight)
 
-    best = data.points[jnp.argmax(jnp.where(data.feasible, data.gains, -jnp.inf))]
     point, _ = acquisition.maximize(
-        log_improvement,
-        cpu_jit.stream(key, _SETTINGS),
-        best[None],
-        candidates=_CANDIDATES,
-        starts=_STARTS,
-        max_steps=_ASCENT_STEPS,
+        log_improvement, cpu_jit.stream(key, _SETTINGS), data.best_point()[None]
     )
     mean, stddev = posterior.predict(gp.Query(point, jnp.zeros((), jnp.float64)))
     improvement = acquisition.expected_improvement(mean, stddev, best_gain)
-    parameters = {
-        "length_scale": jnp.exp(model.log_length_scale),
-        "amplitude": jnp.exp(model.log_amplitude),
-        "noise": jnp.exp(model.log_noise),
-        "noise_stddev": posterior.scale * jnp.exp(0.5 * model.log_noise),
-    }
+    parameters = model.by_name() | {"noise_stddev": model.noise_stddev(posterior.scale)}
     prediction = tuple(x[None] for x in (mean, stddev, improvement))
     setting = space.from_unit(point)
     return setting, cpu_jit.single(prediction), cpu_jit.single(parameters)
@@ -112,12 +100,12 @@ def choose(
       as good: less than the margin behind, and within a deviation of the middle.
     """
     plateau, margin = shares
-    model, data, posterior = fit(data)
+    model, data, posterior = gp.fit_afresh(data)
 
     def expected(point: jax.Array) -> jax.Array:
         query = gp.Query(point, jnp.zeros((), jnp.float64))
         mean, _ = posterior.predict(query)
-        return mean * gp.feasibility(query, model, data, *kernels())
+        return mean * gp.feasibility(query, model, data, *gp.USUAL)
 
     mine = data.epochs >= 0
     tried = jax.vmap(expected)(data.points)
@@ -134,23 +122,3 @@ def choose(
     as_good = tried[first] >= best - margin * jnp.abs(best)
     setting = space.from_unit(data.points[chosen])
     return setting, as_good & (distance[first] <= radius)
-
-
-def fit(data: gp.Observations) -> tuple[Any, ...]:
-    """The model of probes, in float64; to be traced.
-
-    Args:
-      data: the probes, as for `propose`.
-
-    Returns:
-      Its fitted parameters, the probes and the posterior.
-    """
-    data = cpu_jit.double(data)
-    mode = cpu_jit.double(gp.prior_mean(data.points.shape[-1]))
-    model = gp.fit(data, mode, *kernels(), max_steps=_FIT_STEPS)
-    return model, data, gp.condition(model, data, *kernels())
-
-
-def kernels() -> tuple[Any, gp.TimeKernel]:
-    """K1 and K2 of that model."""
-    return gp.SPATIAL_KERNELS["matern52"], gp.TimeKernel()

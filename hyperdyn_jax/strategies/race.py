@@ -29,7 +29,6 @@ from hyperdyn_jax.strategies import common, drift
 from hyperdyn_jax.strategies.explore_then_commit import peak_values
 from hyperdyn_jax.strategies.schedules import Schedule
 from hyperdyn_jax.tuner import cpu_jit
-from hyperdyn_jax.tuner.gp import Observations
 from hyperdyn_jax.tuner.interface import (
     Decision,
     Leaf,
@@ -38,6 +37,7 @@ from hyperdyn_jax.tuner.interface import (
     Trials,
     check_scores,
 )
+from hyperdyn_jax.tuner.observations import Observations
 from hyperdyn_jax.tuner.search_space import LogUniform, SearchSpace
 
 RACE, RUN = range(2)  # phases

@@ -149,9 +149,5 @@ STRATEGIES: dict[str, Callable[[Context], Strategy]] = {
     "greedy": lambda c: c.tuner(baselines.GreedyBestOfTwo),
     "control": lambda c: baselines.DoNothingControl(c.tuner()),
     "autolrs": lambda c: baselines.AutoLRS(c.space, **c.section("autolrs")),
-    # Its bound with the weight of a 95% interval, not the published 1e6.
-    "autolrs_95": lambda c: baselines.AutoLRS(
-        c.space, **{"kappa": 1.96, **c.section("autolrs_95")}
-    ),
     "pb2": lambda c: baselines.PB2(c.space, **c.section("pb2")),
 }

@@ -1,12 +1,12 @@
 """The wait-and-watch test: Algorithm 5 of the paper."""
 
 import math
-import numbers
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
+
+from hyperdyn_jax.system import checks
 
 
 def keep_probability(
@@ -51,37 +51,9 @@ def keep_probability(
     return jnp.exp(jnp.minimum(rise / temperature - offset, 0.0))
 
 
-def relative_temperature(epoch: int, cooling: float) -> np.float32:
-    """T of an epoch over T of the first: (1 + epoch)^-cooling.
-
-    Cooled, the test follows smaller falls of the accuracy as the run goes on; heated
-    (less than 0), it puts up with larger ones. Time-varying temperatures are among the
-    paper's future work (section 5).
-
-    Args:
-      epoch: at least 0.
-      cooling: from -4 to 4; 0 is a constant temperature.
-
-    Raises:
-      ValueError: cooling is out of range.
-    """
-    if not (_is_number(cooling) and -4 <= cooling <= 4):
-        raise ValueError(f"cooling must be a number from -4 to 4, got {cooling!r}")
-    return np.float32((1.0 + epoch) ** -cooling)
-
-
 def check_settings(window: int, temperature: float, offset: float) -> None:
     """Raises ValueError for settings the test is not defined for."""
-    if isinstance(window, bool) or not isinstance(window, int) or window < 1:
-        raise ValueError(f"window must be a whole number >= 1, got {window!r}")
-    if not (_is_number(temperature) and 0 < temperature < math.inf):
-        raise ValueError(f"temperature must be > 0 and finite, got {temperature!r}")
-    if not _is_number(offset):
+    checks.check_whole("window", window, 1)
+    checks.check_number("temperature", temperature, 0, math.inf)
+    if not checks.is_number(offset) or math.isnan(offset):
         raise ValueError(f"offset must be a number or infinity, got {offset!r}")
-
-
-def _is_number(value: object) -> bool:
-    """A real number or an infinity: neither NaN nor True."""
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        return False
-    return not math.isnan(value)

@@ -67,14 +67,14 @@ def maximize(
     key: jax.Array,
     known: jax.Array,
     *,
-    candidates: int,
-    starts: int,
-    max_steps: int,
+    candidates: int = 1024,
+    starts: int = 4,
+    max_steps: int = 20,
 ) -> tuple[jax.Array, jax.Array]:
     """Maximises an acquisition function over the unit cube.
 
     A quasi-random set covers the cube, the known points cover narrow peaks beside
-    the data, and L-BFGS climbs from the best of both.
+    the data, and BFGS climbs from the best of both.
 
     Args:
       acquisition: f[d] -> f[], differentiable.
@@ -82,7 +82,7 @@ def maximize(
       known: f[m, d] in [0, 1], points near which a peak may hide.
       candidates: size of the quasi-random set.
       starts: how many of the best to climb from.
-      max_steps: largest number of L-BFGS steps a climb.
+      max_steps: largest number of BFGS steps of a climb, each of one evaluation.
 
     Returns:
       The best point found, f[d] in [0, 1], and the acquisition there, f[].
@@ -153,7 +153,7 @@ def _split(z: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """z where it is near zero, -z where it is in the tail, and which of both it is.
 
     Cut off and not selected: the two meet at the border, so that nothing hangs on how
-    XLA rounds z where it compares it (`gp.EuclideanDistance`).
+    XLA rounds z where it compares it (`kernels.EuclideanDistance`).
     """
     return jnp.maximum(z, _TAIL), jnp.maximum(-z, -_TAIL), z < _TAIL
 

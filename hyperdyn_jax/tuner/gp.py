@@ -14,140 +14,19 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tinygp import GaussianProcess, kernels, solvers, transforms
+from tinygp import GaussianProcess, kernels, transforms
 
-from hyperdyn_jax.tuner import bounded_bfgs
+from hyperdyn_jax.tuner import bounded_bfgs, cpu_jit
 from hyperdyn_jax.tuner.interface import Leaf
+from hyperdyn_jax.tuner.kernels import SPATIAL_KERNELS as SPATIAL_KERNELS
+from hyperdyn_jax.tuner.kernels import USUAL as USUAL
+from hyperdyn_jax.tuner.kernels import TimeKernel as TimeKernel
+from hyperdyn_jax.tuner.linalg import WhiteningSolver, log_likelihood
+from hyperdyn_jax.tuner.observations import Observations as Observations
 
 # A `Query` for each row and which are not empty: (Query, bool[n]). tinygp's kernels
 # take any pytree, and say jax.Array.
 Rows: TypeAlias = Any
-
-
-class EuclideanDistance(kernels.Distance):
-    """The L2 distance, axis by axis: XLA makes vector code of that, and none of a sum
-    over so short an axis, which takes five times as long.
-
-    tinygp measures Matérn distances in L1 unless told otherwise, and that is not
-    positive definite in more than one dimension.
-    """
-
-    def distance(self, X1: jax.Array, X2: jax.Array) -> jax.Array:
-        # Away from zero, where the root has no slope. A select, as tinygp has it, would
-        # not do: XLA:CPU computes the difference once for the comparison and once for
-        # the value, rounds the two differently (a product and a subtraction become one
-        # fused operation), and takes a point to be itself in one place and not in the
-        # other (`test_compiler`; jaxlib 0.10.2 to 0.12.0.1).
-        squared = self.squared_distance(X1, X2)
-        return jnp.sqrt(squared + jnp.finfo(squared.dtype).tiny)
-
-    def squared_distance(self, X1: jax.Array, X2: jax.Array) -> jax.Array:
-        first, *others = (jnp.square(X1[i] - X2[i]) for i in range(len(X1)))
-        return sum(others, first)
-
-
-SPATIAL_KERNELS = {
-    "rbf": kernels.ExpSquared(1.0, EuclideanDistance()),
-    "matern32": kernels.Matern32(1.0, EuclideanDistance()),
-    "matern52": kernels.Matern52(1.0, EuclideanDistance()),
-}
-
-
-class TimeKernel(kernels.Kernel):
-    r"""Similarity of two epochs, K2 of the paper (section 2.4).
-
-    .. math:: K_2(t_1, t_2) = \beta^\alpha / (|t_1 - t_2| + \beta)^\alpha
-
-    A mixture of exponential decays with a Gamma(alpha, beta) prior on the rate
-    (Swersky et al. 2014), scaled to one at equal epochs.
-
-    Args:
-      alpha: shape, finite, greater than zero.
-      beta: scale in epochs, finite, greater than zero.
-
-    Raises:
-      ValueError: a parameter is out of range.
-
-    Example:
-      >>> TimeKernel(1.0, 0.5)(jnp.zeros(1), jnp.array([0.0, 1.0, 4.0])).round(4)
-      Array([[1.    , 0.3333, 0.1111]], dtype=float32)
-    """
-
-    alpha: float = 1.0
-    beta: float = 0.5
-
-    def __check_init__(self) -> None:
-        for name, value in (("alpha", self.alpha), ("beta", self.beta)):
-            try:
-                valid = math.isfinite(value) and value > 0
-            except TypeError:  # not a number
-                valid = False
-            if not valid:
-                raise ValueError(
-                    f"TimeKernel needs {name} > 0 and finite, got {value!r}"
-                )
-
-    def evaluate(self, t1: jax.Array, t2: jax.Array) -> jax.Array:
-        # As (1 + lag / beta)^-alpha, which is the same and cannot overflow.
-        return (1.0 + jnp.abs(t1 - t2) / self.beta) ** -self.alpha
-
-
-class Observations(NamedTuple):
-    """The data D of the paper, padded to a fixed capacity n.
-
-    points: f32[n, d] settings in the unit cube.
-    epochs: f32[n] the epoch each was tried at; 0 for the random start.
-    gains: f32[n] accuracy gained by the trial, percentage points; 0 where infeasible.
-    feasible: bool[n] the trial ended with finite numbers.
-    infeasible: bool[n] the trial diverged. A row that is neither is empty.
-    """
-
-    points: Leaf
-    epochs: Leaf
-    gains: Leaf
-    feasible: Leaf
-    infeasible: Leaf
-
-    @classmethod
-    def empty(cls, capacity: int, dimensions: int) -> "Observations":
-        return cls(
-            points=np.zeros((capacity, dimensions), np.float32),
-            epochs=np.zeros(capacity, np.float32),
-            gains=np.zeros(capacity, np.float32),
-            feasible=np.zeros(capacity, bool),
-            infeasible=np.zeros(capacity, bool),
-        )
-
-    def append(
-        self, points: np.ndarray, epoch: float, gains: np.ndarray
-    ) -> "Observations":
-        """Adds rows at the end and drops as many, the oldest, from the front.
-
-        Args:
-          points: f32[c, d] in the unit cube.
-          epoch: of all of them.
-          gains: f32[c] percentage points; non-finite marks an infeasible trial.
-
-        Returns:
-          The new `Observations`.
-        """
-        finite = np.isfinite(gains)
-        rows = Observations(
-            points=points,
-            epochs=np.full(len(gains), epoch, np.float32),
-            gains=np.where(finite, gains, np.float32(0)),
-            feasible=finite,
-            infeasible=~finite,
-        )
-        return jax.tree.map(
-            lambda old, new: np.concatenate([old, new])[-len(old) :], self, rows
-        )
-
-    def with_room(self, rows: int) -> "Observations":
-        """The same with so many empty rows more at the end."""
-        return jax.tree.map(
-            lambda x: jnp.pad(x, [(0, rows)] + [(0, 0)] * (x.ndim - 1)), self
-        )
 
 
 class KernelParams(NamedTuple):
@@ -161,6 +40,18 @@ class KernelParams(NamedTuple):
     log_length_scale: Leaf
     log_amplitude: Leaf
     log_noise: Leaf
+
+    def by_name(self) -> dict[str, jax.Array]:
+        """Not as logarithms: length scales in fractions of the axes, variances."""
+        return {
+            "length_scale": jnp.exp(self.log_length_scale),
+            "amplitude": jnp.exp(self.log_amplitude),
+            "noise": jnp.exp(self.log_noise),
+        }
+
+    def noise_stddev(self, scale: jax.Array) -> jax.Array:
+        """Standard deviation of an observation, in the unit of a posterior's scale."""
+        return scale * jnp.exp(0.5 * self.log_noise)
 
 
 # Priors of the MAP fit: independent normals on the logarithms, as (mean, deviation).
@@ -198,26 +89,6 @@ class _Masked(kernels.Kernel):
         (query_a, valid_a), (query_b, valid_b) = a, b
         value = self.kernel.evaluate(query_a, query_b)
         return jnp.where(valid_a & valid_b, value, jnp.zeros_like(value))
-
-
-class WhiteningSolver(solvers.DirectSolver):
-    """A direct solver that applies the inverse Cholesky factor by multiplication.
-
-    A prediction is then a product, which is faster for thousands of predictions, and
-    it keeps XLA's two threads on a two-core machine from waiting for each other: a
-    LAPACK solve blocks a thread of the pool that it needs (jaxlib 0.10.2), so two at
-    once hang.
-    """
-
-    whiten: jax.Array
-
-    def __init__(self, kernel: kernels.Kernel, X: Any, noise: Any, **options: Any):
-        super().__init__(kernel, X, noise, **options)
-        # Nobody asks for the factor itself, so that the compiler leaves it out.
-        self.whiten = _inverse_factor(self.covariance_value)
-
-    def solve_triangular(self, y: jax.Array, *, transpose: bool = False) -> jax.Array:
-        return (self.whiten.T if transpose else self.whiten) @ y
 
 
 class Posterior(NamedTuple):
@@ -323,6 +194,21 @@ def condition(
     )
 
 
+def fit_afresh(data: Observations) -> tuple[KernelParams, Observations, Posterior]:
+    """The usual model of few observations: Matérn 5/2, fitted from the priors' mode.
+
+    Args:
+      data: the observations, float32.
+
+    Returns:
+      Its parameters, the observations in float64, and the posterior.
+    """
+    data = cpu_jit.double(data)
+    mode = cpu_jit.double(prior_mean(data.points.shape[-1]))
+    params = fit(data, mode, *USUAL, max_steps=16)
+    return params, data, condition(params, data, *USUAL)
+
+
 def fit(
     data: Observations,
     warm_start: KernelParams,
@@ -341,7 +227,7 @@ def fit(
       data: the observations.
       warm_start: parameters to start from.
       kernel, time: K1 and K2.
-      max_steps: largest number of L-BFGS steps.
+      max_steps: largest number of BFGS steps, each of one evaluation.
 
     Returns:
       Parameters within `PRIOR_RANGE` deviations of the priors' means.
@@ -373,7 +259,7 @@ def log_density(
     """Log marginal likelihood of the standardised gains plus log priors, up to a
     constant: f[]."""
     covariance, rows, noise = _model(params, data, kernel, time)
-    likelihood = _log_likelihood(
+    likelihood = log_likelihood(
         covariance(rows, rows) + jnp.diag(noise), _standardize(data)[0]
     )
     deviations = (_to_cube(params) - 0.5) * (2 * PRIOR_RANGE)
@@ -430,74 +316,6 @@ def _model(
     noise = jnp.where(data.feasible, jnp.exp(params.log_noise), 1.0)
     rows = (Query(data.points, data.epochs), data.feasible)
     return _Masked(jnp.exp(params.log_amplitude) * product), rows, noise
-
-
-@jax.custom_vjp
-def _log_likelihood(covariance: jax.Array, gains: jax.Array) -> jax.Array:
-    """log N(gains; 0, covariance) up to a constant: f[]."""
-    return _log_likelihood_fwd(covariance, gains)[0]
-
-
-def _log_likelihood_fwd(
-    covariance: jax.Array, gains: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    whiten = _inverse_factor(covariance)
-    whitened = whiten @ gains
-    value = -0.5 * whitened @ whitened + jnp.sum(jnp.log(jnp.diag(whiten)))
-    return value, (whiten, whitened)
-
-
-def _log_likelihood_bwd(
-    residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    # (w w^T - K^-1) / 2 with w = K^-1 y (Rasmussen and Williams 2006, eq. 5.9).
-    whiten, whitened = residuals
-    weights = whitened @ whiten
-    gradient = 0.5 * (jnp.outer(weights, weights) - _gram(whiten))
-    return cotangent * gradient, -cotangent * weights
-
-
-_log_likelihood.defvjp(_log_likelihood_fwd, _log_likelihood_bwd)
-
-
-def _inverse_factor(matrix: jax.Array) -> jax.Array:
-    """L^-1 of a positive definite matrix L L^T, by halves.
-
-    Nearly all of it is matrix products, for which XLA needs one thread; LAPACK takes
-    every core for a large matrix and waits for those that are busy training.
-    """
-    size = len(matrix)
-    if size <= _LEAF:
-        identity = jnp.eye(size, dtype=matrix.dtype)
-        factor = jnp.linalg.cholesky(matrix)
-        return jax.scipy.linalg.solve_triangular(factor, identity, lower=True)
-    half = size // 2
-    first = _inverse_factor(matrix[:half, :half])
-    below = matrix[half:, :half] @ first.T  # of L
-    last = _inverse_factor(matrix[half:, half:] - below @ below.T)
-    return _lower(first, -last @ below @ first, last)
-
-
-def _gram(lower: jax.Array) -> jax.Array:
-    """L^T L of a lower triangular matrix, a third of the work of a full product."""
-    size = len(lower)
-    if size <= _LEAF:
-        return lower.T @ lower
-    half = size // 2
-    below, last = lower[half:, :half], lower[half:, half:]
-    corner = last.T @ below
-    top = jnp.concatenate([_gram(lower[:half, :half]) + below.T @ below, corner.T], 1)
-    return jnp.concatenate([top, jnp.concatenate([corner, _gram(last)], 1)])
-
-
-def _lower(first: jax.Array, below: jax.Array, last: jax.Array) -> jax.Array:
-    """The lower triangular matrix of three blocks."""
-    zeros = jnp.zeros((len(first), len(last)), first.dtype)
-    top = jnp.concatenate([first, zeros], 1)
-    return jnp.concatenate([top, jnp.concatenate([below, last], 1)])
-
-
-_LEAF = 32  # rows; up to 64 LAPACK stays on one thread, and 32 are the fastest
 
 
 def _standardize(data: Observations) -> tuple[jax.Array, ...]:

@@ -7,7 +7,6 @@ equal distances in the cube mean equally different settings.
 
 import dataclasses
 import math
-import numbers
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
@@ -15,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+
+from hyperdyn_jax.system import checks
 
 
 class Axis(Protocol):
@@ -233,7 +234,7 @@ class SearchSpace(Mapping[str, Axis]):
 def _check_bounds(axis: Axis) -> None:
     low, high, name = axis.low, axis.high, type(axis).__name__
     for end, bound in (("low", low), ("high", high)):
-        if isinstance(bound, bool) or not isinstance(bound, numbers.Real):
+        if not checks.is_number(bound):
             raise ValueError(f"{name} bounds must be numbers, got {bound!r}")
         if not abs(bound) <= _LARGEST:
             raise ValueError(

@@ -43,7 +43,10 @@ def problems(capsys, *words):
         ("--config.epochs=3.5", "--config.epochs must be a whole number, got '3.5'"),
         ("--config.epochs=many", "--config.epochs must be a whole number, got 'many'"),
         ("--config.hyperdyn.beta=x", "--config.hyperdyn.beta must be a number, got 'x'"),
-        ("--config.optimizer.decay_all=7", "--config.optimizer.decay_all must be true or false, got '7'"),
+        ("--config.backtracking=7", "--config.backtracking must be true or false, got '7'"),
+        ("--config.scan=False", "--config.scan is no setting; "),
+        ("--config.optimizer.decay_all=True", "--config.optimizer.decay_all is no setting; "),
+        ("--config.hyperdyn.candidates=64", "--config.hyperdyn.candidates is no setting; "),
         ("--config.hyperdyn=3", "--config.hyperdyn is a section; it has alpha"),
         ("--epochs=3", "'--epochs=3' is no flag; there are --config, --config.x=y"),
         ("digits", "'digits' is no flag"),
@@ -126,12 +129,12 @@ def loaded(*words):
     ],
 )
 def test_a_switch_means_what_is_written_after_it(words, value):
-    for flag in ("--config.backtracking", "--config.optimizer.decay_all"):
+    for flag in ("--config.backtracking", "--config.explore.backtracking"):
         if words and words[0].startswith("="):
             config = loaded(DIGITS, flag + words[0], *words[1:])
         else:
             config = loaded(DIGITS, flag, *words)
-        section = config.optimizer if "optimizer" in flag else config
+        section = config.explore if "explore" in flag else config
         assert section[flag.rpartition(".")[2]] is value
 
 
@@ -330,10 +333,10 @@ def settings(**changes):
         ({"search_space__momentum__high": 1.0}, "config.search_space.momentum: LogComplement needs high < 1"),
         ({"search_space__b1": {"kind": "uniform", "low": 0.0, "high": 0.9}}, "config.search_space.b1: optimizer 'sgd' has no such hyperparameter; it has learning_rate, momentum, weight_decay"),
         ({"search_space": {}}, "config.search_space needs at least one axis, for example learning_rate, "),
-        ({"hyperdyn__temperature": 0.0}, "config.hyperdyn.temperature must be > 0 and finite, got 0.0"),
+        ({"hyperdyn__temperature": 0.0}, "config.hyperdyn.temperature must be a number > 0 and finite, got 0.0"),
         ({"hyperdyn__kernel": "linear"}, "config.hyperdyn.kernel must be one of ['matern32', 'matern52', 'rbf'], got 'linear'"),
         ({"image_size": "x"}, "config.image_size must be a whole number, got 'x'"),
-        ({"optimizer__decay_all": "no"}, "config.optimizer.decay_all must be true or false, got 'no'"),
+        ({"optimizer__decay_all": True}, "config.optimizer.decay_all is no setting; "),
         ({"eval_batch_size": None}, "config.eval_batch_size is missing"),
         ({"eval_batchsize": 3}, "config.eval_batchsize is no setting; did you mean eval_batch_size?"),
     ],

@@ -10,7 +10,7 @@ import pytest
 from paths import ROOT
 
 from hyperdyn_jax import study
-from hyperdyn_jax.run.config import ConfigError
+from hyperdyn_jax.run.config_errors import ConfigError
 from hyperdyn_jax.system import signals
 
 pytestmark = pytest.mark.slow

@@ -146,3 +146,28 @@ def test_the_digits_are_those_of_scikit_learn():
     pixels = np.concatenate([part.images.reshape(-1, 64) for part in together])
     order = np.random.RandomState(0).permutation(1797)
     np.testing.assert_array_equal(pixels, 15 * theirs[order])
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_hosts_share_every_batch(count):
+    splits = {
+        name: data.Split(np.zeros((n, 2, 2, 1), np.uint8), np.zeros(n, np.int32))
+        for name, n in {"train": 21, "validation": 10, "test": 7}.items()
+    }
+
+    def dataset(**part):
+        sizes = {"batch_size": 8, "eval_batch_size": 4, "devices": 4}
+        return data.ArrayDataset(**splits, classes=1, seed=0, **sizes, **part)
+
+    parts = [dataset(host=i, hosts=count) for i in range(count)]
+    for step in range(6):
+        batches = [part.train_batch(step) for part in parts]
+        joined = map(np.concatenate, zip(*batches, strict=True))
+        for one, other in zip(joined, dataset().train_batch(step), strict=True):
+            np.testing.assert_array_equal(one, other)
+    for split in splits:
+        batches = zip(*(part.eval_batches(split) for part in parts), strict=True)
+        for several, alone in zip(batches, dataset().eval_batches(split), strict=True):
+            joined = map(np.concatenate, zip(*several, strict=True))
+            for one, other in zip(joined, alone, strict=True):
+                np.testing.assert_array_equal(one, other)

@@ -164,6 +164,7 @@ def seek(iterator, index):
     iterator._set_next_index(index)
 
 
+@pytest.mark.slow
 def test_worker_processes_make_the_same_batches_and_are_closed(make):
     here, there = make(), make(workers=2)
     expected = [batch for batches in epochs(here, 2) for batch in batches]
@@ -513,6 +514,7 @@ def test_a_damaged_record_is_named_with_its_place(tmp_path):
         list(source.eval_batches("test"))
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_reported_in_one_line(make):
     source = make(workers=1)
     source.train_batch(0)
@@ -525,6 +527,7 @@ def test_a_worker_that_dies_is_reported_in_one_line(make):
     assert not workers()
 
 
+@pytest.mark.slow
 def test_a_signal_to_all_of_a_group_leaves_the_workers_to_their_parent(make):
     """`timeout`, a closed terminal and schedulers reach them too."""
     source = make(workers=1)
@@ -566,6 +569,7 @@ def start(data_dir, tmp_path, seconds):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_program_that_forgets_to_close_ends_quietly(data_dir, tmp_path):
     program = start(data_dir, tmp_path, seconds=0)
     output, errors = program.communicate(timeout=60)
@@ -573,6 +577,7 @@ def test_a_program_that_forgets_to_close_ends_quietly(data_dir, tmp_path):
     assert not os.path.exists(f"/proc/{output.strip()}")
 
 
+@pytest.mark.slow
 def test_workers_end_when_their_program_is_killed(data_dir, tmp_path):
     program = start(data_dir, tmp_path, seconds=60)
     worker = program.stdout.readline().strip()

@@ -24,28 +24,28 @@ PARAMS = {"kernel": np.array([[1.0, -2.0]], np.float32), "bias": np.ones(2, np.f
 GRADS = {"kernel": np.array([[0.5, 3.0]], np.float32), "bias": np.full(2, 2.0, "f4")}
 
 
-def decayed(w, h, k, decay_all):
+def decayed(w, h, k):
     """A gradient with coupled weight decay in it, float64."""
-    return GRADS[k] + h["weight_decay"] * w * (decay_all or k == "kernel")
+    return GRADS[k] + h["weight_decay"] * w * (k == "kernel")
 
 
-def sgd(trajectory, decay_all):
+def sgd(trajectory):
     params, trace = start()
     for h in trajectory:
         for k, w in params.items():
-            trace[k] = h.get("momentum", 0.0) * trace[k] + decayed(w, h, k, decay_all)
+            trace[k] = h.get("momentum", 0.0) * trace[k] + decayed(w, h, k)
             params[k] = w - h["learning_rate"] * trace[k]
     return params
 
 
-def adam(trajectory, decay_all):
+def adam(trajectory):
     (params, first), (_, second) = start(), start()
     for h, (c1, c2) in zip(trajectory, moment_weights(trajectory), strict=True):
         for k, w in params.items():
             first[k] = h["b1"] * first[k] + (1 - h["b1"]) * GRADS[k]
             second[k] = h["b2"] * second[k] + (1 - h["b2"]) * GRADS[k] ** 2
             m, v = first[k] / c1, second[k] / c2
-            decay = h["weight_decay"] * w * (decay_all or k == "kernel")
+            decay = h["weight_decay"] * w * (k == "kernel")
             params[k] = w - h["learning_rate"] * (m / (np.sqrt(v) + 1e-8) + decay)
     return params
 
@@ -56,19 +56,19 @@ def moment_weights(trajectory):
     return 1 - products
 
 
-def lars(trajectory, decay_all):
+def lars(trajectory):
     """You et al. 2017, algorithm 1, with eta = 0.001; all layers scaled."""
     params, trace = start()
     for h in trajectory:
         for k, w in params.items():
-            g = decayed(w, h, k, decay_all)
+            g = decayed(w, h, k)
             local = 0.001 * np.linalg.norm(w) / np.linalg.norm(g)
             trace[k] = h["momentum"] * trace[k] + h["learning_rate"] * local * g
             params[k] = w - trace[k]
     return params
 
 
-def prodigy(trajectory, decay_all):
+def prodigy(trajectory):
     """Mishchenko and Defazio 2023, algorithm 4, with the bias correction of their
     program's use_bias_correction; the estimate starts at 1e-6."""
     (params, first), (first_params, second) = start(), start()
@@ -78,7 +78,7 @@ def prodigy(trajectory, decay_all):
         b1, b2 = h["b1"], h["b2"]
         b3 = np.sqrt(b2)
         rate = d * h["learning_rate"] * np.sqrt(c2) / c1
-        g = {k: decayed(w, h, k, decay_all) for k, w in params.items()}
+        g = {k: decayed(w, h, k) for k, w in params.items()}
         inner = sum(np.sum(g[k] * (first_params[k] - params[k])) for k in g)
         r = b3 * r + d / 1e-6 * rate * inner
         for k in g:
@@ -91,7 +91,7 @@ def prodigy(trajectory, decay_all):
     return params
 
 
-def schedule_free(trajectory, decay_all, evaluated=False):
+def schedule_free(trajectory, evaluated=False):
     """Defazio et al. 2024, eq. 1-3, with averaging weights of the squared rate."""
     (z, _), (x, _) = start(), start()
     total = largest = 0.0
@@ -100,7 +100,7 @@ def schedule_free(trajectory, decay_all, evaluated=False):
         total += largest**2
         for k in z:
             y = 0.1 * z[k] + 0.9 * x[k]
-            z[k] = z[k] - h["learning_rate"] * decayed(y, h, k, decay_all)
+            z[k] = z[k] - h["learning_rate"] * decayed(y, h, k)
             x[k] = x[k] + largest**2 / total * (z[k] - x[k])
     return x if evaluated else {k: 0.1 * z[k] + 0.9 * x[k] for k in z}
 
@@ -121,9 +121,9 @@ REFERENCES = {
 }
 
 
-def optimize(name, decay_all=False, steps=2):
+def optimize(name, steps=2):
     """Some steps, a change of settings, as many -> parameters, state, settings."""
-    optimizer = optimizers.create_optimizer(name, HPARAMS[name], decay_all=decay_all)
+    optimizer = optimizers.create_optimizer(name, HPARAMS[name])
     new = {k: v for k, v in NEW.items() if k in HPARAMS[name]}
     params, state, update = PARAMS, optimizer.init(PARAMS), jax.jit(optimizer.update)
     for i in range(2 * steps):
@@ -134,11 +134,10 @@ def optimize(name, decay_all=False, steps=2):
     return params, state, [HPARAMS[name]] * steps + [HPARAMS[name] | new] * steps
 
 
-@pytest.mark.parametrize("decay_all", [False, True])
 @pytest.mark.parametrize("name", REFERENCES)
-def test_updates_follow_the_definition_before_and_after_a_change(name, decay_all):
-    params, _, trajectory = optimize(name, decay_all)
-    wanted = REFERENCES[name](trajectory, decay_all)
+def test_updates_follow_the_definition_before_and_after_a_change(name):
+    params, _, trajectory = optimize(name)
+    wanted = REFERENCES[name](trajectory)
     for k in PARAMS:
         np.testing.assert_allclose(params[k], wanted[k], rtol=2e-5)
 
@@ -146,7 +145,7 @@ def test_updates_follow_the_definition_before_and_after_a_change(name, decay_all
 def test_prodigy_follows_it_for_long_enough_to_move():
     """Where its estimate doubles at every step, and with it what float32 rounds."""
     params, _, trajectory = optimize("prodigy", steps=12)
-    wanted = prodigy(trajectory, decay_all=False)
+    wanted = prodigy(trajectory)
     for k, before in PARAMS.items():
         moved = wanted[k] - before
         np.testing.assert_allclose(params[k] - before, moved, rtol=0.05)
@@ -171,7 +170,7 @@ def test_adam_takes_steps_of_the_learning_rate_whatever_becomes_of_its_betas(cha
 
 def test_schedule_free_is_evaluated_at_its_average():
     params, state, trajectory = optimize("schedule_free")
-    wanted = schedule_free(trajectory, decay_all=False, evaluated=True)
+    wanted = schedule_free(trajectory, evaluated=True)
     average = optimizers.eval_params(state, params)
     for k in PARAMS:
         np.testing.assert_allclose(average[k], wanted[k], rtol=2e-5)

@@ -9,7 +9,7 @@ import pytest
 
 from hyperdyn_jax.report import belief_model, numbers
 from hyperdyn_jax.run import run_dir
-from hyperdyn_jax.run.config import make_tuner
+from hyperdyn_jax.run.config_strategy import make_tuner
 from hyperdyn_jax.strategies import registry
 
 STEPS = 40  # an epoch
@@ -21,7 +21,7 @@ CONFIG = {
         "learning_rate": {"kind": "log_uniform", "low": 1e-3, "high": 1.0},
         "momentum": {"kind": "log_complement", "low": 0.0, "high": 0.99},
     },
-    "hyperdyn": {"initial_points": 2, "candidates": 64},
+    "hyperdyn": {"initial_points": 2, "capacity": 16},
 }
 
 
@@ -80,7 +80,7 @@ def play(folder, strategy, start, epochs=8, **sections):
     return numbers.load_run(folder)
 
 
-OTHER = {"initial_points": 2, "candidates": 64, "capacity": 5, "kernel": "rbf"}
+OTHER = {"initial_points": 2, "capacity": 5, "kernel": "rbf"}
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,10 @@ import html
 import json
 import math
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from paths import ROOT
 from scipy import stats
 from written_runs import (
     DECISIONS,
@@ -45,17 +42,6 @@ def manual_run(path, epochs, **config):
         for e in range(epochs)
     ]
     return make_run(path, metrics, decisions, strategy="manual", **config)
-
-
-def command(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "hyperdyn_jax.report", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -320,24 +306,20 @@ def test_run_before_its_first_epoch_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "decisions.jsonl"])
-def test_missing_file_is_one_line_and_exit_code_2(tmp_path, name):
+def test_missing_file_is_one_line_and_exit_code_2(tmp_path, capsys, name):
     run = make_run(tmp_path / "run")
     (run / name).unlink()
-    done = command(run)
-    assert done.returncode == 2
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith(f"error: {run / name}: missing")
-    assert "Traceback" not in done.stderr
+    assert report.main([str(run)]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith(f"error: {run / name}: missing")
+    assert (out, err.count("\n")) == ("", 1)
     assert not (run / "report.html").exists()
 
 
-def test_command_prints_the_page_it_wrote(tmp_path):
+def test_command_prints_the_page_it_wrote(tmp_path, capsys):
     run = make_run(tmp_path / "run")
-    done = command(run, "--output", tmp_path / "out")
-    assert (done.returncode, done.stdout.strip()) == (
-        0,
-        str(tmp_path / "out" / "report.html"),
-    )
+    assert report.main([str(run), "--output", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "out" / "report.html")
     assert (tmp_path / "out" / "report.html").is_file()
     assert not (run / "report.html").exists()
 

@@ -126,7 +126,7 @@ class GoingBack(Scripted):
         return state + np.int32(1), decision._replace(hold=np.array(hold))
 
 
-def test_a_run_that_goes_back_has_the_steps_of_the_state_that_it_goes_on_from():
+def test_a_run_that_goes_back_has_the_steps_of_the_state_that_it_goes_on_from(capsys):
     seen = []
 
     def watched(state, hparams, steps):
@@ -135,12 +135,15 @@ def test_a_run_that_goes_back_has_the_steps_of_the_state_that_it_goes_on_from():
 
     rates = [([rate], False) for rate in (0.1, 0.2, 0.3, 0.4, 0.5)]
     size = {"epochs": 3, "steps_per_epoch": 2, "key": KEY}
-    result = tune(watched, float, np.float32(0), GoingBack(*rates), **size)
+    going_back = GoingBack(*rates)
+    result = tune(watched, float, np.float32(0), going_back, progress=True, **size)
     ranges = [range(0, 2), range(2, 4), range(4, 6), range(2, 4), range(4, 6)]
     assert seen == ranges
     assert [row["step"] for row in result.metrics] == [2, 4, 4, 6]
     assert [row.get("from_step") for row in result.metrics] == [None, None, 2, None]
     assert result.decisions[2]["rollback"] == {"step": 2}
+    told = "clearly behind its best; the run goes back to step 2; left: lr 0.3"
+    assert told in capsys.readouterr().out.splitlines()[2]
     extra = sum(row["extra_steps"] for row in result.decisions)
     assert result.metrics[-1]["total_steps"] == 10 == 6 + extra
     assert result.state == 6

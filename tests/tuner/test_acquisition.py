@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special
 
-from hyperdyn_jax import Hyperdyn, expected_improvement, log_expected_improvement
+from hyperdyn_jax import expected_improvement, log_expected_improvement
 from hyperdyn_jax.system import compiler
 from hyperdyn_jax.tuner import acquisition, bounded_bfgs
 
@@ -338,7 +338,6 @@ def test_there_are_twenty_surfaces():
 @functools.cache
 def maximizer(dimensions):
     """With the tuner's own settings, compiled once for all surfaces of a dimension."""
-    defaults = {f.name: f.default for f in Hyperdyn.__dataclass_fields__.values()}
     surfaces = [surface for _, surface, _ in SURFACES[dimensions]]
 
     def maximize(index, key, known):
@@ -346,9 +345,6 @@ def maximizer(dimensions):
             lambda x: jax.lax.switch(index, surfaces, x),
             key,
             known,
-            candidates=defaults["candidates"],
-            starts=defaults["starts"],
-            max_steps=defaults["ascent_steps"],
         )
 
     return compiled(maximize)

@@ -1,0 +1,111 @@
+"""What is wrong with a config, in words: a line for each problem, with its setting."""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from hyperdyn_jax.run.config_schema import FIELDS, OPTIONAL
+from hyperdyn_jax.strategies.registry import STRATEGIES
+from hyperdyn_jax.tuner import interface
+
+
+class ConfigError(ValueError):
+    """Everything that is wrong with what the user gave, a line each."""
+
+    def __init__(self, problems: list[str]):
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+# What the parts of a run raise where their settings are wrong.
+WRONG = (ValueError, TypeError, OverflowError)
+
+
+def lines_of(error: Exception) -> list[str]:
+    """What an error says, a problem a line, and not of Python's arguments."""
+    text = str(error) or type(error).__name__
+    if found := re.search(r"unexpected keyword argument '(\w+)'", text):
+        return [f"{found[1]} is no setting"]
+    if found := re.search(r"missing \d+ required .* arguments?: (.*)", text):
+        return ["it lacks " + found[1].replace("'", "")]
+    return text.splitlines()
+
+
+def located(part: str, line: str) -> str:
+    """A problem with the name of its setting before it, once."""
+    if line.startswith("config."):
+        return line
+    found = re.match(r"(\w+)[\w.]*( must |: )", line)
+    named = found and found[1] in (*FIELDS, *OPTIONAL, *STRATEGIES)
+    return f"config.{line}" if named else f"config.{part}: {line}"
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """What a name that is unknown may have been meant for."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+
+
+def choose(what: str, name: Any, choices: Mapping[str, Any]) -> Any:
+    """The choice of a name; ValueError with all names where there is none."""
+    if not isinstance(name, str) or name not in choices:
+        known = ", ".join(sorted(choices))
+        raise ValueError(f"{what} must be one of {known}, got {name!r}")
+    return choices[name]
+
+
+def wrong_settings(
+    make: Callable[[dict[str, Any]], Any], settings: Mapping[str, Any]
+) -> dict[str, str]:
+    """What is wrong with each setting of a section beside the others, by its name.
+
+    Where they are each right but not together, by the last of them, and by "" where not
+    even the defaults are right.
+    """
+
+    def problem(given: dict[str, Any]) -> str:
+        try:
+            make(given)
+        except interface.TooShortError:  # told where the run has its own length
+            return ""
+        except WRONG as error:
+            return lines_of(error)[0]
+        return ""
+
+    if not problem(dict(settings)):
+        return {}
+    if line := problem({}):
+        return {"": line}
+    good: dict[str, Any] = {}
+    wrong = dict.fromkeys(settings, "")
+    while True:
+        wrong = {name: problem({**good, name: settings[name]}) for name in wrong}
+        right = next((name for name, line in wrong.items() if not line), None)
+        if right is None:
+            return {name: _with_hint(name, line, good) for name, line in wrong.items()}
+        good[right] = settings[right]
+        del wrong[right]
+
+
+def _with_hint(name: str, line: str, others: Iterable[str]) -> str:
+    """A line about a setting that there is not, with one that may have been meant."""
+    close = difflib.get_close_matches(name, list(others), 1)
+    unknown = close and line == f"{name} is no setting"
+    return f"{line}; did you mean {close[0]}?" if unknown else line
+
+
+def in_section(section: str, wrong: Mapping[str, str]) -> list[str]:
+    """Lines that name the setting, once."""
+    lines = []
+    for name, line in wrong.items():
+        if line.startswith("config."):
+            lines.append(line)
+        elif line.startswith(f"{section}."):
+            lines.append(f"config.{line}")
+        elif name and line.startswith(f"{name} "):
+            lines.append(f"config.{section}.{line}")
+        else:
+            lines.append(f"config.{section}{'.' * bool(name)}{name}: {line}")
+    return lines

@@ -1,0 +1,166 @@
+"""From a config to its strategy; the sections of all strategies are checked."""
+
+import functools
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hyperdyn_jax import optimizers, strategies
+from hyperdyn_jax.run import config_errors as errors
+from hyperdyn_jax.run.config_errors import ConfigError, choose
+from hyperdyn_jax.run.config_schema import Config, current, with_folders
+from hyperdyn_jax.strategies.registry import STRATEGIES, Context
+from hyperdyn_jax.tuner import interface
+from hyperdyn_jax.tuner import search_space as space
+
+AXES: dict[str, Callable[..., space.Axis]] = {
+    "uniform": space.Uniform,
+    "log_uniform": space.LogUniform,
+    "log_complement": space.LogComplement,
+}
+
+
+def make_tuner(config: Config, steps_per_epoch: int) -> interface.Strategy:
+    """The tuner of a run's config, perhaps an earlier version's, without other parts.
+
+    Raises:
+      ValueError, TypeError, KeyError: it was not checked before.
+    """
+    config = with_folders(current(config, finished=True), os.path.expanduser)
+    axes = {name: make_axis(config, name=name) for name in axis_names(config)}
+    config = {**config, "steps_per_epoch": steps_per_epoch}
+    return make_strategy(config, config["strategy"], axes)
+
+
+def axis_names(config: Config) -> list[str]:
+    """The hyperparameters that are searched."""
+    section = config.get("search_space")
+    return list(section) if isinstance(section, Mapping) else []
+
+
+def make_axis(config: Config, name: str) -> space.Axis:
+    """An axis of the search space, of a hyperparameter that the optimizer has."""
+    if not isinstance(config["search_space"][name], Mapping):
+        found = config["search_space"][name]
+        raise ValueError(f"it must be a section of kind, low and high, got {found!r}")
+    settings = dict(config["search_space"][name])
+    kind = settings.pop("kind", None)
+    axis = choose("kind", kind, AXES)(**settings)
+    optimizer = config["optimizer"].get("name")
+    known = optimizers.HYPERPARAMETERS.get(optimizer, optimizers.LIMITS)
+    if name not in known:
+        raise ValueError(
+            f"optimizer {optimizer!r} has no such hyperparameter; it has "
+            f"{', '.join(known)}"
+        )
+    for bound in (axis.low, axis.high):
+        optimizers.check_hyperparameter(name, bound)
+    return axis
+
+
+def checked(
+    config: Config, axes: Mapping[str, space.Axis], lengths: Mapping[str, int]
+) -> interface.Strategy:
+    """The strategy, if it and the sections of all others are right."""
+    config = {**config, **lengths}  # what stands in for numbers that are wrong
+    problems, config = _check_sections(config, axes)
+    try:
+        strategy = make_strategy(config, config["strategy"], axes)
+    except errors.WRONG as error:
+        told = tuple(errors.lines_of(error))
+        problems += [x for x in told if not any(p.endswith(x) for p in problems)]
+    if problems:
+        raise ValueError("\n".join(problems))
+    return strategy
+
+
+# A run so long that a warm-up or a stage fits into it.
+_LONG = {"epochs": 1_000, "steps_per_epoch": 1_000_000}
+
+
+def _check_sections(
+    config: Config, axes: Mapping[str, space.Axis]
+) -> tuple[list[str], dict[str, Any]]:
+    """The sections of strategies, also of those that are not chosen.
+
+    Not that of replay, nor where explore starts from: they are files, that only have to
+    be there for the run that reads them.
+
+    Returns:
+      What is wrong with them, and the config without it.
+    """
+    problems, config = [], dict(config)
+    # A section that others build on before them.
+    order = ("explore", *(n for n in STRATEGIES if n != "explore"))[::-1]
+    for name in (name for name in order if name in config and name != "replay"):
+        if not isinstance(config[name], Mapping):
+            problems.append(f"config.{name} must be a section, got {config[name]!r}")
+            del config[name]
+            continue
+        settings = {k: v for k, v in config[name].items() if k != "warm_start"}
+        make = functools.partial(_make_section, config, name, axes)
+        wrong = errors.wrong_settings(make, settings)
+        problems += errors.in_section(name, wrong)
+        left = {k: v for k, v in config[name].items() if k not in wrong}
+        config[name] = left if "" not in wrong else {}
+    return problems, config
+
+
+def _make_section(
+    config: dict[str, Any],
+    name: str,
+    axes: Mapping[str, space.Axis],
+    settings: Mapping[str, Any],
+) -> interface.Strategy:
+    return make_strategy(config | {name: settings} | _LONG, name, axes)
+
+
+def make_strategy(
+    config: Config, name: str, axes: Mapping[str, space.Axis]
+) -> interface.Strategy:
+    """The strategy of a name, from a config with the length of an epoch in it."""
+    make = choose("strategy", name, STRATEGIES)
+    optimizer = config.get("optimizer", {})  # its own problems are told elsewhere
+    optimizer = optimizer if isinstance(optimizer, Mapping) else {}
+    base = {
+        name: _start(optimizer.get(name), name, axis) for name, axis in axes.items()
+    }
+    strategy = make(
+        Context(
+            space=space.SearchSpace(**axes),
+            base=base,
+            epochs=config["epochs"],
+            batch_size=config["batch_size"],
+            steps_per_epoch=config["steps_per_epoch"],
+            sections={n: s for n, s in config.items() if n in STRATEGIES},
+        )
+    )
+    # A schedule takes any name; the optimizer does not.
+    known = optimizers.HYPERPARAMETERS.get(optimizer.get("name", ""), optimizers.LIMITS)
+    scheduled = isinstance(strategy, strategies.Schedule | strategies.ReduceOnPlateau)
+    if scheduled and (unknown := sorted(set(strategy.hparams) - set(known))):
+        raise ValueError(
+            f"config.{name} sets {', '.join(unknown)}, which the optimizer lacks; it "
+            f"has {', '.join(known)}"
+        )
+    return strategy
+
+
+def _start(value: Any, name: str, axis: space.Axis) -> float:
+    """The optimizer's own value of a hyperparameter; where it is wrong, which is told
+    of the optimizer, one that is not."""
+    try:
+        optimizers.check_hyperparameter(name, value)
+    except errors.WRONG:
+        return axis.low
+    return value
+
+
+def check_trials(strategy: interface.Strategy, steps_per_epoch: int) -> None:
+    """The shortest trial of a strategy must not be rounded to no step."""
+    shortest = strategy.shortest_trial * steps_per_epoch
+    if shortest < 0.5:
+        problem = f"its shortest trials would be of {shortest:.2g} steps"
+        raise ConfigError(
+            [f"config.strategy: {problem}; more epochs, or another share"]
+        )
