@@ -247,17 +247,18 @@ def paired(groups: Sequence[Group]) -> list[list[str]]:
 def best_in_words(groups: Sequence[Group]) -> str:
     """The group with the highest mean, and whether that is more than chance."""
     best = max(groups, key=lambda each: np.mean(each.last("test_accuracy")))
+    accuracy = numbers.spread(best.last("test_accuracy"), ".2f")
     text = (
-        f"{numbers.spread(best.last('test_accuracy'), '.2f')}%, is that of {best.label}"
+        f"The highest mean test accuracy is {accuracy}%: "
+        f"{best.label}, after {np.mean(best.last('total_steps')):,.0f} total steps"
     )
-    text = f"The highest mean test accuracy, {text}"
     found = [differences(best, other) for other in groups if other is not best]
     if not found:
         return f"{text}."
     ends = [numbers.interval(each) if each else (0.0, np.nan) for each in found]
     sure = all(mean - half > 0 for mean, half in ends)  # never where the half is NaN
     verdict = "ahead of every other group" if sure else "not shown to be ahead of all"
-    return f"{text}; by the 95% intervals of pairs it is {verdict}."
+    return f"{text}. By the 95% intervals of pairs it is {verdict}."
 
 
 def page(groups: Sequence[Group]) -> str:

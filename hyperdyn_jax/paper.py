@@ -6,7 +6,7 @@
 
 Runs are looked for below the given folders and told apart by their configs. Every
 figure comes with a table: mean ± standard deviation over seeds, the steps of the
-accepted path and the total with every trial in it, and what the paper says. `all`
+accepted path and the total with trials included, and what the paper says. `all`
 leaves out what there are no runs for.
 """
 

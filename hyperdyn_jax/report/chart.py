@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 import numpy as np
 
-GAPS = (30.0, 20.0)  # least units between labels, across and up
+GAPS = (38.0, 20.0)  # least units between labels, across and up
 
 Point: TypeAlias = tuple[float, float]
 Values: TypeAlias = Sequence[float | None]

@@ -2,7 +2,7 @@
 
 Accuracies, scores and gains are in percentage points, 0..100, unless a strategy's
 scores are minus a loss, in nats. Steps are optimizer steps and always given in both
-counts: on the accepted path, and in total with every trial in them.
+counts: of the accepted path, and in total with trials included.
 """
 
 import json

@@ -166,14 +166,14 @@ def test_accuracies_end_at_100(tmp_path):
 def test_a_winner_needs_evidence(study, tmp_path):
     runs = report.find_runs([study])
     found = compare.best_in_words(compare.group(runs))
-    assert "64.00 ± 2.65%, is that of hyperdyn; " in found
+    assert "is 64.00 ± 2.65%: hyperdyn, after 64 total steps. " in found
     assert found.endswith("it is not shown to be ahead of all.")
     for seed, run in enumerate(runs[:3]):
         test = run.metrics[-1]["test_accuracy"] + 9 + 0.1 * seed
         finished(tmp_path / "better" / f"{seed}", seed, test, "wsd")
     runs += report.find_runs([tmp_path / "better"])
     found = compare.best_in_words(compare.group(runs))
-    assert "is that of wsd" in found
+    assert "%: wsd, after 60 total steps" in found
     assert found.endswith("it is ahead of every other group.")
     one = [run for run in runs if compare.gather.seed(run) == 0]
     assert "not shown" in compare.best_in_words(compare.group(one))
