@@ -142,8 +142,9 @@ class RunDirectory:
         return rows
 
     def is_finished(self) -> bool:
-        """Whether the run has ended: its last epoch was tested."""
-        return row_lib.is_finished(self.rows)
+        """Whether the run has ended."""
+        ended = self._facts is not None and self._facts.get("ended", False)
+        return ended or row_lib.is_finished(self.rows)
 
     def resume(self) -> dict[str, Any] | None:
         """Makes the rows fit the newest checkpoint and returns its facts."""
