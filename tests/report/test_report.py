@@ -461,7 +461,7 @@ def test_what_a_run_adopted_after_probes_is_marked_as_taken(tmp_path):
 
 
 def test_predictions_of_probes_alone_are_drawn(tmp_path):
-    told = {"posterior_mean": [0.3], "posterior_stddev": [0.1], "gp": GP}
+    told = {"posterior_mean": [0.3], "posterior_stddev": [0.1]}
     probes = [decision(0, [A], [-2.0], -2.3, -1, **told)]
     run = report.load_run(make_run(tmp_path / "run", METRICS, probes))
     chart = charts.gains([run])
