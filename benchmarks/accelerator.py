@@ -32,7 +32,8 @@ import record
 import torch
 
 from hyperdyn_jax import optimizers
-from hyperdyn_jax.data.dataset import ArrayDataset, PadCropFlip, Split
+from hyperdyn_jax.data.augment import PadCropFlip
+from hyperdyn_jax.data.dataset import ArrayDataset, Split
 from hyperdyn_jax.models import CifarResNet, ResNet
 from hyperdyn_jax.training.train_step import cross_entropy
 from hyperdyn_jax.training.trainer import BLOCK, Trainer

@@ -24,20 +24,14 @@ import numpy as np
 import record
 from epoch import RESULTS, load
 
-from hyperdyn_jax import loop
 from hyperdyn_jax.run import config as config_lib
-from hyperdyn_jax.run import state as runs
+from hyperdyn_jax.run.engine import Engine, Run
+from hyperdyn_jax.run.network import Network
+from hyperdyn_jax.run.rows import InMemory
 from hyperdyn_jax.training.trainer import Trainer
 from hyperdyn_jax.tuner.interface import Trials
 
 EPOCHS = 150
-
-
-class NoDirectory:
-    """In place of a run directory: nothing is ever due."""
-
-    def seconds_since_save(self) -> float:
-        return 0.0
 
 
 class Told:
@@ -68,19 +62,23 @@ class Before(Told):
         return self._tuner.ask(state)
 
 
-def timed(
-    setup: config_lib.Setup, trainer: Trainer, run: runs.Run
-) -> tuple[float, runs.Run]:
+def engine_of(setup: config_lib.Setup, trainer: Trainer) -> Engine:
+    """The engine of a run."""
+    return Engine(setup.tuner, Network(setup, trainer), setup.backtracking)
+
+
+def timed(setup: config_lib.Setup, trainer: Trainer, run: Run) -> tuple[float, Run]:
     """Seconds that an epoch's branches take, and the run with them trained."""
     began = time.perf_counter()
-    trained = loop.train_branches(setup, trainer, run, NoDirectory())
+    engine = engine_of(setup, trainer)
+    trained = engine.training.train(engine, run, InMemory())
     return time.perf_counter() - began, trained
 
 
 def measure(setup: config_lib.Setup, epochs: int) -> dict[str, Any]:
     """Seconds of every epoch by way, and of every call of tell."""
     trainer = Trainer(setup.model, setup.optimizer, setup.dataset)
-    run = runs.start(setup, trainer)
+    run = Network(setup, trainer).begin()
     seconds: dict[str, list[float]] = {way: [] for way in ("none", "hidden", "before")}
     tells: list[float] = []
     while run.epoch <= epochs:
@@ -97,7 +95,7 @@ def measure(setup: config_lib.Setup, epochs: int) -> dict[str, Any]:
             if run.epoch > 1:  # the random start, and what is compiled after it
                 seconds[way].append(elapsed)
         check_same([end.pending.progress for end in ends.values()])
-        tell = functools.partial(loop.decide, setup, trainer, ends["hidden"])
+        tell = functools.partial(engine_of(setup, trainer).decide, ends["hidden"])
         scores = np.zeros(len(trials.parents), np.float32)
         began = time.perf_counter()
         setup.tuner.tell(run.tuner, trials, scores)

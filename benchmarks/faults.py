@@ -39,7 +39,7 @@ import numpy as np
 import record
 from strategies import load_config
 
-from hyperdyn_jax import loop
+from hyperdyn_jax import DivergedError, loop
 from hyperdyn_jax.commands import cli
 from hyperdyn_jax.run import checkpoints
 from hyperdyn_jax.run.checkpoints import Checkpoints
@@ -460,7 +460,7 @@ def watched(
         loop.train_and_evaluate(config, workdir, Quiet(1))
     except KeyboardInterrupt:
         return STOPPED
-    except loop.DivergedError:
+    except DivergedError:
         return cli.DIVERGED
     finally:
         signals._asked = False

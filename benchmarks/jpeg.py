@@ -7,7 +7,7 @@ ImageNet is not at hand: the images are parts of scikit-learn's two photographs,
 at random places and sizes, 500x375 pixels, quality 90. The same boxes and mirrors for
 all, drawn as training draws them. In turn, each in a process of its own on one core:
 
-    here          what a worker runs: Grain over `imagenet.crop`, in batches
+    here          what a worker runs: Grain over `augment.crop`, in batches
     tf.data       decode_and_crop_jpeg, resize, mirror, in batches
     DataLoader    torch's, with the calls of Pillow that torchvision makes for its crops
     decode        Pillow's libjpeg-turbo decodes whole images, and nothing else: a limit
@@ -48,7 +48,7 @@ def make_images(count: int) -> list[dict[str, Any]]:
     from PIL import Image
     from sklearn.datasets import load_sample_images
 
-    from hyperdyn_jax.data.imagenet import random_box
+    from hyperdyn_jax.data.augment import random_box
 
     rng, made = np.random.default_rng(0), []
     photographs = load_sample_images().images
@@ -74,7 +74,7 @@ def ours(images: list[dict[str, Any]]) -> Batches:
     import grain
     from absl import flags
 
-    from hyperdyn_jax.data import imagenet, tfds_records
+    from hyperdyn_jax.data import augment, tfds_records
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
@@ -82,8 +82,8 @@ def ours(images: list[dict[str, Any]]) -> Batches:
     def load(number: int) -> np.ndarray:
         example = tfds_records.Example(images[number]["image"], 0, "")
         tfds_records.image_size(example)  # which the box is drawn from
-        box = imagenet.Box(*images[number]["box"])
-        return imagenet.crop(example, box, SIZE, images[number]["mirror"])
+        box = augment.Box(*images[number]["box"])
+        return augment.crop(example, box, SIZE, images[number]["mirror"])
 
     loaded = grain.MapDataset.range(len(images)).map(load).batch(BATCH)
     loaded = loaded.to_iter_dataset(grain.ReadOptions(0, 0))

@@ -22,6 +22,7 @@ import record
 
 from hyperdyn_jax import LogUniform, SearchSpace, tune
 from hyperdyn_jax.data.dataset import load_digits
+from hyperdyn_jax.system import streams
 
 OUTPUT = Path(__file__).parent / "results" / "own_loop.json"
 SPACE = SearchSpace(learning_rate=LogUniform(1e-4, 1.0))
@@ -47,7 +48,7 @@ def split(mixed: bool) -> dict[str, tuple[jax.Array, jax.Array]]:
 
 def init(seed: int) -> tuple[list[jax.Array], optax.OptState]:
     """A perceptron of 64 hidden units, untrained."""
-    keys = jax.random.split(jax.random.key(seed))
+    keys = jax.random.split(streams.of_seed(seed, "weights"))
     scale = jax.nn.initializers.lecun_normal()
     params = [scale(keys[0], (64, 64)), jnp.zeros(64)]
     params += [scale(keys[1], (64, 10)), jnp.zeros(10)]
@@ -76,7 +77,7 @@ def steps_from(state, rate, data, seed, first, stop):
 
     def step(i, state):
         params, opt_state = state
-        key = jax.random.fold_in(jax.random.key(seed), i)
+        key = jax.random.fold_in(streams.of_seed(seed, "batches"), i)
         rows = jax.random.choice(key, TRAIN, (BATCH,))
         batch = jax.tree.map(lambda x: x[rows], data)
         updates, opt_state = optimizer.update(jax.grad(loss)(params, batch), opt_state)
@@ -115,7 +116,7 @@ class Problem(NamedTuple):
         result = tune(
             self.train, self.evaluate, init(self.seed), SPACE, epochs=epochs,
             steps_per_epoch=steps_per_epoch, base={"learning_rate": base},
-            key=jax.random.key(self.seed),
+            key=streams.of_seed(self.seed, "tuner"),
         )  # fmt: skip
         last = result.metrics[-1]
         return {

@@ -28,12 +28,14 @@ import jax
 import numpy as np
 import pairs
 import record
+from hyperdyn_jax.data.dataset.dataset import ArrayDataset, Split
+from hyperdyn_jax.training.trainer.train_step import AXIS
+from hyperdyn_jax.training.trainer.trainer import Trainer
 
-from hyperdyn_jax import hosts, optimizers
-from hyperdyn_jax.data.dataset import ArrayDataset, Split
+from hyperdyn_jax import optimizers
+from hyperdyn_jax.distributed import collectives, rendezvous, watchdog
+from hyperdyn_jax.distributed.place import place_of
 from hyperdyn_jax.models import CifarResNet
-from hyperdyn_jax.training.train_step import AXIS
-from hyperdyn_jax.training.trainer import Trainer
 
 RESULTS = Path(__file__).with_name("results")
 COUNTS = (1, 2, 4)
@@ -114,17 +116,17 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     index, count = jax.process_index(), arguments.processes
     norm = NORMS[arguments.norm]
     batch, steps = arguments.batch, arguments.steps
-    together = Way(dataset(batch, index, count, False), norm, hosts.devices())
+    together = Way(dataset(batch, index, count, False), norm, collectives.devices())
     alone = Way(dataset(batch, index, count, True), None, jax.local_devices())
     params, loss = together.run(1)
-    own = hosts.union([json.dumps([index, alone.run(1)[1]])])
+    own = collectives.union([json.dumps([index, alone.run(1)[1]])])
     if norm is None:
         mean = np.mean([json.loads(line)[1] for line in own])
         np.testing.assert_allclose(loss, mean, rtol=1e-4)
     digest = zlib.crc32(
         b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(params))
     )
-    if len(hosts.union([str(digest)])) != 1:
+    if len(collectives.union([str(digest)])) != 1:
         raise AssertionError("the processes have different parameters")
 
     def beginning_together(way: Way) -> Callable[[], Any]:
@@ -134,10 +136,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     times: dict[str, list[float]] = {name: [] for name in ways}
     for pair in range(arguments.pairs):
         for name in list(ways) if pair % 2 else reversed(ways):
-            hosts.any_of(False)  # all begin at once
+            collectives.any_of(False)  # all begin at once
             times[name].append(pairs.seconds(ways[name]) / steps)
     # A step is over when the slowest process is through with it.
-    lines = [json.loads(x) for x in hosts.union([json.dumps([index, times])])]
+    lines = [json.loads(x) for x in collectives.union([json.dumps([index, times])])]
     times = {name: np.max([x[1][name] for x in lines], 0).tolist() for name in ways}
     reduces, arrays, nbytes = exchanged(together.text()) if count > 1 else (0, 0, 0)
     return {
@@ -159,15 +161,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def child(arguments: argparse.Namespace) -> int:
     """One of the processes; the first prints what was measured."""
-    place = hosts.place(
+    where = place_of(
         arguments.coordinator, str(arguments.processes), str(arguments.process)
     )
-    if place is not None:
-        hosts.join(place, "processes")
+    if where is not None:
+        rendezvous.join(where, "processes")
     row = measure(arguments)
     if arguments.process == 0:
         print(json.dumps(row), flush=True)
-    return hosts.leave(0)
+    return watchdog.leave(0)
 
 
 def group(arguments: argparse.Namespace, count: int, norm: str) -> dict[str, Any]:

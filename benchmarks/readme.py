@@ -20,7 +20,9 @@ from scipy import stats
 
 from hyperdyn_jax import paper, report
 from hyperdyn_jax.replay import replay_gap
-from hyperdyn_jax.strategies import paired_test
+from hyperdyn_jax.report import charts, numbers, paper_figures
+from hyperdyn_jax.report import figures as figure_files
+from hyperdyn_jax.report.parts import markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,8 +47,8 @@ def digits() -> str:
         return [
             label,
             str(len(runs)),
-            paper.spread([run.metrics[-1]["test_accuracy"] for run in runs]),
-            paper.steps(runs),
+            numbers.spread([run.metrics[-1]["test_accuracy"] for run in runs]),
+            paper_figures.steps(runs),
             f"{min(seconds):.0f}–{max(seconds):.0f}",
         ]
 
@@ -60,7 +62,7 @@ def digits() -> str:
         f"without start-up and checkpoints; {_machine(machine)}; "
         f"raw rows in `benchmarks/results/digits.jsonl.gz`."
     )
-    return paper.table(head, rows) + "\n\n" + hardware
+    return markdown(head, rows) + "\n\n" + hardware
 
 
 def decision() -> str:
@@ -95,7 +97,7 @@ def decision() -> str:
         f"the first decision; a decision took {run['first_hundred_ms']:.0f} ms in the "
         f"first hundred and {run['last_hundred_ms']:.0f} ms in the last hundred."
     )
-    return "\n\n".join([paper.table(head, rows), text])
+    return "\n\n".join([markdown(head, rows), text])
 
 
 def regret() -> str:
@@ -107,7 +109,7 @@ def regret() -> str:
         name = f"{row['player']} ({len(row['regrets'])} seeds)"
         rows.setdefault(row["player"], [name]).append(cell)
     names = dict.fromkeys(row["function"] for row in record["results"])
-    return paper.table("|".join(["regret", *names]), list(rows.values()))
+    return markdown("|".join(["regret", *names]), list(rows.values()))
 
 
 @functools.cache
@@ -138,9 +140,9 @@ def strategies(problem: str, budget: int) -> str:
         cells = [
             folder.name.replace("_", " "),
             str(len(runs)),
-            paper.spread(test),
-            paper.spread([_at(run, budget) for run in runs]),
-            paper.steps(runs),
+            numbers.spread(test),
+            numbers.spread([_at(run, budget) for run in runs]),
+            paper_figures.steps(runs),
         ]
         rows.append((-np.mean(test), cells))
     head = f"strategy|seeds|test (%)|validation (%) at {budget:,} total steps|"
@@ -150,7 +152,7 @@ def strategies(problem: str, budget: int) -> str:
         f"`benchmarks/results/{problem}.jsonl.gz`, made by "
         f"`python benchmarks/strategies.py {problem}`."
     )
-    return paper.table(head, [row for _, row in sorted(rows)]) + "\n\n" + text
+    return markdown(head, [row for _, row in sorted(rows)]) + "\n\n" + text
 
 
 OPTIONS = {
@@ -172,9 +174,9 @@ def options() -> str:
         return [
             OPTIONS[name],
             str(len(runs)),
-            paper.spread(test),
+            numbers.spread(test),
             f"{np.mean(kept):.0%}",
-            paper.steps(runs),
+            paper_figures.steps(runs),
         ]
 
     head = "Hyperdyn on the twin|seeds|test (%)|kept|accepted / total steps"
@@ -184,7 +186,7 @@ def options() -> str:
         f"`benchmarks/results/options.jsonl.gz`, made by "
         f"`python benchmarks/strategies.py options`."
     )
-    return paper.table(head, [row(name) for name in OPTIONS]) + "\n\n" + text
+    return markdown(head, [row(name) for name in OPTIONS]) + "\n\n" + text
 
 
 CONTENDERS = {
@@ -241,7 +243,7 @@ class Contenders:
         steps = np.mean([run.metrics[-1]["step"] for run in runs])
         total = np.mean([run.metrics[-1]["total_steps"] for run in runs])
         share = f"{steps:,.0f} / {total:,.0f}"
-        return [f"{paper.spread(test)} ({len(test)})", share]
+        return [f"{numbers.spread(test)} ({len(test)})", share]
 
     def difference(self, name: str, base: str, best_epoch: bool | None = None) -> str:
         """Mean of the differences over the seeds that both have, with its 95% interval
@@ -264,7 +266,7 @@ def _both(head: str, rows: list[tuple[str, Callable[[Contenders], list[str]]]]) 
     titles = "|".join(
         f"{problem.label}: {part}" for problem in problems for part in head.split("|")
     )
-    return paper.table(f"run|{titles}", table)
+    return markdown(f"run|{titles}", table)
 
 
 def contenders() -> str:
@@ -326,7 +328,7 @@ def fresh() -> str:
         f"{_machine(pairs[0][1].machine)}; raw rows in "
         f"`benchmarks/results/contenders.jsonl.gz`."
     )
-    return paper.table(f"run|{titles}", [*rows, tuned]) + "\n\n" + note
+    return markdown(f"run|{titles}", [*rows, tuned]) + "\n\n" + note
 
 
 def mis_set() -> str:
@@ -336,9 +338,9 @@ def mis_set() -> str:
     def row(c: Contenders, factor: float) -> list[str]:
         rate = f"{c.usual * factor:g}"
         base, kinds = f"cosine_{rate}", (f"recommended_{rate}", f"anchored_{rate}")
-        cells = [c.label, f"{factor:g}x", paper.spread(list(c.test(base).values()))]
+        cells = [c.label, f"{factor:g}x", numbers.spread(list(c.test(base).values()))]
         for name in kinds:
-            cells.append(paper.spread(list(c.test(name).values())))
+            cells.append(numbers.spread(list(c.test(name).values())))
             cells += [c.difference(name, base), c.difference(name, c.tuned)]
         counts = {len(c.test(name)) for name in (base, *kinds)}
         return [*cells, "-".join(map(str, sorted(counts)))]
@@ -356,7 +358,7 @@ def mis_set() -> str:
     )
     head = "problem|rate off by|base|as it comes|against base|against tuned|"
     head += "anchored|against base|against tuned|seeds"
-    return paper.table(head, rows) + "\n\n" + note
+    return markdown(head, rows) + "\n\n" + note
 
 
 ABLATIONS = {
@@ -408,7 +410,7 @@ def replays() -> str:
 
     head = "problem|run: test (%)|replays: test (%)|gap (95% interval)"
     measured = [p for p in CONTENDERS if "replay" in Contenders(p).runs]
-    return paper.table(head, [row(problem) for problem in measured])
+    return markdown(head, [row(problem) for problem in measured])
 
 
 def calibration() -> str:
@@ -416,7 +418,7 @@ def calibration() -> str:
 
     def row(label: str, folders: list[Path]) -> list[str]:
         runs = [run for folder in folders for run in _runs(folder)]
-        held = [p.held for run in runs for p in report.predictions(run)]
+        held = [p.held for run in runs for p in numbers.predictions(run)]
         return [label, str(len(runs)), str(len(held)), f"{np.mean(held):.0%}"]
 
     def anchored(problem: str) -> list[Path]:
@@ -427,29 +429,38 @@ def calibration() -> str:
         row("explore, twin", anchored("twin")),
         row("explore, characters", anchored("characters")),
     ]
-    return paper.table("model|runs|predictions|covered by 90% intervals", rows)
+    return markdown("model|runs|predictions|covered by 90% intervals", rows)
 
 
 def control() -> str:
-    """The switch test's false switches and its power, on the twin."""
+    """The switch test as it is run: its false switches and its power, on the twin."""
     record = json.loads((RESULTS / "control.json").read_text())
     results, twin = record["results"], Contenders("twin")
     wide = np.mean(list(twin.test("cosine_0.2").values()))
     wide -= np.mean(list(twin.test("cosine_0.05").values()))
-    half = 0.5 / wide * results["gap_of_a_quarter_rate"]
-    found = paired_test.power(half, results["pair_deviation"], 3, results["level"])
-    rows = [[gap, f"{power:.0%}"] for gap, power in results["power_by_gap"].items()]
+    edge = results["gap_at_the_margin"]
+    points = edge / results["gap_of_a_quarter_rate"] * wide
+    rows = [[gap, f"{power:.1%}"] for gap, power in results["power_by_gap"].items()]
+    false = results["false_switches"]
     text = (
-        f"Placebo: {results['switched']} of {results['decisions']} decisions left the "
-        f"base, at a level of {results['level']:.0%} and with the margin of 10%. A "
-        f"pair's difference has a deviation of {results['pair_deviation']:.3f} "
-        f"(logarithm of the loss); three pairs find a gap with the power above. A "
-        f"quarter of the base's rate is {results['gap_of_a_quarter_rate']:.3f} behind "
-        f"in pairs and {wide:.1f} points at the end of a cosine; in proportion, half a "
-        f"point is {half:.3f}, found with a power of {found:.0%}: such gaps are left "
-        f"alone. {_machine(record)}; made by `python benchmarks/control.py`."
+        f"Placebo: {results['tested']} of {results['decisions']} decisions came as far "
+        f"as the test, and {results['switched']} left the base. Of "
+        f"{results['placebos']:,} tests of the base against itself, "
+        f"{false['with_margin']:.2%} switched, and {false['without_margin']:.1%} "
+        f"without the margin; the level is {results['level']:.0%}. Progress (logarithm "
+        f"of the loss at the start over that of the probe) is "
+        f"{results['base_progress']:.2f} for the base in a pair's probe, so the margin "
+        f"of {results['margin']:.0%} is met at a gap of {edge:.3f}; a pair's "
+        f"difference has a deviation of {results['pair_deviation']:.3f}. The power "
+        f"above is that of the test as it is run, the margin and both looks together. "
+        f"A quarter of the base's rate is {results['gap_of_a_quarter_rate']:.3f} "
+        f"behind in pairs and {wide:.1f} points at the end of a cosine; in proportion, "
+        f"the margin is {points:.1f} points, and gaps below that are left alone. All "
+        f"pairs are scored on one validation split: its own luck is in all of them "
+        f"alike, and the level says nothing of it. {_machine(record)}, from "
+        f"probes of {results['trained']}; made by `python benchmarks/control.py`."
     )
-    return paper.table("gap in a pair|power of three pairs", rows) + "\n\n" + text
+    return markdown("gap in a pair|found by the test", rows) + "\n\n" + text
 
 
 def quadratic() -> str:
@@ -473,7 +484,7 @@ def quadratic() -> str:
         f"*greedy* takes the rate with the least loss after each epoch; "
         f"{_machine(record)}; made by `python benchmarks/quadratic.py`."
     )
-    return paper.table(head, rows) + "\n\n" + text
+    return markdown(head, rows) + "\n\n" + text
 
 
 def epoch() -> str:
@@ -493,7 +504,7 @@ def epoch() -> str:
         f"Medians of pairs in turn, the ratio with its quartiles; both end with the "
         f"same parameters; {_machine(record)}; made by `python benchmarks/epoch.py`."
     )
-    return paper.table(head, rows) + "\n\n" + text
+    return markdown(head, rows) + "\n\n" + text
 
 
 def _scaling() -> dict[str, Any]:
@@ -519,7 +530,7 @@ def scaling_checks() -> str:
         f"{record['results']['constants']['load']:.1f}; {_machine(record)}; made by "
         f"`python benchmarks/scaling.py`."
     )
-    return paper.table("case|measured|predicted|error", rows) + "\n\n" + text
+    return markdown("case|measured|predicted|error", rows) + "\n\n" + text
 
 
 def _short(number: float) -> str:
@@ -558,7 +569,7 @@ def scaling_devices() -> str:
         f"{1e-6 / max(known['seconds_per_byte'], 1e-15):,.0f} MB/s, {known['host']} "
         f"devices a process. Bytes are those that a device sends. {_machine(record)}."
     )
-    return paper.table(head, rows) + "\n\n" + text
+    return markdown(head, rows) + "\n\n" + text
 
 
 def scaling_epochs() -> str:
@@ -575,7 +586,7 @@ def scaling_epochs() -> str:
         for row in record["results"]["by_epochs"]
     ]
     head = "epochs|observations|all decisions (s)|of a run on 8 devices|rows (MB)"
-    return paper.table(head, rows)
+    return markdown(head, rows)
 
 
 def table1() -> str:
@@ -671,8 +682,8 @@ def pictures() -> dict[str, bytes]:
     """The pictures of the README, by their paths."""
     run = report.load_run(unpacked("digits") / "hyperdyn" / PICTURED)
     return {
-        f"docs/digits_{draw.__name__}.png": report.render(draw, [run])
-        for draw in (report.accuracy, report.hyperparameters)
+        f"docs/digits_{draw.__name__}.png": figure_files.render(draw([run]))
+        for draw in (charts.accuracy, charts.hyperparameters)
     }
 
 

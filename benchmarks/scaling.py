@@ -148,11 +148,12 @@ def describe(job: dict[str, Any]) -> dict[str, Any]:
 
 def work(job: dict[str, Any]) -> None:
     """The other end of `Workers`: says ready, then how long each repeat took."""
-    from hyperdyn_jax import hosts
+    from hyperdyn_jax.distributed import rendezvous, watchdog
+    from hyperdyn_jax.distributed.place import place_of
 
     if job["processes"] > 1 and job.get("joined"):
         where = (f"127.0.0.1:{job['port']}", str(job["processes"]), str(job["process"]))
-        hosts.join(hosts.place(*where), {})
+        rendezvous.join(place_of(*where), {})
     if job["what"] == "describe":
         print(json.dumps(describe(job)), flush=True)
         return
@@ -164,7 +165,7 @@ def work(job: dict[str, Any]) -> None:
         start = time.perf_counter()
         function()
         print(time.perf_counter() - start, flush=True)
-    hosts.leave(0)
+    watchdog.leave(0)
 
 
 # What starts them.

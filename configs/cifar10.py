@@ -42,6 +42,7 @@ def get_config(argument: str = "") -> ConfigDict:
                 "width": 16,
                 "shortcut": "A",
                 "dtype": "float32",
+                "sync_batch_norm": True,  # all devices normalise by the whole batch
             },
             **presets.tuning(choices["optimizer"]),
         }

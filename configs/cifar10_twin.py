@@ -28,7 +28,12 @@ def get_config(argument: str = "") -> ConfigDict:
             "data_dir": "",
             "skip_bad_records": 0,  # so many are left out; one more ends the run
             "pad": 2,  # pixels: half of 4, as the images are half the size
-            "model": {"name": "cifar_resnet", "depth": 8, "width": 8},
+            "model": {
+                "name": "cifar_resnet",
+                "depth": 8,
+                "width": 8,
+                "sync_batch_norm": True,  # all devices normalise by the whole batch
+            },
             **presets.tuning(choices["optimizer"]),
             # A stage of 1 epoch would have probes of less than a step.
             "autolrs": {"stage": 4.0, "max_stage": 4.0, "kappa": 1e6},

@@ -25,7 +25,12 @@ def get_config(argument: str = "") -> ConfigDict:
             "dataset": "digits",
             "data_dir": "",  # digits need none
             "pad": 0,  # pixels of random shift of training images
-            "model": {"name": "cifar_resnet", "depth": 8, "width": 16},
+            "model": {
+                "name": "cifar_resnet",
+                "depth": 8,
+                "width": 16,
+                "sync_batch_norm": True,  # all devices normalise by the whole batch
+            },
             **presets.tuning(choices["optimizer"]),
         }
     )

@@ -1,5 +1,8 @@
 """Tune optimizer hyperparameters while a network trains."""
 
+from hyperdyn_jax import strategies as baselines  # noqa: F401 (the name it had before)
+from hyperdyn_jax import strategies as strategies
+from hyperdyn_jax.data.by_step import ByStep as ByStep
 from hyperdyn_jax.strategies import Schedule as Schedule
 from hyperdyn_jax.strategies.explore_then_commit import (
     ExploreThenCommit as ExploreThenCommit,

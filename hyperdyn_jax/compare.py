@@ -7,7 +7,7 @@ Finished runs are looked for in and below the given folders. Those whose configs
 in nothing but the seed are a group, named by its strategy and by the settings in which
 it differs. A second run of one config and seed, and replays of a run, are left out.
 Accuracies are in percentage points; steps are given in both counts, accepted and total
-with every trial.
+with trials included.
 """
 
 import itertools
@@ -16,19 +16,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
 
 import hyperdyn_jax
-from hyperdyn_jax import report
-from hyperdyn_jax.paper import table
-from hyperdyn_jax.report import Run, gather, numbers, parts
-from hyperdyn_jax.report.svg import Panel, extent
+from hyperdyn_jax.report import figures, find_runs, gather, numbers, parts
+from hyperdyn_jax.report.chart import Chart, Key, Panel, color_of, extent, look_of
+from hyperdyn_jax.report.charts import COLUMNS, COUNTS
+from hyperdyn_jax.report.numbers import Run
 from hyperdyn_jax.run import arguments
 from hyperdyn_jax.run.arguments import Parser
+from hyperdyn_jax.run.verdicts import number
 from hyperdyn_jax.system import process
 
-COUNTS = {"step": "accepted steps", "total_steps": "total steps, trials included"}
 POINTS = 60  # of a band
 MOST_PAIRED = 5  # groups that are compared each with each; of more, with the first
 MOST = 12  # groups that differ in colour or dashes
@@ -71,12 +69,20 @@ class Band(NamedTuple):
     mean: np.ndarray
     half: np.ndarray
 
+    @property
+    def low(self) -> np.ndarray:
+        return np.maximum(self.mean - np.nan_to_num(self.half), 0)
+
+    @property
+    def high(self) -> np.ndarray:
+        return np.minimum(self.mean + np.nan_to_num(self.half), 100)
+
 
 def group(runs: Iterable[Run]) -> list[Group]:
     """Runs by what they have in common, in the order in which they are met.
 
     Args:
-      runs: no two with one config and one seed, as `report.find_runs` gives them.
+      runs: no two with one config and one seed, as `find_runs` gives them.
 
     Raises:
       ValueError: there are more groups than a figure can tell apart.
@@ -85,10 +91,14 @@ def group(runs: Iterable[Run]) -> list[Group]:
     for run in runs:
         mine = found.setdefault(tuple(gather.settings(run).items()), {})
         mine[gather.seed(run)] = run
-    if len(found) > MOST:
-        advice = "give fewer folders"
-        raise ValueError(f"{len(found)} groups, of which at most {MOST} fit; {advice}")
     configs = [dict(settings) for settings in found]
+    if len(found) > MOST:
+        names = ", ".join(varied(configs)[:MOST_TOLD])
+        raise ValueError(
+            f"{len(found)} groups of runs were given, and at most {MOST} can be told "
+            f"apart in a chart: give fewer folders, such as those of one strategy, or "
+            f"runs that differ in fewer settings (these differ in {names})"
+        )
     groups = zip(_labels(configs), configs, found.values(), strict=True)
     return [Group(name, config, dict(sorted(x.items()))) for name, config, x in groups]
 
@@ -186,7 +196,7 @@ def band(runs: Sequence[Run], count: str) -> Band:
 
 
 def differences(one: Group, other: Group) -> list[float]:
-    """Test accuracy of the one less that of the other, for every seed of both."""
+    """Test accuracy of the one minus that of the other, for every seed of both."""
     return [
         run.metrics[-1]["test_accuracy"] - other.runs[seed].metrics[-1]["test_accuracy"]
         for seed, run in one.runs.items()
@@ -230,48 +240,41 @@ def paired(groups: Sequence[Group]) -> list[list[str]]:
     for other, one in chosen:
         found = differences(one, other)
         text = parts.with_interval(*numbers.interval(found)) if found else "–"
-        rows.append([f"{one.label} less {other.label}", str(len(found)), text])
+        rows.append([f"{one.label} − {other.label}", str(len(found)), text])
     return rows
 
 
-def draw(groups: Sequence[Group]) -> Figure:
-    """Validation accuracy over accepted and over total steps, with 95% bands."""
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
-    for axes, (count, what) in zip(
-        figure.subplots(1, 2, sharey=True), COUNTS.items(), strict=True
-    ):
-        for i, each in enumerate(groups):
-            steps, mean, half = band(list(each.runs.values()), count)
-            style = {"color": f"C{i % 6}", "linestyle": report.LINES[i % 4]}
-            label = f"{each.label}, {len(each.runs)} seeds"
-            axes.plot(steps, mean, label=label, **style)
-            color = style["color"]
-            edges = mean - half, mean + half
-            axes.fill_between(steps, *edges, color=color, alpha=0.2, linewidth=0)
-        axes.set_xlim(left=0)
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.set_xlabel(what)
-    figure.axes[0].set_ylabel("validation accuracy (%)")
-    return report.with_legend(figure)
+def best_in_words(groups: Sequence[Group]) -> str:
+    """The group with the highest mean, and whether that is more than chance."""
+    best = max(groups, key=lambda each: np.mean(each.last("test_accuracy")))
+    accuracy = numbers.spread(best.last("test_accuracy"), ".2f")
+    text = (
+        f"The highest mean test accuracy is {accuracy}%: "
+        f"{best.label}, after {np.mean(best.last('total_steps')):,.0f} total steps"
+    )
+    found = [differences(best, other) for other in groups if other is not best]
+    if not found:
+        return f"{text}."
+    ends = [numbers.interval(each) if each else (0.0, np.nan) for each in found]
+    sure = all(mean - half > 0 for mean, half in ends)  # never where the half is NaN
+    verdict = "ahead of every other group" if sure else "not shown to be ahead of all"
+    return f"{text}. By the 95% intervals of pairs it is {verdict}."
 
 
 def page(groups: Sequence[Group]) -> str:
     """The page."""
-    best = max(groups, key=lambda each: np.mean(each.last("test_accuracy")))
-    accuracy = numbers.spread(best.last("test_accuracy"), ".2f")
     runs = [run for each in groups for run in each.runs.values()]
     lead = (
-        f'<p class="lead">{len(runs)} runs in {len(groups)} groups. The highest mean '
-        f"test accuracy, <b>{accuracy}%</b>, is that of "
-        f"<b>{parts.escape(best.label)}</b>.</p>"
+        f'<p class="lead">{len(runs)} runs in {len(groups)} groups. '
+        f"{parts.escape(best_in_words(groups))}</p>"
     )
     grid = parts.table("", RESULTS, results(groups), "cards", name="results")
     note = (
-        "Mean ± standard deviation over seeds; overhead is total over accepted steps."
+        "Mean ± standard deviation over seeds; overhead is total / accepted steps − 1."
     )
     sections = [
         parts.section("results", "Results", parts.boxed(grid, "wide"), note=note),
-        _accuracy(groups),
+        parts.section("accuracy", "Accuracy", parts.figure(chart(groups))),
     ]
     if len(groups) > 1:
         grid = parts.table("", PAIRS, paired(groups), "cards", name="pairs")
@@ -287,10 +290,11 @@ def page(groups: Sequence[Group]) -> str:
     return parts.assemble("Comparison", "Runs compared", lead, sections, footer)
 
 
-def _accuracy(groups: Sequence[Group]) -> str:
+def chart(groups: Sequence[Group]) -> Chart:
+    """Validation accuracy over accepted and over total steps, with 95% bands."""
     bands = {c: [band(list(g.runs.values()), c) for g in groups] for c in COUNTS}
-    every = [x for drawn in bands.values() for b in drawn for x in _edges(b)]
-    charts = []
+    up = extent(x for drawn in bands.values() for b in drawn for x in (*b.low, *b.high))
+    panels = []
     for count, what in COUNTS.items():
         most = max(b.steps[-1] for b in bands[count]) or 1
         ends = "; ".join(
@@ -298,26 +302,22 @@ def _accuracy(groups: Sequence[Group]) -> str:
             for each, b in zip(groups, bands[count], strict=True)
         )
         title = f"Validation accuracy in % over {what}, at the end: {ends}"
-        name = "validation accuracy (%)"
-        chart = Panel(title, what, name, (0, most * 1.02), extent(every))
+        panel = Panel(title, what, COLUMNS["validation_accuracy"], (0, most * 1.02), up)
         for i, drawn in enumerate(bands[count]):
             if np.isfinite(drawn.half).all():
-                low, high = drawn.mean - drawn.half, drawn.mean + drawn.half
-                chart.band(drawn.steps, low, high, f"c{i % 6}")
-            chart.line(drawn.steps.tolist(), drawn.mean.tolist(), parts.look_of(i))
-        charts.append(chart)
-    keys = [parts.line_key(i, each.label) for i, each in enumerate(groups)]
+                panel.between("band", drawn.steps, drawn.low, drawn.high, color_of(i))
+            panel.line(drawn.steps.tolist(), drawn.mean.tolist(), look_of(i))
+        panels.append(panel)
+    keys = [
+        Key("line", look_of(i), f"{each.label}, {numbers.seeds(len(each.runs))}")
+        for i, each in enumerate(groups)
+    ]
     caption = (
         "Means over seeds and their 95% confidence intervals by Student's t, from the "
-        "step at which every run of a group has ended an epoch to that at which the "
-        "first of them is over."
+        "step at which every run of a group has ended an epoch to the end of its "
+        "shortest run."
     )
-    return parts.section("accuracy", "Accuracy", parts.panels(charts, caption, keys))
-
-
-def _edges(drawn: Band) -> list[float]:
-    half = np.nan_to_num(drawn.half)
-    return [*(drawn.mean - half), *(drawn.mean + half)]
+    return Chart(panels, keys, caption, size=(4.5, 4.2))
 
 
 def _sources(groups: Sequence[Group]) -> str:
@@ -332,7 +332,7 @@ def _sources(groups: Sequence[Group]) -> str:
         [
             each.label,
             str(seed),
-            numbers.number(run.metrics[-1]["test_accuracy"], ".2f"),
+            number(run.metrics[-1]["test_accuracy"], ".2f"),
             f"{run.metrics[-1]['step']:,}",
             f"{run.metrics[-1]['total_steps']:,}",
             str(run.path),
@@ -363,12 +363,12 @@ def write(
         be written.
     """
     arguments.check_output(folder)
-    groups = group(report.find_runs(paths, say))
-    text = table("|".join(RESULTS), results(groups))
+    groups = group(find_runs(paths, say))
+    text = parts.markdown("|".join(RESULTS), results(groups))
     if len(groups) > 1:
-        text += "\n\n" + table("|".join(PAIRS), paired(groups))
+        text += "\n\n" + parts.markdown("|".join(PAIRS), paired(groups))
     files = {
-        "compare.png": report.render(draw, groups),
+        "compare.png": figures.render(chart(groups)),
         "compare.html": arguments.encoded(page(groups)),
     }
     arguments.write_files(folder, files)

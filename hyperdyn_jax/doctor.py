@@ -29,7 +29,7 @@ from hyperdyn_jax.data import tfds_records
 from hyperdyn_jax.data.tfds_records import DataError
 from hyperdyn_jax.run import arguments
 from hyperdyn_jax.run.arguments import BAD_INPUT, Parser
-from hyperdyn_jax.system import files, platforms, process
+from hyperdyn_jax.system import errors, files, platforms, process
 
 PACKAGE = "hyperdyn_jax"
 SHOWN = ("jax", "flax", "optax", "tinygp", "orbax-checkpoint", "numpy")
@@ -63,13 +63,8 @@ def examine(data_dir: Path | None, workdir: Path) -> Iterator[Finding]:
         try:
             yield from look()
         except Exception as error:  # it is there to tell of whatever is wrong
-            yield Finding(name, _told(error), False)
-
-
-def _told(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return arguments.in_words(error)
-    return f"{type(error).__name__}: {tfds_records.reason(error)}"
+            kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
+            yield Finding(name, f"{kind}{errors.first_line(error)}", False)
 
 
 def packages() -> Iterator[Finding]:

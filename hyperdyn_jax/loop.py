@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hyperdyn_jax import hosts
+from hyperdyn_jax.distributed import collectives
 from hyperdyn_jax.run import config as config_lib
 from hyperdyn_jax.run import run_dir, trackers
 from hyperdyn_jax.run.console import Display
@@ -40,14 +40,14 @@ def train_and_evaluate(
       DivergedError: no setting could be found that trains with finite numbers.
       SaveError: the disk is full or the like; the newest checkpoint is as it was.
     """
-    leads = hosts.first()
+    leads = collectives.first()
     setup, path = check(config, workdir), files.expand(workdir)
-    setup = dataclasses.replace(setup, tuner=hosts.shared(setup.tuner))
+    setup = dataclasses.replace(setup, tuner=collectives.shared(setup.tuner))
     display = display or Display(setup.epochs, quiet=not leads)
     # Opened first: what is wrong with it is noticed before anything is shared.
     opened = _directory(path, config, display) if leads else InMemory(path)
     with opened as directory:
-        directory.rows = hosts.share_json(directory.rows)
+        directory.rows = collectives.share_json(directory.rows)
         if is_finished(directory.rows):
             directory.resume()  # the last rows, if only the checkpoint has them
             display.say(f"{path} is finished already; nothing to do")
@@ -86,7 +86,7 @@ def check(config: Mapping[str, Any], workdir: str | Path | None) -> config_lib.S
       workdir: the run directory; None where it does not matter.
     """
     setup = config_lib.build(config)
-    if not hosts.first():
+    if not collectives.first():
         return setup
     try:
         path = files.expand(workdir) if workdir else None

@@ -23,7 +23,7 @@ from hyperdyn_jax.data import tfds_records
 from hyperdyn_jax.data.tfds_records import DataError
 from hyperdyn_jax.run import arguments
 from hyperdyn_jax.run.arguments import Parser
-from hyperdyn_jax.system import process
+from hyperdyn_jax.system import errors, process
 
 # Of each data set: the number of classes, and the splits that training uses.
 SPLITS = {
@@ -166,7 +166,7 @@ def _generate(name: str, data_dir: str | Path, manual: Path) -> None:
         settings = tfds.download.DownloadConfig(manual_dir=manual)
         builder.download_and_prepare(download_config=settings)
     except Exception as error:  # of the network, of the archives, a full disk
-        line = f"{name} could not be prepared: {tfds_records.reason(error)}"
+        line = f"{name} could not be prepared: {errors.first_line(error)}"
         raise DataError(line) from error
 
 

@@ -23,7 +23,7 @@ from hyperdyn_jax import report, study
 from hyperdyn_jax.commands import cli
 from hyperdyn_jax.run import arguments, config, config_files, config_schema
 from hyperdyn_jax.run.arguments import Parser
-from hyperdyn_jax.system import platforms, process
+from hyperdyn_jax.system import errors, platforms, process
 from hyperdyn_jax.tuner.interface import DivergedError
 
 LEVEL = 0.95  # of the interval
@@ -103,7 +103,7 @@ def verify(run: Path, seeds: list[int], output: Path, say: Any = print) -> Gap:
         settings = replay_config(run)
         original = report.load_run(run).metrics[-1]
     except (OSError, ValueError) as error:
-        why = "; ".join(arguments.in_words(error).splitlines())
+        why = errors.in_a_line(error)
         raise config.ConfigError([f"{run} is no run to replay: {why}"]) from None
     if settings["seed"] in seeds:
         raise config.ConfigError(

@@ -8,12 +8,13 @@ RUN is a run directory or its schedule.json.
 """
 
 import errno
-import io
 import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from hyperdyn_jax.run import arguments
 from hyperdyn_jax.run.arguments import Parser
@@ -25,7 +26,7 @@ from hyperdyn_jax.strategies.learned_schedule import (
 from hyperdyn_jax.system import process
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from hyperdyn_jax.report.chart import Chart
 
 
 def table(run: str) -> str:
@@ -53,7 +54,7 @@ def plot(runs: Sequence[str], output: Path) -> None:
     Raises:
       ValueError: it is no kind of file that Matplotlib writes, or cannot be written.
     """
-    import matplotlib  # which the library itself does without
+    from hyperdyn_jax.report import figures  # Matplotlib, which a table does without
 
     kind = output.suffix.removeprefix(".").lower()
     if not kind:
@@ -61,32 +62,30 @@ def plot(runs: Sequence[str], output: Path) -> None:
     if not output.parent.is_dir():
         why = f"{output.parent}: {os.strerror(errno.ENOENT)}"
         raise ValueError(f"--output={output} cannot be written: {why}")
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({"text.parse_math": False}):  # $ in the name of a run
-        _draw(runs).savefig(buffer, format=kind, dpi=150)
-    arguments.write_files(output.parent, {output.name: buffer.getvalue()})
+    image = figures.render(_chart(runs), kind)
+    arguments.write_files(output.parent, {output.name: image})
 
 
-def _draw(runs: Sequence[str]) -> "Figure":
-    from matplotlib.figure import Figure
+def _chart(runs: Sequence[str]) -> "Chart":
+    from hyperdyn_jax.report.chart import Chart, Key, Panel, extent, look_of
 
     paths = {run: read_schedule(run) for run in runs}
-    names = list(dict.fromkeys(n for _, values in paths.values() for n in values))
-    figure = Figure(figsize=(6.5, 2.5 * len(names)), layout="constrained")
-    panels = figure.subplots(len(names), squeeze=False, sharex=True)[:, 0]
-    for axes, name in zip(panels, names, strict=True):
-        axes.set_ylabel(name)
+    names = dict.fromkeys(n for _, values in paths.values() for n in values)
+    most, panels = max(ends[-1] for ends, _ in paths.values()), []
+    for name in names:
         shown = {r: (ends, v[name]) for r, (ends, v) in paths.items() if name in v}
-        if min(values.min() for _, values in shown.values()) > 0:
-            axes.set_yscale("log")
+        every = [x for _, values in shown.values() for x in values]
+        kind = "log_uniform" if min(every) > 0 else "uniform"
+        title, x = f"{name} over accepted steps", "accepted optimizer steps"
+        panel = Panel(
+            title, x, name, (0, most * 1.02), extent(every, kind), y_kind=kind
+        )
         for run, (ends, values) in shown.items():
-            # Matplotlib leaves labels that begin with _ out of a legend.
-            label = f"./{run}" if run.startswith("_") else run
-            style: Any = {"label": label, "color": f"C{runs.index(run)}"}
-            axes.stairs(values, [0, *ends], baseline=None, **style)
-    panels[-1].set_xlabel("accepted optimizer steps")
-    panels[0].legend()
-    return figure
+            edges = np.repeat([0, *ends], 2)[1:-1].tolist()
+            panel.line(edges, np.repeat(values, 2).tolist(), look_of(runs.index(run)))
+        panels.append(panel)
+    keys = [Key("line", look_of(i), run) for i, run in enumerate(runs)]
+    return Chart(panels, keys, columns=1, size=(6.5, 2.5))
 
 
 def diff(a: str, b: str) -> Iterator[str]:

@@ -14,10 +14,14 @@ if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
 # LAPACK's threads wait for each other where tests share the cores.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-# Commands keep their programs here, and not at home; those of one session share them.
+# Compiled programs are kept here, and not at home: all tests and the commands that they
+# run share those of a session, or of many where the variable names a folder.
 if "XDG_CACHE_HOME" not in os.environ:
     _cache = tempfile.TemporaryDirectory(prefix="hyperdyn_jax_")
     os.environ["XDG_CACHE_HOME"] = _cache.name
+_PROGRAMS = os.path.join(os.environ["XDG_CACHE_HOME"], "hyperdyn_jax")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _PROGRAMS)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
@@ -65,15 +69,3 @@ class Compilations:
 def compilations():
     """`with compilations() as counter:` and then `counter.count`."""
     return Compilations
-
-
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """The programs of a module's runs are compiled once and then read."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    old = [getattr(jax.config, name) for name in names]
-    jax.config.update(names[0], str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update(names[1], 0.0)
-    yield
-    for name, value in zip(names, old, strict=True):
-        jax.config.update(name, value)

@@ -9,6 +9,8 @@ import pytest
 import tfds_fixture
 from paths import ROOT
 
+from hyperdyn_jax.commands import cli
+
 PROGRAM = """
 import runpy, sys
 sys.argv = sys.argv[1:]
@@ -33,6 +35,7 @@ def train(workdir, *flags):
     )
 
 
+@pytest.mark.slow
 def test_quick_start_is_as_good_as_it_says(tmp_path):
     done = train(tmp_path, "--config=configs/digits.py")
     assert (done.returncode, done.stderr) == (0, "")
@@ -40,6 +43,7 @@ def test_quick_start_is_as_good_as_it_says(tmp_path):
     assert last["validation_accuracy"] >= 97
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "write", "batches", "rows"),
     [
@@ -64,15 +68,13 @@ def test_smoke(tmp_path, config, write, batches, rows):
 
 
 @pytest.mark.parametrize("config", ["cifar10.py", "cifar10_twin.py", "imagenet.py"])
-def test_missing_data_says_how_to_prepare_it(tmp_path, config):
-    done = train(
-        tmp_path / "run",
-        f"--config=configs/{config}",
-        f"--config.data_dir={tmp_path / 'data'}",
-    )
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
+def test_missing_data_says_how_to_prepare_it(tmp_path, capsys, config):
+    words = ["train.py", f"--config={ROOT / 'configs' / config}"]
+    words.append(f"--config.data_dir={tmp_path / 'data'}")
+    assert cli.run(cli.load_config(words), str(tmp_path / "run")) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
     name = "imagenet" if config.startswith("imagenet") else "cifar10"
     command = f"python -m hyperdyn_jax.prepare {name} --data_dir={tmp_path / 'data'}"
-    assert command in done.stderr
+    assert command in err
     assert not (tmp_path / "run").exists()

@@ -285,7 +285,7 @@ class Forks:
 
     def __init__(self, base: Path, *words: str):
         self.base, self.count = base, 0
-        removed = ("XLA_FLAGS", "JAX_PLATFORMS")
+        removed = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_COMPILATION_CACHE_DIR")
         environment = {k: v for k, v in os.environ.items() if k not in removed}
         folders = {"MPLCONFIGDIR": base / "matplotlib", "PYTHONPATH": ROOT}
         folders["XDG_CACHE_HOME"] = base / "cache"

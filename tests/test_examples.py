@@ -22,12 +22,9 @@ BETTER = {
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    """One device, and a cache for the tuner's programs, which most examples share."""
-    return {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
-    }
+def environment():
+    """One device."""
+    return {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
 
 
 @pytest.mark.parametrize("name", BETTER)

@@ -14,7 +14,7 @@ ARROWS = {
     "distributed": {"system"},
     "tuner": {"system"},
     "strategies": {"tuner"},
-    "models": set(),
+    "models": {"system"},
     "optimizers": {"system"},
     "data": {"system"},
     "training": {"system", "distributed", "tuner", "models", "optimizers", "data"},

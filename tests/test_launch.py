@@ -90,14 +90,9 @@ def _script(path, text):
     path.chmod(0o755)
 
 
-@pytest.fixture(scope="module")
-def compiled_programs(tmp_path_factory):
-    return tmp_path_factory.mktemp("compiled")
-
-
 @pytest.fixture
-def environment(tmp_path, compiled_programs):
-    """Variables of a shell whose `python` is this one, and that compiles once."""
+def environment(tmp_path):
+    """Variables of a shell whose `python` is this one."""
     programs = tmp_path / "bin"
     programs.mkdir()
     _script(programs / "python", f'exec {sys.executable} "$@"')
@@ -105,8 +100,6 @@ def environment(tmp_path, compiled_programs):
         "PATH": f"{programs}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "XLA_FLAGS": "",
-        "JAX_COMPILATION_CACHE_DIR": str(compiled_programs),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "RUN": str(tmp_path / "run"),
     }
 

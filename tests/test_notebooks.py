@@ -52,7 +52,6 @@ def environment(tmp_path_factory):
     return os.environ | {
         "DATA_DIR": str(folder),
         "PYTHONPATH": str(ROOT),
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
         "XLA_FLAGS": "",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     }

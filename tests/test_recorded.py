@@ -31,7 +31,7 @@ def recorded(strategy, seed):
 def test_the_same_scores_lead_to_the_same_decisions(strategy, seed):
     config, rows = recorded(strategy, seed)
     tuner = make_tuner(config, STEPS_PER_EPOCH)
-    key = jax.random.split(jax.random.key(seed), 3)[1]  # as `state.keys`
+    key = jax.random.split(jax.random.key(seed), 3)[1]  # as runs had it then
     state = tuner.init(cpu_jit.key_data(key), rows[0]["score_before"])
     for row in rows:
         trials = tuner.ask(state)

@@ -42,6 +42,7 @@ def test_a_pickle_in_a_checkpoint_is_not_executed(tmp_path, replace, forged):
     assert found.number == (1 if forged and not replace else 0)
 
 
+@pytest.mark.slow
 def test_a_run_and_its_resume_stay_within_their_bounds(tmp_path):
     """From a JSON config with code in it: nothing of that is run, nothing but what the
     process itself has pickled is unpickled, no YAML, no network, no port."""

@@ -4,7 +4,6 @@ import errno
 import os
 import sys
 import textwrap
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,17 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from hyperdyn_jax import hosts, loop
+from hyperdyn_jax import loop
 from hyperdyn_jax.commands import dry_run
-from hyperdyn_jax.data.tfds_records import DataError, reason
+from hyperdyn_jax.data.tfds_records import DataError
+from hyperdyn_jax.distributed import rendezvous, watchdog
+from hyperdyn_jax.distributed.place import JoinError, place_of
 from hyperdyn_jax.run import config_files, config_flags
 from hyperdyn_jax.run.arguments import BAD_INPUT as BAD_INPUT
-from hyperdyn_jax.run.arguments import no_folder
 from hyperdyn_jax.run.checkpoints import FULL, SaveError
 from hyperdyn_jax.run.config_errors import ConfigError
 from hyperdyn_jax.system import files, platforms, signals
+from hyperdyn_jax.system.errors import first_line, no_folder
 from hyperdyn_jax.tuner.interface import DivergedError
 
 flags.disclaim_key_flags()  # --help shows them as those of the program
@@ -119,21 +120,14 @@ def run(
         keep_programs()
 
     def command() -> None:
-        if where := hosts.place(*place):
-            hosts.join(where, settings)
+        if where := place_of(*place):
+            rendezvous.join(where, settings)
         if dry:
             dry_run.describe(settings, loop.check(settings, None))
         else:
             loop.train_and_evaluate(settings, path)
 
-    try:
-        code = exit_code(command)
-    except Exception:
-        if not hosts.joined():
-            raise
-        traceback.print_exc()  # Python's own end would wait for the other processes
-        code = 1
-    return hosts.leave(code)
+    return watchdog.run(lambda: exit_code(command))
 
 
 def keep_programs() -> None:
@@ -175,7 +169,7 @@ def exit_code(command: Callable[[], Any]) -> int:
         except ConfigError as error:
             print_problems(error.problems)
             return BAD_INPUT
-        except hosts.JoinError as error:
+        except JoinError as error:
             print_problems(error.problems)
             return error.code
         except DataError as error:  # a record that cannot be read, found on the way
@@ -194,14 +188,13 @@ def exit_code(command: Callable[[], Any]) -> int:
             if problem := platforms.problem():
                 print_problems([problem])
                 return BAD_INPUT
-            hosts.await_cause()
             raise
     return DONE
 
 
 def _try_again(error: Exception, full: bool) -> int:
     mend = "make room" if full else "mend that"
-    print_problems([f"{reason(error)}; {mend}, and run the same command to resume"])
+    print_problems([f"{first_line(error)}; {mend}, and run the same command to resume"])
     return TRY_AGAIN
 
 
@@ -262,8 +255,8 @@ def flag_value(argv: Sequence[str], name: str) -> str | None:
 
 def _check_place(words: Sequence[str]) -> list[str]:
     try:
-        hosts.place(*(flag_value(words, name) for name in PLACE))
-    except hosts.JoinError as error:
+        place_of(*(flag_value(words, name) for name in PLACE))
+    except JoinError as error:
         return error.problems
     return []
 

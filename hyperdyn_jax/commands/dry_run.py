@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from hyperdyn_jax import hosts
+from hyperdyn_jax.distributed import collectives
 from hyperdyn_jax.run import network as network_lib
 from hyperdyn_jax.run.config import Setup
 from hyperdyn_jax.run.config_schema import Config
@@ -58,7 +58,7 @@ def facts(config: Config, setup: Setup, trainer: Trainer) -> dict[str, str]:
         "batch": batch,
         "parameters": parameters,
         "steps": steps_in_words(setup),
-        "devices": platforms.in_words(hosts.devices()),
+        "devices": platforms.in_words(collectives.devices()),
         "memory": memory_in_words(state, trainer),
     }
 

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from hyperdyn_jax.data import tfds_records
-from hyperdyn_jax.data.dataset import PadCropFlip, Split, moments
+from hyperdyn_jax.data.augment import PadCropFlip
+from hyperdyn_jax.data.dataset import Split, moments
 from hyperdyn_jax.data.tfds_records import DataError, Example, Records, Skips
 
 CLASSES = 10

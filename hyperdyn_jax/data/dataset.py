@@ -5,7 +5,6 @@ batch, and a resumed run needs no more than its step to go on with the same data
 """
 
 import copy
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hyperdyn_jax.data.augment import PadCropFlip
 from hyperdyn_jax.data.tfds_records import Skips
+from hyperdyn_jax.system import streams
 
 
 class Split(NamedTuple):
@@ -78,8 +79,9 @@ class ArrayDataset:
     """A data set that fits into the memory of each device.
 
     Every epoch visits each training example once, in an order drawn from the seed and
-    the epoch. The last batch of an epoch is smaller; if it does not divide over the
-    devices, the at most `devices` - 1 examples too many wait for another epoch.
+    the epoch. The last batch of an epoch is smaller, and moves the weights in
+    proportion; if it does not divide over the devices, the at most `devices` - 1
+    examples too many wait for another epoch.
 
     Args:
       train, validation, test: the splits, as NumPy arrays.
@@ -174,7 +176,7 @@ class ArrayDataset:
         return examples[self._host * count : (self._host + 1) * count]
 
     def _draw_order(self, epoch: int) -> np.ndarray:
-        key = jax.random.fold_in(jax.random.key(self._seed), epoch)
+        key = jax.random.fold_in(streams.of_seed(self._seed, "order"), epoch)
         return np.asarray(jax.random.permutation(key, self.size("train")), np.int32)
 
 
@@ -212,44 +214,6 @@ def digits(pad: int = 0) -> dict[str, Any]:
     splits = {"train": train, "validation": validation, "test": test}
     augment = PadCropFlip(pad, fill=(0.0,), flip=False) if pad else None
     return {**splits, "classes": 10, "augment": augment}
-
-
-@dataclasses.dataclass(frozen=True)
-class PadCropFlip:
-    """Pads an image f[h, w, c], crops it at a random place, mirrors every other one.
-
-    He et al. 2015 (1512.03385, section 4.2) pad by 4 pixels after the mean is taken off
-    the image, so that the border has the mean colour. `ArrayDataset` augments
-    before it normalises, so it is given that colour as `fill`.
-
-    pixels: width of the border on each side.
-    fill: its colour, c numbers in [0, 255].
-    flip: whether half of the images are mirrored, left to right.
-    """
-
-    pixels: int
-    fill: tuple[float, ...]
-    flip: bool = True
-
-    def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
-        offset, mirror = self.draw(key)
-        pad, (height, width, channels) = self.pixels, image.shape
-        fill = jnp.asarray(self.fill, image.dtype)[None, None]
-        border = jnp.broadcast_to(fill, (height + 2 * pad, width + 2 * pad, channels))
-        padded = jax.lax.dynamic_update_slice(border, image, (pad, pad, 0))
-        cropped = jax.lax.dynamic_slice(padded, (*offset, 0), image.shape)
-        return jnp.where(mirror, cropped[:, ::-1], cropped)
-
-    def draw(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """One image's randomness.
-
-        Returns:
-          i32[2], top and left of the crop in the padded image, 0..2 * pixels; and
-          bool[], whether it is mirrored.
-        """
-        where, which = jax.random.split(key)
-        offset = jax.random.randint(where, (2,), 0, 2 * self.pixels + 1)
-        return offset, jax.random.bernoulli(which) & self.flip
 
 
 def moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

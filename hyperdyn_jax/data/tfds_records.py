@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from hyperdyn_jax.system.errors import first_line
+
 if TYPE_CHECKING:  # other data do without it
     from PIL import Image
 
@@ -185,7 +187,7 @@ class Records:
         return Example(image, label, place)
 
     def _unreadable(self, number: int, error: Exception) -> DataError:
-        return DataError(f"{self._place(number)}: cannot be read: {reason(error)}")
+        return DataError(f"{self._place(number)}: cannot be read: {first_line(error)}")
 
     def place(self, index: int) -> str:
         """Of a record, in words."""
@@ -228,7 +230,7 @@ def open_splits(
     except Exception as error:
         raise DataError(
             f"the description of {name} in {folder} cannot be read "
-            f"({reason(error)}); {again}"
+            f"({first_line(error)}); {again}"
         ) from error
     if known != classes:
         raise DataError(f"{folder} has {known} classes, {name} has {classes}; {again}")
@@ -371,9 +373,3 @@ def _open(builder: Any, split: str, classes: int) -> Records:
     instructions = builder.info.splits[split].file_instructions
     shards = [(Path(i.filename).name, i.take) for i in instructions]
     return Records(source, split, shards, classes)
-
-
-def reason(error: Exception) -> str:
-    """The first line of what an error says."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -3,8 +3,8 @@
     python -m hyperdyn_jax.report runs/digits                   runs/digits/report.html
     python -m hyperdyn_jax.report runs/a runs/b --output both   both/report.html
 
-Accuracies, scores and gains are in percentage points, 0..100. Steps are always
-given in both counts: on the accepted path, and in total with every trial in them.
+Accuracies, scores and gains are in percentage points, 0..100. Steps are always given
+in both counts: of the accepted path, and in total with trials included.
 """
 
 from collections.abc import Sequence
@@ -13,24 +13,11 @@ from pathlib import Path
 import jax
 
 import hyperdyn_jax
-from hyperdyn_jax.report import numbers as numbers
-from hyperdyn_jax.report import parts as parts
-from hyperdyn_jax.report.figures import FIGURES as FIGURES
-from hyperdyn_jax.report.figures import LINES as LINES
-from hyperdyn_jax.report.figures import accuracy as accuracy
-from hyperdyn_jax.report.figures import cost as cost
-from hyperdyn_jax.report.figures import draw_beliefs
-from hyperdyn_jax.report.figures import gains as gains
-from hyperdyn_jax.report.figures import hyperparameters as hyperparameters
-from hyperdyn_jax.report.figures import log_axis as log_axis
-from hyperdyn_jax.report.figures import render as render
-from hyperdyn_jax.report.figures import with_legend as with_legend
+from hyperdyn_jax.report import belief_page, charts, figures
 from hyperdyn_jax.report.gather import find_runs as find_runs
 from hyperdyn_jax.report.numbers import Run as Run
 from hyperdyn_jax.report.numbers import load_run as load_run
 from hyperdyn_jax.report.numbers import load_runs
-from hyperdyn_jax.report.numbers import predictions as predictions
-from hyperdyn_jax.report.numbers import spread as spread
 from hyperdyn_jax.report.page import page
 from hyperdyn_jax.run import arguments
 from hyperdyn_jax.run.arguments import Parser
@@ -49,16 +36,19 @@ def write_report(paths: Sequence[str | Path], output: str | Path | None = None) 
       ValueError: a run directory cannot be read, and nothing has been written then; or
         the folder cannot be written.
     """
-    from hyperdyn_jax.report import belief  # the tuner, which a reader of rows has not
+    from hyperdyn_jax.report import belief_model  # the tuner, which others do without
 
     runs = load_runs(paths)
     folder = Path(output or (runs[0].path if len(runs) == 1 else "report"))
     arguments.check_output(folder)
-    beliefs = [belief.recompute(run) for run in runs]
-    images = {draw.__name__: render(draw, runs) for draw in FIGURES}
+    beliefs = [belief_model.recompute(run) for run in runs]
+    drawn = {draw.__name__: draw(runs) for draw in charts.FIGURES}
     known = [pair for pair in zip(runs, beliefs, strict=True) if pair[1] is not None]
     for i, pair in enumerate(known):
-        images["belief" + str(i) * (len(known) > 1)] = render(draw_beliefs, pair)
+        drawn["belief" + str(i) * (len(known) > 1)] = belief_page.chart(*pair)
+    images = {
+        name: figures.render(chart) for name, chart in drawn.items() if chart.panels
+    }
     files = {f"figures/{name}.png": image for name, image in images.items()}
     text = page(runs, beliefs, hyperdyn_jax.__version__)
     files["report.html"] = arguments.encoded(text)

@@ -2,7 +2,7 @@
 
 Accuracies, scores and gains are in percentage points, 0..100, unless a strategy's
 scores are minus a loss, in nats. Steps are optimizer steps and always given in both
-counts: on the accepted path, and in total with every trial in them.
+counts: of the accepted path, and in total with trials included.
 """
 
 import json
@@ -17,9 +17,11 @@ import numpy as np
 from scipy import stats
 
 from hyperdyn_jax.run.jsonl import Row as Row
+from hyperdyn_jax.run.verdicts import entry, gain_of, has_incumbent, prediction_of
 
 METRICS = "epoch step total_steps train_loss validation_accuracy hyperparams seconds"
 DECISIONS = "epoch trials scores score_before branch"
+FEW = 5  # predictions, of which no share is told
 LEVEL = 0.90  # of the intervals of predictions
 Z90 = NormalDist().inv_cdf(0.5 + LEVEL / 2)
 
@@ -71,7 +73,7 @@ class Pair(NamedTuple):
 
     epoch: int
     kept: bool
-    difference: float  # the challenger's score less the incumbent's
+    difference: float  # the challenger's score minus the incumbent's
 
 
 # Reading -----------------------------------------------------------------------------
@@ -145,112 +147,25 @@ def _read_jsonl(path: Path, keys: Sequence[str]) -> tuple[Row, ...]:
 # Decisions ---------------------------------------------------------------------------
 
 
-def entry(row: Row, key: str, index: int) -> float | None:
-    """A field of one trial; None where there is none."""
-    values = row.get(key) or []
-    return values[index] if index < len(values) else None
-
-
-def gain_of(row: Row, index: int) -> float | None:
-    """Score minus the score that all branches started from; None if infeasible."""
-    score, before = entry(row, "scores", index), row["score_before"]
-    return None if score is None or before is None else score - before
-
-
-def prediction_of(row: Row, index: int) -> tuple[float, float] | None:
-    """Mean and deviation of the latent gain; None without a model."""
-    mean, stddev = (entry(row, f"posterior_{x}", index) for x in ("mean", "stddev"))
-    return None if mean is None or stddev is None else (mean, stddev)
-
-
-def has_incumbent(row: Row) -> bool:
-    """Whether trial 0 is an incumbent, and not one of several random settings."""
-    if row["branch"] < 0 and probed(row):
-        return False
-    predicted = any(m is not None for m in row.get("posterior_mean") or [])
-    judged = row.get("keep_probability") is not None
-    return len(row["trials"]) == 1 or judged or predicted
-
-
-def probed(row: Row) -> bool:
-    """Whether trials were probes, which leave the run where it was however they end."""
-    return row.get("keep_probability") is None and any(
-        score is not None for score in row["scores"]
-    )
-
-
-def role(row: Row, index: int) -> str:
-    """What a trial was, in a word."""
-    if len(row["trials"]) == 1:
-        return "probe" if row["branch"] < 0 and probed(row) else "setting"
-    if row.get("block"):
-        return "challenger" if index else "base"
-    if has_incumbent(row):
-        return "challenger" if index else "incumbent"
-    return "probe" if row["branch"] < 0 and probed(row) else "random"
-
-
-def outcome(row: Row) -> str:
-    """What came of a decision, in a word or two."""
-    if row["branch"] < 0:
-        return "probed" if probed(row) else "rolled back"
-    if len(row["trials"]) == 1:
-        return "scheduled"
-    if not has_incumbent(row):
-        return "random start" if row["epoch"] == 0 else "best of random"
-    kept = row["branch"] == 0
-    return ("kept" if kept else "switched") + " (other diverged)" * _forced(row)
-
-
-def _forced(row: Row) -> bool:
-    """Whether the test wanted the branch that diverged."""
-    probability, draw = row.get("keep_probability"), row.get("draw")
-    if probability is None or draw is None:
-        return False
-    return (draw < probability) != (row["branch"] == 0)
-
-
-def reason(row: Row) -> str:
-    """Why a decision came out as it did, in a sentence without its full stop."""
-    count = len(row["trials"])
-    if row["branch"] < 0:
-        return _reason_to_stay(row)
-    if count == 1:
-        return "one setting, no choice to make"
-    if not has_incumbent(row):
-        return f"the best of {count} random settings"
-    if _forced(row):
-        return "the branch that the test wanted diverged"
-    probability, draw = row.get("keep_probability"), row.get("draw")
-    if probability is None or draw is None:
-        return "by the scores of both branches"
-    relation = "below" if draw < probability else "not below"
-    return f"drew {draw:.3f}, {relation} the keep probability {probability:.3f}"
-
-
-def _reason_to_stay(row: Row) -> str:
-    if not probed(row):
-        text = "every branch diverged; back to the state before"
-        limit = (row.get("rollback") or {}).get("learning_rate_limit")
-        most = f"; learning rate at most {limit:.3g} from now on" if limit else ""
-        return text + most
-    if not row.get("block"):
-        return "the run stays where it is"
-    text = f"pair {row['block']} of the switch test"
-    p_value = row.get("p_value")
-    return text if p_value is None else f"{text}; the test ends with p = {p_value:.3f}"
-
-
 def challengers(run: Run, fate: str) -> list[tuple[float, Row]]:
     """Returns (epoch, setting) of each accepted, rejected or diverged challenger."""
     found = []
     for row in run.decisions:
         for i in range(has_incumbent(row), len(row["trials"])):
-            decided = "accepted" if i == row["branch"] else "rejected"
+            trial = row["trials"][i]
+            taken = i == row["branch"] or (row["branch"] < 0 and adopted(run, trial))
             diverged = entry(row, "scores", i) is None
-            if fate == ("diverged" if diverged else decided):
-                found.append((row["epoch"], row["trials"][i]))
+            if fate == (
+                "diverged" if diverged else "accepted" if taken else "rejected"
+            ):
+                found.append((row["epoch"], trial))
     return found
+
+
+def adopted(run: Run, trial: Row) -> bool:
+    """Whether the run began with a setting, as it does after probes."""
+    began = run.metrics[0]["hyperparams"]
+    return all(began.get(name) == value for name, value in trial.items())
 
 
 # Predictions, and what came ----------------------------------------------------------
@@ -279,8 +194,8 @@ def coverage(made: Sequence[Prediction]) -> str:
     if not made:
         return "no model, no predictions"
     held = sum(p.held for p in made)
-    share = f"{held / len(made):.0%}"
-    return f"90% intervals held {held} of {len(made)} gains ({share})"
+    share = f" ({held / len(made):.0%})" if len(made) >= FEW else ""
+    return f"90% intervals held {held} of {len(made)} gains{share}"
 
 
 def pairs(run: Run) -> list[Pair]:
@@ -297,6 +212,28 @@ def pairs(run: Run) -> list[Pair]:
             kept = row["branch"] == 0
             found.append(Pair(row["epoch"], kept, challenger - incumbent))
     return found
+
+
+def switch_test(run: Run) -> list[float]:
+    """Of every pair of the switch test, the challenger's score minus the base's."""
+    pairs = [row["scores"] for row in run.decisions if row.get("block")]
+    return [
+        challenger - base
+        for base, challenger in pairs
+        if None not in (base, challenger)
+    ]
+
+
+def verdict(run: Run) -> str:
+    """What the switch test decided, in a sentence; "" of a run without one."""
+    rows = [row for row in run.decisions if row.get("block")]
+    if not rows:
+        return ""
+    left = adopted(run, rows[-1]["trials"][1])
+    text = "left its base for the challenger" if left else "stayed with its base"
+    p_value = rows[-1].get("p_value")
+    told = f" (switch test, p\u00a0=\u00a0{p_value:.3f})" if p_value is not None else ""
+    return f"The run {text}{told}."
 
 
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
@@ -317,10 +254,19 @@ def spread(values: Sequence[float], form: str = ".1f") -> str:
     return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):{form}}"
 
 
+def seeds(count: int) -> str:
+    return f"{count} seed{'s' if count != 1 else ''}"
+
+
 def overhead(run: Run) -> str:
     """Total over accepted steps, less one; "–" before the first step."""
     step, total = run.metrics[-1]["step"], run.metrics[-1]["total_steps"]
     return f"{total / step - 1:+.1%}" if step else "–"
+
+
+def extra(run: Run) -> int:
+    """Steps of trials beyond the accepted path."""
+    return int(run.metrics[-1]["total_steps"] - run.metrics[-1]["step"])
 
 
 def steps(run: Run) -> str:
@@ -332,22 +278,6 @@ def steps(run: Run) -> str:
 def seconds(run: Run) -> float:
     """Of training and deciding in accepted epochs, as far as they are known."""
     return float(np.nansum(run.column("seconds")))
-
-
-def number(value: float | None, form: str = ".4g") -> str:
-    """A number, or "–" where there is none."""
-    return "–" if value is None or not math.isfinite(value) else format(value, form)
-
-
-def signed(value: float) -> str:
-    """A difference, with its sign."""
-    text = f"{value:+.2f}".replace("-", "−")
-    return "0.00" if text in ("+0.00", "−0.00") else text
-
-
-def setting(hparams: Row) -> str:
-    """Hyperparameters, in words."""
-    return ", ".join(f"{name} {number(value)}" for name, value in hparams.items())
 
 
 def unit(run: Run) -> str:

@@ -14,8 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from string import Template
 from typing import Any
 
-from hyperdyn_jax.report import numbers
-from hyperdyn_jax.report.svg import Panel, Scale
+from hyperdyn_jax.report import svg
+from hyperdyn_jax.report.chart import Chart, Key
+from hyperdyn_jax.run import verdicts
 
 NARROW = "\u00a0±\u00a0"  # never at the end of a line
 
@@ -116,6 +117,13 @@ def table(
     )
 
 
+def markdown(head: str, rows: Iterable[Cells]) -> str:
+    """A table as text. head: the names of the columns, separated by |."""
+    columns = head.split("|")
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def _labelled(label: str, look: str) -> str:
     """What a cell of a card is."""
     return f' data-label="{escape(label)}"' if "cards" in look else ""
@@ -136,29 +144,19 @@ def details(summary: str, body: str) -> str:
     return f"<details><summary>{escape(summary)}</summary>{body}</details>"
 
 
-def panels(charts: Sequence[Panel], caption: str = "", keys: Cells = ()) -> str:
-    """Charts beside each other, as many as there is room for. keys: HTML of legends."""
-    look = "panels one" if len(charts) == 1 else "panels"
-    text = f"<figcaption>{caption}</figcaption>" if caption else ""
-    legend = f'<ul class="key">{"".join(keys)}</ul>' if keys else ""
-    body = "".join(map(str, charts))
-    return f'<figure><div class="{look}">{body}</div>{legend}{text}</figure>'
+def figure(chart: Chart) -> str:
+    """The panels beside each other, as many as there is room for, and their legend."""
+    look = "panels one" if len(chart.panels) == 1 else "panels"
+    text = f"<figcaption>{chart.caption}</figcaption>" if chart.caption else ""
+    body = "".join(map(svg.draw, chart.panels))
+    return (
+        f'<figure><div class="{look}">{body}</div>{legend(chart.keys)}{text}</figure>'
+    )
 
 
-def key(mark: str, text: str) -> str:
-    """A line of a legend. mark: SVG in a box of 30 by 14."""
-    picture = f'<svg viewBox="0 0 30 14" aria-hidden="true">{mark}</svg>'
-    return f"<li>{picture}{escape(text)}</li>"
-
-
-def look_of(index: int) -> str:
-    """Colour and dashes of the how many-th curve."""
-    return f"c{index % 6} d{index % 4}"
-
-
-def line_key(index: int, text: str) -> str:
-    """The line of a legend of a curve."""
-    return key(f'<path class="line {look_of(index)}" d="M0 7H30"/>', text)
+def legend(keys: Iterable[Key]) -> str:
+    lines = "".join(map(svg.key, keys))
+    return f'<ul class="key">{lines}</ul>' if lines else ""
 
 
 def facts(values: Mapping[str, str]) -> str:
@@ -170,16 +168,8 @@ def facts(values: Mapping[str, str]) -> str:
     return f'<dl class="facts">{"".join(items)}</dl>'
 
 
-def mark(shape: str, look: str) -> str:
-    """A mark in the middle of its line of a legend."""
-    panel = Panel("", "", "", (0, 1), (0, 1))
-    panel.to_x, panel.to_y = Scale(0, 1, 0, 30), Scale(0, 1, 14, 0)
-    panel.points([0.5], [0.5], look, shape, 4)
-    return panel.parts[0]
-
-
 def with_interval(mean: float, half: float) -> str:
-    text = numbers.signed(mean)
+    text = verdicts.signed(mean)
     return text if math.isnan(half) else f"{text}{NARROW}{half:.2f}"
 
 
@@ -187,4 +177,4 @@ def predicted(foreseen: tuple[float, float] | None) -> str:
     """A gain that was foreseen: its mean and deviation."""
     if foreseen is None:
         return "–"
-    return f"{numbers.signed(foreseen[0])}{NARROW}{foreseen[1]:.2f}"
+    return f"{verdicts.signed(foreseen[0])}{NARROW}{foreseen[1]:.2f}"

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from hyperdyn_jax.run import jsonl
 from hyperdyn_jax.system import files
+from hyperdyn_jax.system.errors import in_words
 
 DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130  # exit codes
 
@@ -85,24 +86,6 @@ def exit_code(command: Callable[[], Any]) -> int:
 def note(text: str) -> None:
     """What a command says beside its result."""
     print(f"note: {text}", file=sys.stderr)
-
-
-def no_folder() -> str:
-    """A line where the current folder has been removed, else ""."""
-    try:
-        os.getcwd()
-    except OSError:
-        return "the current folder has been removed; change to another one"
-    return ""
-
-
-def in_words(error: Exception) -> str:
-    """What an error says, of a file without the number of the system's error."""
-    if not isinstance(error, OSError) or not error.strerror:
-        return str(error).strip() or type(error).__name__
-    if error.filename is None and (gone := no_folder()):  # of what looks for it
-        return gone
-    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
 def existing(folder: Path) -> Path:

@@ -2,14 +2,16 @@
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from typing import Any
 
 from rich.console import Console
 from rich.status import Status
 
-Row = Mapping[str, Any]
+from hyperdyn_jax.run import verdicts
+from hyperdyn_jax.run.jsonl import Row
+
+setting = verdicts.short
 
 
 class Display:
@@ -95,7 +97,8 @@ def line(decision: Row, accepted: Row | None, epochs: int) -> str:
         parts.append(f"validation loss {accepted['validation_loss']:.6g}")
     else:
         parts.append(f"validation {accuracy:.2f}%")
-    return "  ".join([number, *parts, setting(accepted["hyperparams"]), why(decision)])
+    parts += [setting(accepted["hyperparams"]), why(decision)]
+    return "  ".join([number, *filter(None, parts)])
 
 
 def _of_epoch(last: Row) -> str:
@@ -108,54 +111,44 @@ def _of_epoch(last: Row) -> str:
 
 def _tried(decision: Row) -> str:
     """What came of trials that leave the run where it was."""
-    if not any(map(_known, decision["scores"])):
-        tried = ", ".join(map(setting, decision["trials"]))
-        text = f"every branch diverged at {tried}"
-        if not (back := decision.get("rollback")):
-            return f"{text}; trying others"
-        text += f"; back to before it, attempt {back['attempt']}"
-        limit = back["learning_rate_limit"]
-        return f"{text}; from now on lr <= {limit:.3g}" if _known(limit) else text
-    results = zip(decision["trials"], decision["scores"], strict=True)
-    pair = f"pair {decision['block']}: " if decision.get("block") else "probed "
-    text = pair + ", ".join(
-        f"{setting(trial)}: {score:.4g}" if _known(score) else f"{setting(trial)}: –"
-        for trial, score in results
+    settings = list(map(setting, decision["trials"]))
+    if verdicts.went_back_to(decision) is not None:
+        return f"{verdicts.reason(decision)}; left: {', '.join(settings)}"
+    if not verdicts.probed(decision):
+        return f"{verdicts.reason(decision)}; diverged: {', '.join(settings)}"
+    if decision.get("block"):
+        settings = [f"{verdicts.role(decision, i)} {x}" for i, x in enumerate(settings)]
+    values = map(verdicts.known, decision["scores"])
+    results = "; ".join(
+        f"{name}: {'diverged' if value is None else _scored(value, i == 0)}"
+        for i, (name, value) in enumerate(zip(settings, values, strict=True))
     )
-    if _known(decision.get("p_value")):
-        text += f"; switch test p {decision['p_value']:.3f}"
-    return text
+    if decision.get("block"):
+        return f"{verdicts.reason(decision)}: {results}"
+    return f"probed {results}"
+
+
+def _scored(value: float, named: bool) -> str:
+    """A score; a negative one is minus a loss."""
+    if value >= 0:
+        return f"score {value:.4g}" if named else f"{value:.4g}"
+    return f"validation loss {-value:.4g}" if named else f"{-value:.4g}"
 
 
 def why(decision: Row) -> str:
-    """The reason of a decision in a few words, from its row of decisions.jsonl."""
-    probability, count = decision["keep_probability"], len(decision["trials"])
-    if not _known(probability):
-        return f"best of {count}" if count > 1 else "scheduled"
-    kept = decision["branch"] == 0
-    text = "kept" if kept else "switched"
-    if kept != (decision["draw"] < probability):
-        text += ", the other diverged"
-    mean, stddev = decision["posterior_mean"][-1], decision["posterior_stddev"][-1]
-    score = decision["scores"][-1]
-    gain = f"{score - decision['score_before']:+.1f}" if _known(score) else "diverged"
-    challenger = setting(decision["trials"][-1])
-    return (
-        f"{text} (keep p {probability:.2f}; challenger {challenger} "
-        f"expected {mean:+.1f} ± {stddev:.1f}, got {gain})"
-    )
-
-
-def _known(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
-
-
-def setting(hparams: Row) -> str:
-    """Hyperparameters in a few words."""
-    return " ".join(f"{_SHORT.get(k, k)} {v:.3g}" for k, v in hparams.items())
-
-
-_SHORT = {"learning_rate": "lr", "weight_decay": "wd"}
+    """The verdict, its reason, and the challenger; "" where there was no trial."""
+    count = len(decision["trials"])
+    if count == 1:
+        return ""
+    text = f"{verdicts.outcome(decision)}: {verdicts.reason(decision)}"
+    expected = verdicts.prediction_of(decision, count - 1)
+    if expected is None:
+        return text
+    gain = verdicts.gain_of(decision, count - 1)
+    got = "diverged" if gain is None else f"got {gain:+.1f}"
+    mean, stddev = expected
+    tried = f"challenger {setting(decision['trials'][-1])}"
+    return f"{text}; {tried}: expected {mean:+.1f} ± {stddev:.1f}, {got}"
 
 
 def _clock(seconds: float) -> str:

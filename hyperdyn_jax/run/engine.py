@@ -14,10 +14,10 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from hyperdyn_jax import hosts
+from hyperdyn_jax.distributed import collectives
 from hyperdyn_jax.run import console
 from hyperdyn_jax.run.rows import Directory, decision_row
-from hyperdyn_jax.system import signals
+from hyperdyn_jax.system import signals, streams
 from hyperdyn_jax.training.progress import Evaluation, Progress
 from hyperdyn_jax.tuner.cpu_jit import key_data
 from hyperdyn_jax.tuner.interface import Decision, DivergedError, Leaf, Strategy, Trials
@@ -58,6 +58,7 @@ class Run(NamedTuple):
     """Everything that a run needs to go on; a checkpoint holds it.
 
     held: states that trials start from; the first is the run itself.
+    steps: of each of them, the optimizer steps on the path to it.
     best: with backtracking, the state of the epoch that was best on validation data.
     tuner: the strategy's state.
     key: u32[...], raw PRNG key of the augmentation.
@@ -66,7 +67,8 @@ class Run(NamedTuple):
     epoch: decisions so far that took the run on, one an epoch for most strategies.
     attempts: decisions in a row, up to now, in which every branch diverged.
     limit: largest learning rate that is tried, lowered where everything diverges.
-    step, total_steps: optimizer steps on the accepted path, and with every trial.
+    total_steps: optimizer steps with every trial.
+    told_step: that the last row of metrics.jsonl ended at.
     best_epoch, best_merit: which epoch `best` is of, and how good it was (`merit`).
     seconds: spent since the last accepted epoch, on trials that led nowhere.
     pending: the decision that is being trained for, if the state was saved inside one.
@@ -79,16 +81,22 @@ class Run(NamedTuple):
     key: Leaf
     score: float
     examples: dict[str, int]
+    steps: Sequence[int] = (0,)
     epoch: int = 0
     attempts: int = 0
     limit: float = math.inf
-    step: int = 0
     total_steps: int = 0
+    told_step: int = 0
     best_epoch: int = -1
     best_merit: float = -math.inf
     seconds: float = 0.0
     pending: Pending | None = None
     skipped: Sequence[str] = ()
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps on the accepted path."""
+        return self.steps[0]
 
 
 class Training(Protocol):
@@ -202,7 +210,7 @@ class Engine:
         while run.step < self.length(run):
             if run.attempts >= ATTEMPTS:  # also when the same run is given again
                 raise DivergedError(self._diverged(run, directory))
-            if hosts.any_of(signals.asked()):
+            if collectives.any_of(signals.asked()):
                 raise KeyboardInterrupt
             trained = self.training.train(self, run, directory)
             try:
@@ -228,20 +236,22 @@ class Engine:
         if new.attempts > max(1, run.attempts):
             # Not after the first: most strategies then try something else themselves.
             new = narrow(self.strategy, new, trials)
-        back = {"attempt": new.attempts, "learning_rate_limit": new.limit}
         row = decision_row(
             trials,
             scores,
             decision,
             score_before=run.score,
             extra_steps=taken - (new.step - run.step),
-            rollback=back if new.attempts > run.attempts else None,
+            rollback=rollback(run, new),
         )
         rows = {"decisions": row}
         if decision.branch >= 0:
             new, rows["metrics"] = self._accepted(
                 new, trials.setting(decision.branch), branches[decision.branch]
             )
+            if run.step != run.told_step:  # it went back before
+                rows["metrics"]["from_step"] = run.step
+            new = new._replace(told_step=new.step)
         if (skipped := self.training.skipped()) is not None:
             new = new._replace(skipped=skipped)
             if "metrics" in rows:
@@ -335,7 +345,7 @@ class Engine:
         Raises:
           ConfigError: it is of another state or strategy.
         """
-        if (facts := hosts.share_json(directory.resume())) is None:
+        if (facts := collectives.share_json(directory.resume())) is None:
             return None
         facts = {name: facts[name] for name in Run._fields if name in facts}
         self.training.check(facts["examples"], directory)
@@ -350,7 +360,7 @@ class Engine:
             losses = np.zeros(pending["losses"], np.float32)
             like |= {"branches": [self.training.like()] * len(losses), "losses": losses}
             like["hparams"] = dict.fromkeys(pending["hparams"], losses[:, 0])
-        arrays = hosts.share_tree(directory.restore(like))
+        arrays = collectives.share_tree(directory.restore(like))
         for name in ("held", "best", "branches"):
             arrays[name] = [*map(self.training.unpack, arrays[name])]
         run = Run(**facts, **{name: arrays[name] for name in ARRAYS})
@@ -409,20 +419,25 @@ def follow(run: Run, branches: list[Branch], tuner: Any, decision: Decision) -> 
     assert run.pending is not None
     trials, progress, _ = run.pending
     states = [branch.state for branch in branches] + run.held
+    steps = [run.steps[parent] + progress.steps for parent in trials.parents]
+    steps += run.steps
     run = run._replace(
-        held=[states[i] for i in decision.hold], tuner=tuner, pending=None
+        held=[states[i] for i in decision.hold],
+        steps=[steps[i] for i in decision.hold],
+        tuner=tuner,
+        pending=None,
     )
     if decision.branch >= 0:
         return run._replace(
             score=branches[decision.branch].score,
             epoch=run.epoch + 1,
             attempts=0,
-            step=run.step + progress.steps,
         )
     sound = np.isfinite([branch.score for branch in branches]).any()
     if trials.probe or sound:
         return run
-    key = jax.random.fold_in(jax.random.wrap_key_data(run.key), run.attempts)
+    attempt = f"attempt {run.attempts}"  # a stream apart from those of the steps
+    key = streams.stream(jax.random.wrap_key_data(run.key), attempt)
     return run._replace(attempts=run.attempts + 1, key=key_data(key))
 
 
@@ -441,6 +456,15 @@ def remember(run: Run, branch: Branch) -> Run:
     if (found := merit(branch.validation)) < run.best_merit:
         return run
     return run._replace(best=[branch.state], best_epoch=run.epoch - 1, best_merit=found)
+
+
+def rollback(before: Run, after: Run) -> dict[str, Any] | None:
+    """Where a decision took the run back: the attempt number and the largest learning
+    rate of the next (None without a limit) if everything diverged, or the step of the
+    earlier state that it goes on from; else None."""
+    if after.attempts > before.attempts:
+        return {"attempt": after.attempts, "learning_rate_limit": after.limit}
+    return {"step": after.step} if after.step < before.step else None
 
 
 def metrics_row(

@@ -10,14 +10,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from hyperdyn_jax import hosts
+from hyperdyn_jax.distributed import collectives
 from hyperdyn_jax.run.checkpoints import Checkpoints
 from hyperdyn_jax.run.config import Setup
 from hyperdyn_jax.run.config_errors import ConfigError
 from hyperdyn_jax.run.engine import Branch, Engine, Pending, Run, within
 from hyperdyn_jax.run.rows import Directory
 from hyperdyn_jax.strategies import paired_test
-from hyperdyn_jax.system import signals
+from hyperdyn_jax.system import signals, streams
 from hyperdyn_jax.training.progress import Evaluation, Progress
 from hyperdyn_jax.training.train_step import TrainState
 from hyperdyn_jax.training.trainer import Trainer
@@ -50,11 +50,11 @@ class Network:
         weights, tuner, augmentation = keys(self._setup)
         state = self.trainer.init(weights)
         if fork := self._setup.fork:
-            state = forked(fork, state) if hosts.first() else state
-            state = self.trainer.replicate(hosts.share_tree(state))
+            state = forked(fork, state) if collectives.first() else state
+            state = self.trainer.replicate(collectives.share_tree(state))
         strategy = self._setup.tuner
         score = score_of(strategy, self.trainer.evaluate(state, "validation"))
-        key = hosts.share_tree(key_data(augmentation))
+        key = collectives.share_tree(key_data(augmentation))
         started = strategy.init(tuner, score)
         return Run([state], [], started, key, score, sizes(self._setup))
 
@@ -92,7 +92,7 @@ class Network:
             due = directory.seconds_since_save() >= 60 * self._setup.save_minutes
             return due or signals.asked()
 
-        pause = hosts.together(pause)
+        pause = collectives.agreed(pause)
         key, began = jax.random.wrap_key_data(run.key), time.perf_counter()
         pending = run.pending or self._propose(engine, run, key)
         steps = engine.trial_steps(run, pending.trials)
@@ -105,7 +105,7 @@ class Network:
                 now,
                 run._replace(pending=pending),
             )
-            done, stop = progress.steps == steps, hosts.any_of(signals.asked())
+            done, stop = progress.steps == steps, collectives.any_of(signals.asked())
             if stop or not done:
                 engine.save(run, directory)
             if stop:
@@ -155,7 +155,8 @@ class Network:
         if trainer.diverged(losses).any():
             unknown = Evaluation(math.nan, math.nan, 0)
             return Branch(state, train_loss, unknown, math.nan)
-        validation = trainer.evaluate(state, "validation")
+        measure = trainer.scores_anew(len(losses))
+        validation = trainer.evaluate(state, "validation", measure=measure)
         assert validation.loss is not None
         sound = math.isfinite(validation.loss) and trainer.is_finite(state)
         score = score_of(self._setup.tuner, validation) if sound else math.nan
@@ -193,7 +194,7 @@ class Network:
         skips = self._setup.dataset.skips
         if not skips.limit:
             return None
-        for line in hosts.union(skips.lines):
+        for line in collectives.union(skips.lines):
             skips.add(line)
         return tuple(skips.lines)
 
@@ -214,9 +215,9 @@ class Network:
         return state
 
 
-def keys(setup: Setup) -> jax.Array:
+def keys(setup: Setup) -> tuple[jax.Array, ...]:
     """Keys of the weights, the tuner and the augmentation."""
-    return jax.random.split(jax.random.key(setup.seed), 3)
+    return streams.of_run(setup.seed)
 
 
 def sizes(setup: Setup) -> dict[str, int]:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 
 from hyperdyn_jax.run import jsonl
 from hyperdyn_jax.run.jsonl import Row
+from hyperdyn_jax.system.errors import in_a_line
 
 PROJECT = "hyperdyn_jax"  # of W&B and MLflow, unless their own variables say another
 
@@ -212,7 +213,7 @@ class Trackers:
             try:
                 self._opened(name, 0)
             except Exception as error:  # there is no end to what a service raises
-                found = _in_a_line(error)
+                found = in_a_line(error)
                 raise ValueError(f"{name} cannot be started: {found}") from None
         self._note()
 
@@ -236,7 +237,7 @@ class Trackers:
                     memory["rows"] = i + 1
             except Exception as error:
                 self._open.pop(name, None)
-                self._warn(f"{name}: {_in_a_line(error)}")
+                self._warn(f"{name}: {in_a_line(error)}")
         self._note()
 
     def close(self) -> None:
@@ -245,7 +246,7 @@ class Trackers:
             try:
                 tracker.close()
             except Exception as error:
-                self._warn(f"{name}: {_in_a_line(error)}")
+                self._warn(f"{name}: {in_a_line(error)}")
         self._open = {}
 
     def _opened(self, name: str, step: int) -> Tracker:
@@ -282,7 +283,3 @@ def _read(file: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return memory if isinstance(memory, dict) else {}
-
-
-def _in_a_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

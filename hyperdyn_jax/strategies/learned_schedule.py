@@ -14,16 +14,24 @@ def to_schedule(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The accepted path: what each hyperparameter was, and up to which step.
 
     Args:
-      metrics: rows of metrics.jsonl.
+      metrics: rows of metrics.jsonl; one that has a `from_step` follows on the state
+        that the run had there, and not on the row before it.
 
     Returns:
       {"until_step": [n], "hyperparams": {name: [n]}}: value i holds from the step
       that value i - 1 ended at until `until_step[i]`, in optimizer steps.
     """
-    names = metrics[0]["hyperparams"] if metrics else {}
+    path: list[Mapping[str, Any]] = []
+    for row in metrics:
+        # A run that went back to an earlier state has left what came after it.
+        start = row.get("from_step", row["step"])
+        while path and path[-1]["step"] > start:
+            path.pop()
+        path.append(row)
+    names = path[0]["hyperparams"] if path else {}
     return {
-        "until_step": [row["step"] for row in metrics],
-        "hyperparams": {n: [row["hyperparams"][n] for row in metrics] for n in names},
+        "until_step": [row["step"] for row in path],
+        "hyperparams": {n: [row["hyperparams"][n] for row in path] for n in names},
     }
 
 

@@ -67,21 +67,45 @@ def look(differences: np.ndarray, first: int, last: int, level: float) -> Verdic
     return Verdict.KEEP if count == last else Verdict.CONTINUE
 
 
-def power(gap: float, deviation: float, pairs: int, level: float) -> float:
-    """Chance that one look at `level` finds a true gap.
+def power(
+    gap: float,
+    deviation: float,
+    *,
+    first: int,
+    last: int,
+    level: float,
+    margin: float = 0.0,
+    base: float = 0.0,
+) -> float:
+    """Chance that the test as it is run, with both of its looks, finds a true gap.
+
+    By simulation of pairs with normal differences, always from the same draws; the
+    standard error is 0.16 percentage points at most.
 
     Args:
-      gap: mean difference of a pair, in the unit of the scores.
+      gap: mean of what the challenger's progress is more than the incumbent's.
       deviation: standard deviation of the difference of a pair, greater than 0.
-      pairs: at least 2.
-      level: of the test.
+      first, last, level: as for `look`.
+      margin: share of its own progress by which the challenger has to be ahead.
+      base: mean progress of the incumbent, which the margin is a share of.
 
     Returns:
-      In [0, 1], from the noncentral t distribution.
+      In [0, 1]. At a gap of exactly the margin, margin (base + gap), it is the chance
+      of a false switch.
     """
-    critical = -special.stdtrit(pairs - 1, level)
-    noncentrality = gap / deviation * math.sqrt(pairs)
-    return float(1.0 - special.nctdtr(pairs - 1, noncentrality, critical))
+    noise = np.random.default_rng(0).normal(size=(100_000, last))
+    pairs = gap - margin * (base + gap) + deviation * noise
+    counts = np.arange(1, last + 1)
+    means = np.cumsum(pairs, axis=1) / counts
+    ahead = np.logical_and.accumulate(means > 0, axis=1)  # else given up
+    switched = np.zeros(len(pairs), bool)
+    looks = sorted({first, last})
+    for count in looks:
+        critical = -special.stdtrit(count - 1, level / len(looks))
+        error = pairs[:, :count].std(axis=1, ddof=1) / math.sqrt(count)
+        found = means[:, count - 1] >= critical * error
+        switched |= ahead[:, count - 1] & found
+    return float(switched.mean())
 
 
 def smallest_gap(

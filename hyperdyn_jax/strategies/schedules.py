@@ -1,8 +1,11 @@
 """Schedules that are written down before the run, and the one that waits for a plateau.
 
 A setting holds for a whole epoch. A schedule that changes within an epoch (a warm-up, a
-cosine) is played at the value that it has in the middle of the epoch, so that the
-epochs' mean is that of the step-by-step schedule to second order.
+cosine) is played at its mean over the epoch, so that every epoch goes as far as under
+the step-by-step schedule: a warm-up over half an epoch makes the first epoch's rate 3/4
+of what it would be. Steps inside an epoch do not see it rise; where they have to, the
+warm-up belongs into the optimizer (`optax.scale_by_schedule` in front of a rate that is
+tuned).
 """
 
 import dataclasses
@@ -15,6 +18,8 @@ import numpy as np
 
 from hyperdyn_jax.strategies import common
 from hyperdyn_jax.tuner.interface import Decision, Leaf, Strategy, Trials, check_scores
+
+PARTS = 16  # of an epoch, over which a schedule's mean is taken
 
 # A value, or a function of the time since the start of the run in epochs.
 Value = float | Callable[[float], float]
@@ -198,8 +203,9 @@ class Schedule(Strategy):
         return cls(rate | dict(constants))
 
     def setting(self, epoch: int) -> dict[str, float]:
-        """The hyperparameters of an epoch, the first being 0."""
-        return self.at(epoch + 0.5)
+        """The hyperparameters of an epoch, the first being 0: their means over it."""
+        parts = [self.at(epoch + (i + 0.5) / PARTS) for i in range(PARTS)]
+        return {n: math.fsum(part[n] for part in parts) / PARTS for n in self.hparams}
 
     def at(self, time: float) -> dict[str, float]:
         """The hyperparameters at a time since the start of the run, in epochs."""

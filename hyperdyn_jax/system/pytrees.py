@@ -5,7 +5,7 @@ import functools
 import json
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -41,7 +41,11 @@ def problem(tree: Any) -> str | None:
     Every leaf has to be numbers, text or a function. Branches would share anything
     else, as a loader of data, and change it for each other; and it cannot be saved.
     """
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    leaves = jax.tree_util.tree_leaves_with_path(
+        tree,
+        is_leaf=lambda x: isinstance(x, Iterator),  # of which JAX warns
+    )
+    for path, leaf in leaves:
         where, kind = jax.tree_util.keystr(path), type(leaf).__name__
         if isinstance(leaf, ARRAYS):
             if _raw(leaf).dtype.kind in "OUSMm":

@@ -60,6 +60,7 @@ def train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     load: Any,
+    batch_size: int,
     state: TrainState,
     resident: Any,
     batch: Batch,
@@ -67,9 +68,13 @@ def train_step(
 ) -> tuple[TrainState, jax.Array]:
     """One optimizer step on one device's part of a batch; inside pmap.
 
+    The gradient is the sum over the batch divided by `batch_size`: in the short batch
+    at the end of an epoch an example counts as much as in any other.
+
     Args:
       model, optimizer: as `Trainer` holds them.
       load: `Dataset.load`.
+      batch_size: of a full batch, over all devices.
       state: replicated.
       resident: replicated, what the data set keeps on the device.
       batch: this device's part, b examples.
@@ -99,6 +104,8 @@ def train_step(
         loss, grads, batch_stats = _mean((loss, grads, batch_stats))
     else:
         loss, grads = _mean((loss, grads))
+    if (whole := count * jax.lax.axis_size(AXIS)) < batch_size:
+        grads = jax.tree.map(lambda g: g * jnp.float32(whole / batch_size), grads)
     changes, opt_state = optimizer.update(
         grads, state.opt_state, state.params, value=loss
     )

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 import optax
 
-from hyperdyn_jax import hosts, optimizers
+from hyperdyn_jax import optimizers
 from hyperdyn_jax.data.dataset import Batch, Dataset
+from hyperdyn_jax.distributed import collectives
 from hyperdyn_jax.system import compiler, signals
 from hyperdyn_jax.training import branch_parallel
 from hyperdyn_jax.training import train_step as step_lib
@@ -53,12 +54,14 @@ class Trainer:
         parallel: bool = True,
         scan: bool | None = None,
     ):
-        self._devices = list(devices or hosts.devices())
+        self._devices = list(devices or collectives.devices())
         self._local = len(branch_parallel.local(self._devices))
         self._parallel = parallel
         optimizer = optax.with_extra_args_support(optimizer)
         self._model, self._optimizer, self.dataset = model, optimizer, dataset
-        step = functools.partial(step_lib.train_step, model, optimizer, dataset.load)
+        step = functools.partial(
+            step_lib.train_step, model, optimizer, dataset.load, dataset.batch_size
+        )
         self._programs = step, functools.partial(step_lib.train_block, step)
         self._layout = functools.cache(self._make_layout)
         pmap = functools.partial(branch_parallel.pmap, devices=self._devices)
@@ -110,7 +113,7 @@ class Trainer:
 
     def init(self, key: jax.Array) -> TrainState:
         """A network with fresh weights, replicated over the devices."""
-        return self.replicate(hosts.share_tree(self._init(key)))
+        return self.replicate(collectives.share_tree(self._init(key)))
 
     def replicate(self, tree: Any) -> Any:
         """Copies a pytree of arrays to every device."""
@@ -264,14 +267,24 @@ class Trainer:
         read = max(0, (done // BLOCK - 1) * BLOCK)
         return ~np.any(self.diverged(losses[:, :read]), 1)
 
-    def evaluate(self, state: TrainState, split: str) -> Evaluation:
-        """Scores a network on a whole split, with running BatchNorm statistics.
+    def evaluate(
+        self, state: TrainState, split: str, *, measure: bool = False
+    ) -> Evaluation:
+        """Scores a network, that of `optimizers.eval_params`, on a whole split.
 
-        The network is that of `optimizers.eval_params`.
+        Running BatchNorm statistics are those of the last 20 or so steps. They lag
+        behind weights that change fast, and those of a short trial are mostly of the
+        network that it started from.
+
+        Args:
+          state: of the network.
+          split: of the data set.
+          measure: whether BatchNorm is measured anew, over the last training batches.
+            It always is where other weights are evaluated than are trained.
         """
-        state = self._averaged(state)
+        state = self._to_score(state, measure)
         resident = self._hold(split)
-        place, sums, stop = self._layout(1), [], hosts.together(signals.asked)
+        place, sums, stop = self._layout(1), [], collectives.agreed(signals.asked)
         for batch in self.dataset.eval_batches(split):
             if stop():
                 raise KeyboardInterrupt
@@ -291,26 +304,27 @@ class Trainer:
         """Whether every number of a state is finite."""
         return bool(self._is_finite(state))
 
-    def _averaged(self, state: TrainState) -> TrainState:
-        """The network to score, where an optimizer evaluates others than it trains.
+    def scores_anew(self, steps: int) -> bool:
+        """Whether a trial of so many steps is scored with BatchNorm measured anew:
+        where it is shorter than an epoch."""
+        return steps < self.dataset.steps_per_epoch
 
-        The running statistics are those of the trained one, so they are measured anew
-        over the last batches (Izmailov et al. 2018, 1803.05407, section 3.2).
-        """
+    def _to_score(self, state: TrainState, measure: bool) -> TrainState:
+        """The network to score, where an optimizer evaluates others than it trains with
+        the average's statistics (Izmailov et al. 2018, 1803.05407, section 3.2)."""
         params = optimizers.eval_params(state.opt_state, state.params)
-        if params is state.params:
+        if params is state.params and not measure:
             return state
-        state, resident = state._replace(params=params), self._hold("train")
-        place = self._layout(1)
-        last = int(state.step)
+        state, last = state._replace(params=params), int(state.step)
+        if not jax.tree.leaves(state.batch_stats) or not last:  # before the first step
+            return state
+        resident, place = self._hold("train"), self._layout(1)
         count = min(last, -(-MEASURED // self.dataset.batch_size))
         batches = map(self.dataset.train_batch, range(last - count, last))
         sent = (self._send(place, batch) for batch in batches)
         measured = [
             jax.device_get(self._measure_step(state, resident, batch)) for batch in sent
         ]
-        if not measured:  # before the first step
-            return state
         mean = jax.tree.map(lambda *leaves: sum(leaves) / count, *measured)
         return state._replace(batch_stats=self.replicate(mean))
 

@@ -82,7 +82,7 @@ def maximize(
       known: f[m, d] in [0, 1], points near which a peak may hide.
       candidates: size of the quasi-random set.
       starts: how many of the best to climb from.
-      max_steps: largest number of BFGS steps a climb, each one evaluation.
+      max_steps: largest number of BFGS steps of a climb, each of one evaluation.
 
     Returns:
       The best point found, f[d] in [0, 1], and the acquisition there, f[].

@@ -227,7 +227,7 @@ def fit(
       data: the observations.
       warm_start: parameters to start from.
       kernel, time: K1 and K2.
-      max_steps: largest number of BFGS steps, each one evaluation.
+      max_steps: largest number of BFGS steps, each of one evaluation.
 
     Returns:
       Parameters within `PRIOR_RANGE` deviations of the priors' means.

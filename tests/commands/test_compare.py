@@ -6,6 +6,7 @@ from scipy import stats
 from written_runs import METRICS, Page, make_run, metric, setting
 
 from hyperdyn_jax import compare, report
+from hyperdyn_jax.report import figures
 
 
 def finished(path, seed, test, strategy="cosine", steps=(10, 20, 30), **config):
@@ -56,7 +57,8 @@ def test_groups_are_named_by_what_tells_them_apart(tmp_path):
 
 def test_bands_are_drawn_from_edge_to_edge(study):
     groups = compare.group(report.find_runs([study]))
-    for axes, count in zip(compare.draw(groups).axes, compare.COUNTS, strict=True):
+    drawn_axes = figures.draw(compare.chart(groups)).axes
+    for axes, count in zip(drawn_axes, compare.COUNTS, strict=True):
         for each, drawn in zip(groups, axes.collections, strict=True):
             band = compare.band(list(each.runs.values()), count)
             (path,) = drawn.get_paths()
@@ -94,7 +96,7 @@ def test_differences_are_by_seed(study, tmp_path):
     (row,) = compare.paired([cosine, hyperdyn])
     half = stats.t.ppf(0.975, 2) / np.sqrt(3)
     text = row[2].replace("\u00a0", " ")
-    assert row[:2] == ["hyperdyn less cosine", "3"]
+    assert row[:2] == ["hyperdyn − cosine", "3"]
     assert text == f"+2.00 ± {half:.2f}"
 
 
@@ -145,10 +147,36 @@ def test_bad_input_is_a_line_and_exit_code_2(tmp_path, capsys):
     one = finished(tmp_path / "one", 0, 60.0)
     for i in range(13):
         finished(tmp_path / "many" / str(i), 0, 60.0, batch_size=i + 1)
-    assert "13 groups, of which at most 12 fit" in told(tmp_path / "many")
+    many = told(tmp_path / "many")
+    assert "13 groups of runs were given, and at most 12 can be told apart" in many
+    assert "give fewer folders" in many
+    assert "these differ in batch_size" in many
     (one / "metrics.jsonl").write_text('{"test_accuracy": 1}\n')
     assert "metrics.jsonl, row 1: missing epoch" in told(one)
     assert not (tmp_path / "out").exists()
+
+
+def test_accuracies_end_at_100(tmp_path):
+    for seed, test in enumerate((99.0, 80.0)):
+        finished(tmp_path / f"{seed}", seed, test)
+    drawn = compare.band(report.find_runs([tmp_path]), "step")
+    assert (drawn.mean + drawn.half).max() > 100 == drawn.high.max()
+
+
+def test_a_winner_needs_evidence(study, tmp_path):
+    runs = report.find_runs([study])
+    found = compare.best_in_words(compare.group(runs))
+    assert "is 64.00 ± 2.65%: hyperdyn, after 64 total steps. " in found
+    assert found.endswith("it is not shown to be ahead of all.")
+    for seed, run in enumerate(runs[:3]):
+        test = run.metrics[-1]["test_accuracy"] + 9 + 0.1 * seed
+        finished(tmp_path / "better" / f"{seed}", seed, test, "wsd")
+    runs += report.find_runs([tmp_path / "better"])
+    found = compare.best_in_words(compare.group(runs))
+    assert "%: wsd, after 60 total steps" in found
+    assert found.endswith("it is ahead of every other group.")
+    one = [run for run in runs if compare.gather.seed(run) == 0]
+    assert "not shown" in compare.best_in_words(compare.group(one))
 
 
 def test_the_same_run_given_twice_counts_once(study):

@@ -11,7 +11,7 @@ from hyperdyn_jax import doctor
 
 
 @pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path, compiled):  # noqa: ARG001 (kept from the user's)
+def cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 

@@ -1,8 +1,6 @@
 """The accepted path as Optax schedules."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -126,11 +124,11 @@ def two(tmp_path):
     return a, b
 
 
-def test_the_command_prints_a_table(two):
-    command = [sys.executable, "-m", "hyperdyn_jax.schedule", *two]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stderr == ""
-    first, second = done.stdout.split("\n\n")
+def test_the_command_prints_a_table(two, capsys):
+    assert main([*two]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    first, second = out.split("\n\n")
     assert [line.split() for line in first.splitlines()] == [
         [two[0]], ["steps", "lr", "b1"], ["0–9", "0.1", "0"], ["10–19", "0.1", "0.5"],
         ["20–29", "0.5", "0.5"],

@@ -1,9 +1,6 @@
 """The text problem: its windows, its splits, its network, its config."""
 
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +8,8 @@ import numpy as np
 import pytest
 from paths import ROOT
 
-from hyperdyn_jax import models
+from hyperdyn_jax import hosts, models
+from hyperdyn_jax.commands import cli
 from hyperdyn_jax.data import characters
 from hyperdyn_jax.data import dataset as data
 
@@ -82,21 +80,17 @@ def test_settings_out_of_range_are_refused():
         models.CharacterMLP(num_classes=97, features=0)
 
 
-def test_config_trains(tmp_path):
+def test_config_trains(tmp_path, monkeypatch, capsys):
     """On one device: eight virtual ones on two busy cores may wait for each other for
     longer than XLA allows."""
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    program = [sys.executable, "train.py", "--config=configs/characters.py"]
-    program += ["--config.epochs=2", "--config.strategy=cosine"]
-    program += [
-        "--config.model.width=16",
-        "--config.optimizer.learning_rate=0.01",
-        f"--workdir={tmp_path}",
-    ]
-    done = subprocess.run(
-        program, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    devices = jax.devices()[:1]
+    monkeypatch.setattr(hosts, "devices", lambda: devices)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    words = ["train.py", f"--config={ROOT / 'configs' / 'characters.py'}"]
+    words += ["--config.epochs=2", "--config.strategy=cosine"]
+    words += ["--config.model.width=16", "--config.optimizer.learning_rate=0.01"]
+    assert cli.run(cli.load_config(words), str(tmp_path)) == 0
+    assert capsys.readouterr().err == ""
     rows = [
         json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().split("\n") if x
     ]

@@ -14,6 +14,7 @@ from paths import ROOT
 from PIL import Image
 
 from hyperdyn_jax.data import cifar10, dataset, tfds_records
+from hyperdyn_jax.data.augment import PadCropFlip
 
 REAL = ROOT.parent / "shared" / "data" / "tfds"
 NAMES = ("train", "validation", "test")
@@ -99,7 +100,7 @@ def reference(image, offset, mirror, pad, fill):
 def test_augmentation_equals_a_numpy_reference(pad, size):
     rng = np.random.default_rng(0)
     images = rng.uniform(0, 255, (512, size, size, 3)).astype(np.float32)
-    augment = dataset.PadCropFlip(pad, (125.25, 122.5, 113.75))
+    augment = PadCropFlip(pad, (125.25, 122.5, 113.75))
     keys = jax.random.split(jax.random.key(1), len(images))
     augmented = np.asarray(jax.jit(jax.vmap(augment))(keys, images))
     offsets, mirrored = map(np.asarray, jax.vmap(augment.draw)(keys))

@@ -7,6 +7,7 @@ import pytest
 from sklearn import datasets
 
 from hyperdyn_jax.data import dataset as data
+from hyperdyn_jax.data.augment import PadCropFlip
 
 
 def split(count, classes=3, start=0):
@@ -89,7 +90,7 @@ def test_shift_pads_and_crops_at_every_offset():
     image = np.arange(1.0, 10.0, dtype=np.float32).reshape(3, 3, 1)
     padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
     crops = {padded[i : i + 3, j : j + 3].tobytes() for i in range(5) for j in range(5)}
-    augment = data.PadCropFlip(2, fill=(0.0,), flip=False)
+    augment = PadCropFlip(2, fill=(0.0,), flip=False)
     keys = jax.random.split(jax.random.key(0), 500)
     shifted = jax.vmap(lambda key: augment(key, image))(keys)
     assert {np.asarray(x).tobytes() for x in shifted} == crops
@@ -145,3 +146,28 @@ def test_the_digits_are_those_of_scikit_learn():
     pixels = np.concatenate([part.images.reshape(-1, 64) for part in together])
     order = np.random.RandomState(0).permutation(1797)
     np.testing.assert_array_equal(pixels, 15 * theirs[order])
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_hosts_share_every_batch(count):
+    splits = {
+        name: data.Split(np.zeros((n, 2, 2, 1), np.uint8), np.zeros(n, np.int32))
+        for name, n in {"train": 21, "validation": 10, "test": 7}.items()
+    }
+
+    def dataset(**part):
+        sizes = {"batch_size": 8, "eval_batch_size": 4, "devices": 4}
+        return data.ArrayDataset(**splits, classes=1, seed=0, **sizes, **part)
+
+    parts = [dataset(host=i, hosts=count) for i in range(count)]
+    for step in range(6):
+        batches = [part.train_batch(step) for part in parts]
+        joined = map(np.concatenate, zip(*batches, strict=True))
+        for one, other in zip(joined, dataset().train_batch(step), strict=True):
+            np.testing.assert_array_equal(one, other)
+    for split in splits:
+        batches = zip(*(part.eval_batches(split) for part in parts), strict=True)
+        for several, alone in zip(batches, dataset().eval_batches(split), strict=True):
+            joined = map(np.concatenate, zip(*several, strict=True))
+            for one, other in zip(joined, alone, strict=True):
+                np.testing.assert_array_equal(one, other)

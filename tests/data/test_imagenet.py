@@ -15,7 +15,7 @@ import tfds_fixture
 from PIL import Image
 
 from hyperdyn_jax import optimizers
-from hyperdyn_jax.data import imagenet, tfds_records
+from hyperdyn_jax.data import augment, imagenet, streaming, tfds_records
 from hyperdyn_jax.system import signals
 from hyperdyn_jax.training import trainer as training
 
@@ -149,9 +149,9 @@ class Interrupted:
 
 def test_an_interrupted_step_can_be_asked_for_again(make, monkeypatch):
     source, other = make(), make()
-    start = imagenet._Passes._start
+    start = streaming.Passes._start
     monkeypatch.setattr(
-        imagenet._Passes, "_start", lambda self: [*map(Interrupted, start(self))]
+        streaming.Passes, "_start", lambda self: [*map(Interrupted, start(self))]
     )
     monkeypatch.setattr("grain.experimental.set_next_index", seek)
     source.train_batch(0)
@@ -164,6 +164,7 @@ def seek(iterator, index):
     iterator._set_next_index(index)
 
 
+@pytest.mark.slow
 def test_worker_processes_make_the_same_batches_and_are_closed(make):
     here, there = make(), make(workers=2)
     expected = [batch for batches in epochs(here, 2) for batch in batches]
@@ -286,16 +287,15 @@ def test_training_crops_equal_a_numpy_reference(height_width):
     rng = np.random.default_rng(0)
     picture = tfds_fixture.picture(rng, *height_width)
     file = example(picture, "PNG")
-    crop, mirrored = imagenet.TrainingCrop(SIZE), 0
+    crop, mirrored = augment.TrainingCrop(SIZE), 0
     for seed in range(20):
-        image, label = crop(file, np.random.default_rng(seed))
+        image = crop(file, np.random.default_rng(seed))
         replay = np.random.default_rng(seed)
-        box = imagenet.random_box(*height_width, replay)
+        box = augment.random_box(*height_width, replay)
         expected = resized(picture, box, SIZE)
         if replay.random() < 0.5:
             mirrored, expected = mirrored + 1, expected[:, ::-1]
         assert image.dtype == np.uint8
-        assert label == 7
         np.testing.assert_allclose(image, expected, atol=1.5)
     assert 0 < mirrored < 20
 
@@ -305,7 +305,7 @@ def test_training_crops_equal_a_numpy_reference(height_width):
 )
 def test_the_evaluated_centre_is_that_of_resizing_first(height_width):
     picture = tfds_fixture.picture(np.random.default_rng(1), *height_width)
-    image, _ = imagenet.CentreCrop(224)(example(picture, "PNG"))
+    image = augment.CentreCrop(224)(example(picture, "PNG"))
     height, width = (max(256, round(256 * x / min(height_width))) for x in height_width)
     whole = Image.fromarray(picture).resize((width, height), Image.BILINEAR)
     top, left = (height - 224) // 2, (width - 224) // 2
@@ -317,15 +317,15 @@ def test_the_evaluated_centre_is_that_of_resizing_first(height_width):
 
 def test_the_smallest_images_are_enlarged():
     dot = example(np.full((1, 1, 3), 99, np.uint8), "PNG")
-    assert (imagenet.CentreCrop(224)(dot).images == 99).all()
-    assert (imagenet.TrainingCrop(224)(dot, np.random.default_rng(0))[0] == 99).all()
+    assert (augment.CentreCrop(224)(dot) == 99).all()
+    assert (augment.TrainingCrop(224)(dot, np.random.default_rng(0)) == 99).all()
 
 
 def test_large_images_are_decoded_at_a_fraction():
     picture = tfds_fixture.picture(np.random.default_rng(2), 1100, 1500)
     file = example(picture, quality=95)
-    box = imagenet.Box(100, 200, 900, 1100)
-    image = imagenet.crop(file, box, 100)
+    box = augment.Box(100, 200, 900, 1100)
+    image = augment.crop(file, box, 100)
     part = Image.fromarray(picture).resize(
         (100, 100), Image.BILINEAR, box=(200, 100, 1300, 1000)
     )
@@ -340,8 +340,8 @@ def test_large_images_are_decoded_at_a_fraction():
 )
 def test_crops_are_those_of_bilinear_interpolation(box, mirrored):
     picture = tfds_fixture.picture(np.random.default_rng(5), 300, 200)
-    box = imagenet.Box(*box)
-    made = imagenet.crop(example(picture, "PNG"), box, 120, mirrored)
+    box = augment.Box(*box)
+    made = augment.crop(example(picture, "PNG"), box, 120, mirrored)
     wanted = resized(picture, box, 120)
     wanted = wanted[:, ::-1] if mirrored else wanted
     assert (made.dtype, made.shape) == (np.uint8, (120, 120, 3))
@@ -398,7 +398,7 @@ def test_a_photograph_is_not_turned():
 
 def test_random_boxes_have_the_areas_and_ratios_they_should():
     rng, height, width = np.random.default_rng(4), 300, 400
-    boxes = np.array([imagenet.random_box(height, width, rng) for _ in range(4000)])
+    boxes = np.array([augment.random_box(height, width, rng) for _ in range(4000)])
     top, left, tall, wide = boxes.T
     assert (np.minimum(top, left) >= 0).all()
     assert (top + tall <= height).all()
@@ -418,13 +418,13 @@ def test_random_boxes_have_the_areas_and_ratios_they_should():
 @pytest.mark.parametrize(
     ("height_width", "box"),
     [
-        ((1000, 30), imagenet.Box(480, 0, 40, 30)),
-        ((30, 1000), imagenet.Box(0, 480, 30, 40)),
+        ((1000, 30), augment.Box(480, 0, 40, 30)),
+        ((30, 1000), augment.Box(0, 480, 30, 40)),
     ],
 )
 def test_images_in_which_no_box_fits_are_cropped_at_the_centre(height_width, box):
     drawn = {
-        imagenet.random_box(*height_width, np.random.default_rng(i)) for i in range(9)
+        augment.random_box(*height_width, np.random.default_rng(i)) for i in range(9)
     }
     assert drawn == {box}
 
@@ -495,7 +495,7 @@ def test_a_truncated_image_is_named_with_its_place(tmp_path):
     with pytest.raises(
         tfds_records.DataError, match=f"{PLACE}: the image cannot be dec"
     ):
-        imagenet.CentreCrop(32)(bad)
+        augment.CentreCrop(32)(bad)
 
 
 def test_a_damaged_record_is_named_with_its_place(tmp_path):
@@ -514,6 +514,7 @@ def test_a_damaged_record_is_named_with_its_place(tmp_path):
         list(source.eval_batches("test"))
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_reported_in_one_line(make):
     source = make(workers=1)
     source.train_batch(0)
@@ -526,6 +527,7 @@ def test_a_worker_that_dies_is_reported_in_one_line(make):
     assert not workers()
 
 
+@pytest.mark.slow
 def test_a_signal_to_all_of_a_group_leaves_the_workers_to_their_parent(make):
     """`timeout`, a closed terminal and schedulers reach them too."""
     source = make(workers=1)
@@ -567,6 +569,7 @@ def start(data_dir, tmp_path, seconds):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_program_that_forgets_to_close_ends_quietly(data_dir, tmp_path):
     program = start(data_dir, tmp_path, seconds=0)
     output, errors = program.communicate(timeout=60)
@@ -574,6 +577,7 @@ def test_a_program_that_forgets_to_close_ends_quietly(data_dir, tmp_path):
     assert not os.path.exists(f"/proc/{output.strip()}")
 
 
+@pytest.mark.slow
 def test_workers_end_when_their_program_is_killed(data_dir, tmp_path):
     program = start(data_dir, tmp_path, seconds=60)
     worker = program.stdout.readline().strip()

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from hyperdyn_jax.report import belief, numbers
+from hyperdyn_jax.report import belief_model, numbers
 from hyperdyn_jax.run import run_dir
 from hyperdyn_jax.run.config_strategy import make_tuner
 from hyperdyn_jax.strategies import registry
@@ -21,7 +21,7 @@ CONFIG = {
         "learning_rate": {"kind": "log_uniform", "low": 1e-3, "high": 1.0},
         "momentum": {"kind": "log_complement", "low": 0.0, "high": 0.99},
     },
-    "hyperdyn": {"initial_points": 2},
+    "hyperdyn": {"initial_points": 2, "capacity": 16},
 }
 
 
@@ -89,7 +89,7 @@ OTHER = {"initial_points": 2, "capacity": 5, "kernel": "rbf"}
 )
 def test_hyperdyn_had_said_the_same(tmp_path, strategy, section):
     run = play(tmp_path / "run", strategy, 10.0, hyperdyn=section)
-    beliefs = belief.recompute(run)
+    beliefs = belief_model.recompute(run)
     modelled = [i for i, row in enumerate(run.decisions) if row["gp"]]
     assert [step.row for step in beliefs.steps] == modelled
     assert len(modelled) >= 5
@@ -105,7 +105,7 @@ def test_hyperdyn_had_said_the_same(tmp_path, strategy, section):
 def test_explore_had_said_the_same(tmp_path):
     settings = {"base": "none", "tune": "learning_rate,momentum", "worth": 0.0}
     run = play(tmp_path / "run", "explore", -2.3, epochs=40, explore=settings)
-    beliefs = belief.recompute(run)
+    beliefs = belief_model.recompute(run)
     modelled = [i for i, row in enumerate(run.decisions) if row["gp"]]
     # And one more, after the last probe.
     assert [step.row for step in beliefs.steps] == [*modelled, len(run.decisions)]
@@ -119,10 +119,10 @@ def test_explore_had_said_the_same(tmp_path):
 
 def test_the_slices_go_through_the_first_trial(tmp_path):
     run = play(tmp_path / "run", "hyperdyn", 10.0)
-    beliefs = belief.recompute(run)
+    beliefs = belief_model.recompute(run)
     step = beliefs.steps[-1]
     setting = run.decisions[step.row]["trials"][0]
-    units = np.linspace(0, 1, belief.GRID)
+    units = np.linspace(0, 1, belief_model.GRID)
     for i, name in enumerate(beliefs.space):
         place = float(beliefs.space[name].to_unit(setting[name]))
         mean = np.interp(place, units, step.mean[i])
@@ -134,17 +134,17 @@ def test_rows_that_say_something_else_are_not_believed(tmp_path):
     rows = [dict(row) for row in run.decisions]
     rows[-1]["posterior_mean"] = [x + 1 for x in rows[-1]["posterior_mean"]]
     changed = numbers.Run(run.path, run.label, run.config, run.metrics, tuple(rows))
-    assert belief.recompute(run) is not None
-    assert belief.recompute(changed) is None
+    assert belief_model.recompute(run) is not None
+    assert belief_model.recompute(changed) is None
 
 
 def test_runs_without_a_model_or_with_a_damaged_config_have_none(tmp_path):
     run = play(tmp_path / "run", "hyperdyn", 10.0)
     bare = numbers.Run(run.path, run.label, {}, run.metrics, run.decisions)
-    assert belief.recompute(bare) is None
+    assert belief_model.recompute(bare) is None
     rows = tuple(row | {"gp": None} for row in run.decisions)
     plain = numbers.Run(run.path, run.label, run.config, run.metrics, rows)
-    assert belief.recompute(plain) is None
+    assert belief_model.recompute(plain) is None
 
 
 def test_every_strategy_with_predictions_is_known():
@@ -154,4 +154,4 @@ def test_every_strategy_with_predictions_is_known():
     for name in set(registry.STRATEGIES) - {"replay"}:
         tuner = make_tuner(config | {"strategy": name}, STEPS)
         tuner = getattr(tuner, "tuner", tuner)
-        assert isinstance(tuner, belief.Tuner) == (name in models)
+        assert isinstance(tuner, belief_model.Tuner) == (name in models)

@@ -6,13 +6,10 @@ import html
 import json
 import math
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from paths import ROOT
 from scipy import stats
 from written_runs import (
     DECISIONS,
@@ -30,7 +27,8 @@ from written_runs import (
 )
 
 from hyperdyn_jax import report
-from hyperdyn_jax.run import console
+from hyperdyn_jax.report import charts, figures, numbers, parts
+from hyperdyn_jax.run import console, verdicts
 
 FIGURES = {"accuracy.png", "hyperparameters.png", "gains.png", "cost.png"}
 
@@ -44,17 +42,6 @@ def manual_run(path, epochs, **config):
         for e in range(epochs)
     ]
     return make_run(path, metrics, decisions, strategy="manual", **config)
-
-
-def command(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "hyperdyn_jax.report", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +92,7 @@ def test_every_decision_is_in_a_table(page):
     incumbent, challenger = switched[2]
     assert (incumbent[2], challenger[2]) == ("−1.00", "+2.25")
     assert challenger[0].startswith("✓ challenger: ")
-    why = "Kept (other diverged): the branch that the test wanted diverged"
+    why = "Kept: the branch that the test chose diverged"
     assert forced[1] == why
     assert forced[2][1][2] == "diverged"
 
@@ -113,18 +100,18 @@ def test_every_decision_is_in_a_table(page):
 def test_a_decision_tells_its_draw():
     row = DECISIONS[3] | {"draw": 0.25}
     reason = "drew 0.250, below the keep probability 0.500"
-    assert report.numbers.reason(row) == reason
+    assert verdicts.reason(row) == reason
     row |= {"draw": 0.75, "branch": 1, "scores": [47.75, 48.0]}
     reason = "drew 0.750, not below the keep probability 0.500"
-    assert report.numbers.reason(row) == reason
+    assert verdicts.reason(row) == reason
 
 
 def test_had_we_kept_compares_what_is_known(page):
     # Kept at epoch 1: 41 - 45. Switched at 2: 47.25 - 44. At 3 one branch diverged.
     kept, switched = page.table("kept")
-    assert kept["Challenger less incumbent"] == "−4.00"
+    assert kept["Challenger − incumbent"] == "−4.00"
     assert (kept["Challenger ahead"], kept["Incumbent ahead"]) == ("0", "1")
-    assert switched["Challenger less incumbent"] == "+3.25"
+    assert switched["Challenger − incumbent"] == "+3.25"
     assert (switched["Decisions"], switched["Challenger ahead"]) == ("1", "1")
     assert "Of 4 decisions, 2 have both branches trained and scored" in page.text
     assert "scored +3.25 percentage points in sum" in page.text
@@ -134,9 +121,9 @@ def test_had_we_kept_compares_what_is_known(page):
 def test_an_interval_is_students():
     values = [1.0, 2.0, 4.0, 3.5]
     low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
-    mean, half = report.numbers.interval(values)
+    mean, half = numbers.interval(values)
     assert (mean - half, mean + half) == (pytest.approx(low), pytest.approx(high))
-    assert math.isnan(report.numbers.interval([1.0])[1])
+    assert math.isnan(numbers.interval([1.0])[1])
 
 
 def test_what_went_wrong_is_told(page, tmp_path):
@@ -146,7 +133,8 @@ def test_what_went_wrong_is_told(page, tmp_path):
     rows += [decision(0, [A, C], [40.0, 30.0], 10.0, 0)]
     metrics = [METRICS[0] | {"skipped_records": 3}]
     text = Page(report.write_report([make_run(tmp_path / "x", metrics, rows)])).text
-    assert "back to the state before; learning rate at most 0.01 from now on" in text
+    told = "back to the state before, attempt 2; learning rate at most 0.01 from now on"
+    assert told in text
     assert "3 records could not be read and were left out" in text
 
 
@@ -156,7 +144,7 @@ def test_a_run_without_trouble_has_no_such_section(tmp_path):
 
 
 def test_predictive_interval_adds_the_noise_in_points(tmp_path):
-    made = report.predictions(report.load_run(make_run(tmp_path / "run")))
+    made = numbers.predictions(report.load_run(make_run(tmp_path / "run")))
     assert [p.challenger for p in made] == [False, True, False, True, False]
     assert [p.gain for p in made] == [5.0, 1.0, -1.0, 2.25, 0.5]
     assert made[0].stddev == pytest.approx(math.sqrt(1.0 + 2.5**2))
@@ -176,7 +164,7 @@ def test_coverage_is_counted_with_1_645_standard_deviations(page):
 def test_an_interval_without_recorded_noise_is_the_latent_one(tmp_path):
     rows = [DECISIONS[0], DECISIONS[1] | {"gp": None}]
     run = report.load_run(make_run(tmp_path / "run", decisions=rows))
-    assert [p.stddev for p in report.predictions(run)] == [1.0, 2.0]
+    assert [p.stddev for p in numbers.predictions(run)] == [1.0, 2.0]
 
 
 def test_page_is_self_contained(page):
@@ -210,49 +198,79 @@ def test_same_run_gives_the_same_page(tmp_path):
     assert report.write_report([run]).read_bytes() == once
 
 
-def drawn(axes, label):
-    return next(line for line in axes.lines if line.get_label() == label)
-
-
 def test_accuracy_is_drawn_over_accepted_and_total_steps(tmp_path):
-    figure = report.accuracy([report.load_run(make_run(tmp_path / "run"))])
-    left, right, *_ = figure.axes
-    assert drawn(left, "demo").get_xydata().tolist() == [
+    run = report.load_run(make_run(tmp_path / "run"))
+    left, right, *_ = figures.draw(charts.accuracy([run])).axes
+    assert left.lines[0].get_xydata().tolist() == [
         [10, 40],
         [20, 45],
         [30, 47.25],
         [40, 47.75],
     ]
-    assert drawn(right, "demo").get_xdata().tolist() == [30, 50, 70, 90]
+    assert right.lines[0].get_xdata().tolist() == [30, 50, 70, 90]
 
 
 def test_paths_follow_the_search_space_and_show_challengers(tmp_path):
     run = report.load_run(make_run(tmp_path / "run"))
-    rate, momentum = report.hyperparameters([run]).axes
-    assert rate.get_yscale() == momentum.get_yscale() == "log"
-    assert drawn(rate, "demo").get_ydata().tolist() == [0.1, 0.1, 0.02, 0.02]
-    assert momentum.get_ylabel().startswith("1 − momentum")
-    path = drawn(momentum, "demo").get_ydata()
-    assert path == pytest.approx([0.1, 0.1, 0.01, 0.01])
-    points = {line.get_marker(): line for line in rate.lines[1:4]}
-    assert points["^"].get_xydata().tolist() == [[0, 0.1], [2, 0.02]]
-    assert points["o"].get_xydata().tolist() == [[0, 0.5], [1, 0.5]]
-    assert points["x"].get_xydata().tolist() == [[0, 0.9], [3, 0.9]]
+    rate, momentum = figures.draw(charts.hyperparameters([run])).axes
+    assert (rate.get_yscale(), momentum.get_yscale()) == ("log", "function")
+    path, dots, *marks = (line.get_xydata().tolist() for line in rate.lines)
+    edges = [-0.5, 0.5, 0.5, 1.5, 1.5, 2.5, 2.5, 3.5]
+    values = [0.1] * 4 + [0.02] * 4
+    assert path == [list(point) for point in zip(edges, values, strict=True)]
+    assert dots == [[0, 0.1], [1, 0.1], [2, 0.02], [3, 0.02]]
+    accepted, rejected, diverged = marks
+    assert accepted == [[0, 0.1], [2, 0.02]]
+    assert rejected == [[0, 0.5], [1, 0.5]]
+    assert diverged == [[0, 0.9], [3, 0.9]]
+    assert [line.get_marker() for line in rate.lines[2:]] == ["^", "o", "x"]
+    assert momentum.lines[1].get_ydata().tolist() == [0.9, 0.9, 0.99, 0.99]
+    labels = [label.get_text() for label in momentum.get_yticklabels()]
+    assert {"0", "0.9", "0.99"} <= set(labels)
 
 
 def test_linear_axes_stay_linear_and_the_learning_rate_never_is(tmp_path):
     space = {axis: {"kind": "uniform", "low": 0, "high": 1} for axis in SPACE}
     run = report.load_run(make_run(tmp_path / "run", search_space=space))
-    rate, momentum = report.hyperparameters([run]).axes
-    assert (rate.get_yscale(), momentum.get_yscale()) == ("log", "linear")
+    rate, momentum = charts.hyperparameters([run]).panels
+    assert (rate.y_kind, momentum.y_kind) == ("log_uniform", "uniform")
 
 
-@pytest.mark.parametrize("draw", report.FIGURES)
-def test_every_figure_has_labels_and_a_legend(tmp_path, draw):
-    figure = draw([report.load_run(make_run(tmp_path / "run"))])
-    assert len(figure.legends) == 1
-    assert all(axes.get_ylabel() for axes in figure.axes[::2])
-    assert figure.axes[-1].get_xlabel()
+def test_a_constant_is_not_magnified(tmp_path):
+    run = report.load_run(manual_run(tmp_path / "run", 3))
+    rate, momentum = charts.hyperparameters([run]).panels
+    assert (rate.up[0] < 0.05, rate.up[1] > 0.2) == (True, True)
+    assert (momentum.up[0] < 0.8, momentum.up[1] > 0.95) == (True, True)
+
+
+def test_epochs_have_whole_labels(tmp_path):
+    for epochs in (1, 2, 3, 30):
+        run = report.load_run(manual_run(tmp_path / f"{epochs}", epochs))
+        (axes,) = figures.draw(charts.cost([run])).axes
+        ticks = axes.get_xticks()
+        assert len(ticks)
+        assert all(tick == round(tick) for tick in ticks)
+
+
+@pytest.mark.parametrize("draw", charts.FIGURES)
+def test_page_and_figure_say_the_same(tmp_path, draw):
+    """Names of axes, their labels, and the legend."""
+    chart = draw([report.load_run(make_run(tmp_path / "run"))])
+    figure, page = figures.draw(chart), parts.figure(chart)
+    for axes in figure.axes:
+        assert html.escape(axes.get_xlabel()) in page
+        assert html.escape(axes.get_ylabel()) in page
+    legends = [text.get_text() for each in figure.legends for text in each.get_texts()]
+    assert legends == [key.text for key in chart.keys]
+    assert all(html.escape(text) in page for text in legends)
+    assert len(figure.axes) == page.count('role="img"')
+
+
+def test_colours_are_those_of_the_page(tmp_path):
+    run = report.load_run(make_run(tmp_path / "run"))
+    css = Path(report.__file__).with_name("page.css").read_text()
+    line = figures.draw(charts.accuracy([run])).axes[0].lines[0]
+    assert f"--c0: {line.get_color()};" in css
 
 
 def test_torn_last_line_is_left_out(tmp_path):
@@ -288,24 +306,20 @@ def test_run_before_its_first_epoch_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "decisions.jsonl"])
-def test_missing_file_is_one_line_and_exit_code_2(tmp_path, name):
+def test_missing_file_is_one_line_and_exit_code_2(tmp_path, capsys, name):
     run = make_run(tmp_path / "run")
     (run / name).unlink()
-    done = command(run)
-    assert done.returncode == 2
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith(f"error: {run / name}: missing")
-    assert "Traceback" not in done.stderr
+    assert report.main([str(run)]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith(f"error: {run / name}: missing")
+    assert (out, err.count("\n")) == ("", 1)
     assert not (run / "report.html").exists()
 
 
-def test_command_prints_the_page_it_wrote(tmp_path):
+def test_command_prints_the_page_it_wrote(tmp_path, capsys):
     run = make_run(tmp_path / "run")
-    done = command(run, "--output", tmp_path / "out")
-    assert (done.returncode, done.stdout.strip()) == (
-        0,
-        str(tmp_path / "out" / "report.html"),
-    )
+    assert report.main([str(run), "--output", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "out" / "report.html")
     assert (tmp_path / "out" / "report.html").is_file()
     assert not (run / "report.html").exists()
 
@@ -331,9 +345,9 @@ def test_several_runs_go_to_one_page(tmp_path, monkeypatch):
         ("50", "50", "+0.0%"),
     ]
     assert len(Page(page).decisions(1)) == 5
-    loaded = [report.load_run(run) for run in runs]
-    for axes in report.accuracy(loaded).axes[:2]:
-        assert [line.get_label() for line in axes.lines] == ["demo", "by hand"]
+    chart = charts.accuracy([report.load_run(run) for run in runs])
+    assert [key.text for key in chart.keys] == ["demo", "by hand"]
+    assert len({key.look for key in chart.keys}) == 2
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path):
@@ -354,7 +368,7 @@ def test_unfinished_run_has_no_test_accuracy(tmp_path):
 def test_manual_schedule_without_a_model(tmp_path, epochs):
     page = Page(report.write_report([manual_run(tmp_path / "run", epochs)]))
     decided = {decision for _, decision, _ in page.decisions()}
-    assert decided == {"Scheduled: one setting, no choice to make"}
+    assert decided == {"Continued: no trial in this epoch"}
     assert not {"calibration", "kept"} & set(page.names)
     assert "What the model believed" not in page.text
 
@@ -390,7 +404,7 @@ def test_names_are_text_and_never_markup(tmp_path):
 
 
 def test_embedded_data_cannot_end_their_element():
-    text = report.parts.embed("x", {"name": "</script><script>alert(1)"})
+    text = parts.embed("x", {"name": "</script><script>alert(1)"})
     assert text.count("<") == 2
     content = re.fullmatch(r"<script[^>]*>(.*)</script>", text)[1]
     assert json.loads(content) == {"name": "</script><script>alert(1)"}
@@ -398,10 +412,10 @@ def test_embedded_data_cannot_end_their_element():
 
 def test_probes_are_told_from_failed_attempts():
     probe = {"branch": -1, "keep_probability": None, "trials": [{}], "scores": [-2.0]}
-    assert report.numbers.outcome(probe) == "probed"
-    assert not report.numbers.has_incumbent(probe)
+    assert verdicts.outcome(probe) == "probed"
+    assert not verdicts.has_incumbent(probe)
     failed = probe | {"scores": [None]}
-    assert report.numbers.outcome(failed) == "rolled back"
+    assert verdicts.outcome(failed) == "rolled back"
 
 
 def test_lines_of_pairs_tell_the_test():
@@ -412,6 +426,44 @@ def test_lines_of_pairs_tell_the_test():
         "scores": [-2.1, -1.9],
         "p_value": 0.0123,
     }
-    line = console._tried(row)
-    assert line == "pair 3: lr 0.1: -2.1, lr 0.4: -1.9; switch test p 0.012"
-    assert console._tried(row | {"p_value": None, "block": 0}).startswith("probed lr")
+    row |= {"epoch": 0, "score_before": -2.3, "posterior_mean": None}
+    line = console.line(row, None, 3)
+    assert line == (
+        "epoch 0/2  pair 3 of the switch test; the test ends with p = 0.012: "
+        "base lr 0.1: validation loss 2.1; challenger lr 0.4: 1.9"
+    )
+    probe = row | {"p_value": None, "block": 0, "scores": [-2.1, None]}
+    line = console.line(probe, None, 3)
+    assert line == "epoch 0/2  probed lr 0.1: validation loss 2.1; lr 0.4: diverged"
+
+
+def test_a_line_and_the_page_give_the_same_reason(page):
+    """Of every decision; where nothing was tried the line says nothing of it."""
+    accepted = METRICS[0] | {"validation_loss": 1.0}
+    for row, (_, told, _) in zip(DECISIONS, page.decisions(), strict=True):
+        outcome, reason = told.split(": ")
+        line = console.line(row, accepted, 4)
+        assert f"{outcome.lower()}: {reason}" in line
+    lone = decision(0, [A], [50.0], 49.0, 0)
+    assert console.line(lone, accepted, 4).endswith("lr 0.1 momentum 0.9")
+
+
+def test_rounding_never_makes_a_one():
+    assert verdicts.short({"b2": 0.9996, "b1": 1.0}) == "b2 0.9996 b1 1"
+    assert verdicts.number(0.99999) == "0.99999"
+
+
+def test_what_a_run_adopted_after_probes_is_marked_as_taken(tmp_path):
+    probes = decision(0, [A, B], [-2.0, -2.1], -2.3, -1)
+    run = report.load_run(make_run(tmp_path / "run", METRICS[:1], [probes]))
+    assert numbers.challengers(run, "accepted") == [(0, A)]
+    assert numbers.challengers(run, "rejected") == [(0, B)]
+
+
+def test_the_lead_tells_the_verdict_of_a_search(tmp_path):
+    pair = decision(0, [B, A], [-2.0, -1.9], -2.3, -1, block=1, p_value=0.012)
+    page = Page(report.write_report([make_run(tmp_path / "run", METRICS, [pair])]))
+    lead = page.text[page.text.index('class="lead"') :].partition("</p>")[0]
+    assert "left its base for the challenger (switch test, p\u00a0=\u00a00.012)" in lead
+    (row,) = page.table("switch")
+    assert row["Challenger − base"] == "+0.10"

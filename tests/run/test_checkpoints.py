@@ -155,7 +155,7 @@ def test_another_network_or_tuner_is_refused_and_nothing_lost(copy, change, mess
     store = Checkpoints(copy)
     store.latest()
     with pytest.raises(
-        config.ConfigError, match=f"another network or tuner: {message}"
+        config.ConfigError, match=f"another state or strategy: {message}"
     ):
         store.restore(arrays() | change)
     assert files(copy) == before

@@ -13,14 +13,13 @@ import pytest
 from paths import ROOT
 from run_state import state
 
-from hyperdyn_jax import hosts, loop
+from hyperdyn_jax import loop
 from hyperdyn_jax.data.dataset import ArrayDataset
+from hyperdyn_jax.distributed import collectives
 from hyperdyn_jax.run.config_errors import ConfigError
 from hyperdyn_jax.run.console import Display
 from hyperdyn_jax.strategies import hyperdyn
 from hyperdyn_jax.system import signals
-
-pytestmark = pytest.mark.usefixtures("compiled")
 
 
 class Recorder(Display):
@@ -50,7 +49,7 @@ def config(**changes):
 def one_device(monkeypatch):
     """Faster than eight virtual ones."""
     devices = jax.devices()[:1]
-    monkeypatch.setattr(hosts, "devices", lambda: devices)
+    monkeypatch.setattr(collectives, "devices", lambda: devices)
     monkeypatch.setattr(jax, "device_count", lambda: 1)
 
 
@@ -176,7 +175,7 @@ def test_a_fork_from_another_network_is_refused_with_a_diff(tmp_path, compilatio
 def test_other_data_are_refused_with_a_diff(tmp_path, monkeypatch):
     settings = config(strategy="constant", epochs=1)
     loop.train_and_evaluate(settings, tmp_path, Recorder())
-    monkeypatch.setattr(loop.RunDirectory, "is_finished", lambda _: False)
+    monkeypatch.setattr(loop, "is_finished", lambda _: False)
     size = ArrayDataset.size
     monkeypatch.setattr(ArrayDataset, "size", lambda *a: size(*a) - 1)
     with pytest.raises(ConfigError, match=r"4,095 validation.*there") as caught:

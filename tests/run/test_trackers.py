@@ -88,6 +88,7 @@ def expected(workdir):
     return found
 
 
+@pytest.mark.slow
 def test_wandb_offline_files_hold_every_row_once(finished):
     from wandb.proto import wandb_internal_pb2 as pb
 
@@ -128,6 +129,7 @@ def records(file):
             whole = b""
 
 
+@pytest.mark.slow
 def test_mlflow_store_holds_every_row_once(finished):
     program = """
 import json, sys
@@ -151,6 +153,7 @@ print(json.dumps([history, run.data.params, run.info.status]))
     assert (params["optimizer.name"], status) == ("adam", "FINISHED")
 
 
+@pytest.mark.slow
 def test_tensorboard_holds_every_row_once(finished):
     steps = {}
     for file in sorted(finished.glob("tensorboard/events*")):

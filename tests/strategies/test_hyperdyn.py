@@ -557,7 +557,7 @@ def test_decisions_keep_with_the_stated_probability():
 
 def test_rising_accuracy_always_keeps_and_infinite_offset_never():
     state = middle()._replace(history=np.float32([10, 20, 30, 40, 50]))
-    never = Hyperdyn(SGD, capacity=16, offset=math.inf)
+    never = dataclasses.replace(SMALL, offset=math.inf)
     for key in keys_of_a_long_run()[:500]:
         at_key = state._replace(key=key)
         sound = np.float32([50, 60])
@@ -740,7 +740,7 @@ def test_model_of_the_trials_is_in_natural_units_and_handed_on():
     "tuner",
     [
         SMALL,
-        Hyperdyn(SGD, capacity=16, offset=math.inf),
+        dataclasses.replace(SMALL, offset=math.inf),
         GreedyBestOfTwo(SGD, capacity=16),
         DoNothingControl(SMALL),
     ],
@@ -766,7 +766,7 @@ def test_incumbent_is_the_first_trial_of_every_decision(tuner):
 # --------------------------------------------------------------- several challengers
 
 
-SEVERAL = dataclasses.replace(SMALL, capacity=24, suggestions=3)
+SEVERAL = dataclasses.replace(SMALL, suggestions=3)
 
 
 def test_several_challengers_are_apart_and_in_the_box():
@@ -789,9 +789,8 @@ def test_several_challengers_are_apart_and_in_the_box():
 
 def test_first_of_several_is_the_challenger_alone():
     """What the others are believed to bring comes after it."""
-    alone = dataclasses.replace(SEVERAL, suggestions=1)
-    _, state = play(alone, begin(alone), 5)
-    one, several = alone.ask(state), SEVERAL.ask(state)
+    _, state = play(SMALL, begin(), 5)
+    one, several = SMALL.ask(state), SEVERAL.ask(state)
     for name in SGD:
         np.testing.assert_allclose(several.hparams[name][:2], one.hparams[name], 1e-5)
     for found, expected in zip(several[3:6], one[3:6], strict=True):
@@ -839,8 +838,7 @@ def test_more_challengers_an_epoch_leave_less_regret():
             state, _ = tuner.tell(state, trials, state.history[-1] + noisy)
         return np.mean(left[1:])
 
-    alone = dataclasses.replace(SEVERAL, suggestions=1)
-    one, three = ([regret(t, seed) for seed in range(8)] for t in (alone, SEVERAL))
+    one, three = ([regret(t, seed) for seed in range(8)] for t in (SMALL, SEVERAL))
     assert np.mean(three) < 0.8 * np.mean(one)
 
 
@@ -999,10 +997,16 @@ def check_proposal(tuner, state, model, trials):
 
 
 @pytest.mark.parametrize(
-    ("tuner", "count"), [(SMALL, 9_500), (CLUSTERS, 500)], ids=["small", "clusters"]
+    ("tuner", "count"),
+    [
+        (SMALL, 1_500),
+        (CLUSTERS, 500),
+        pytest.param(SMALL, 9_500, marks=pytest.mark.slow),
+    ],
+    ids=["small", "clusters", "many"],
 )
 def test_fuzzed_observations(tuner, count):
-    """Ten thousand sets, through the functions that a run calls."""
+    """Sets of any kind, ten thousand in all, through the functions that a run calls."""
     model = gp.prior_mean(len(tuner.space))
     for case in range(count):
         rng = np.random.default_rng(case)

@@ -1,19 +1,36 @@
-"""Every strategy through the real loop, one flag away, counted alike."""
+"""Every strategy by its name, through the loop of every run, counted alike."""
 
 import json
+import math
 
+import jax
 import numpy as np
 import pytest
 from paths import ROOT
 
-from hyperdyn_jax import loop
+from hyperdyn_jax import DivergedError, loop, tune
 from hyperdyn_jax.run.console import Display
 from hyperdyn_jax.strategies.registry import STRATEGIES, Context
-from hyperdyn_jax.tuner.search_space import LogUniform, SearchSpace, Uniform
-
-pytestmark = pytest.mark.slow
+from hyperdyn_jax.training.trainer import Trainer
+from hyperdyn_jax.tuner.search_space import (
+    LogComplement,
+    LogUniform,
+    SearchSpace,
+    Uniform,
+)
 
 STEPS = 10  # an epoch
+SPACE = SearchSpace(
+    learning_rate=LogUniform(1e-3, 1.0), momentum=LogComplement(0.0, 0.99)
+)
+STAGE = {"stage": 2.0, "max_stage": 2.0}
+SECTIONS = {
+    "hyperdyn": {"capacity": 16},
+    "explore": {"max_overhead": 2.0, "probe": 0.04},
+    "autolrs": STAGE,
+    "pb2": {"capacity": 16},
+    "manual_large_batch": {"warmup": 1.0},
+}
 # Optimizer steps in all for three epochs: the sum over decisions of branches x steps.
 TOTAL = {
     "hyperdyn": (5 + 2 + 2) * STEPS,
@@ -21,60 +38,120 @@ TOTAL = {
     "greedy": (5 + 2 + 2) * STEPS,
     "control": (5 + 2 + 2) * STEPS,
     "explore": 3 * STEPS,
-    "random_search": 3 * 5 * STEPS,
-    "hyperband": 3 * 5 * STEPS,
+    "random_search": 3 * 10 * STEPS,
+    "hyperband": 3 * 10 * STEPS,
     "pb2": 3 * 4 * STEPS,
     # A stage of two epochs: ten probes of four segments of one step (2 / 10 / 4 epochs,
     # rounded); the second stage is cut off by the end of the run.
     "autolrs": 2 * 10 * 4 * 1 + 3 * STEPS,
 }
+every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 
 
-def settings(strategy, folder):
+def make(strategy, folder):
+    """A strategy by its name, for three epochs; it may replay what is in a folder."""
+    schedule = {
+        "until_step": [12, 30],
+        "hyperparams": {"learning_rate": [0.1, 0.01]},
+    }
+    (folder / "schedule.json").write_text(json.dumps(schedule))
+    sections = SECTIONS | {"replay": {"run": str(folder)}}
+    base = {"learning_rate": 0.1, "momentum": 0.9}
+    return STRATEGIES[strategy](Context(SPACE, base, 3, 128, STEPS, sections))
+
+
+class Weight:
+    """Training of a weight, which counts the steps that it is asked for.
+
+    A state is (weight, steps on its path). Every loss is finite, or none is.
+    """
+
+    def __init__(self, metric, finite=True):
+        self.metric, self.finite, self.steps = metric, finite, 0
+
+    def train(self, state, hparams, steps):
+        self.steps += len(steps)
+        weight, count = state
+        weight *= (1 - 0.1 * hparams["learning_rate"]) ** len(steps)
+        return (weight if self.finite else np.float32(np.nan)), count + len(steps)
+
+    def evaluate(self, state):
+        loss = float(abs(state[0])) + 1e-3
+        return -loss if self.metric == "loss" else 100 / (1 + loss)
+
+
+def play(strategy, folder, finite=True, **more):
+    tuner = make(strategy, folder)
+    loop = Weight(tuner.metric, finite)
+    size = {"epochs": 3, "steps_per_epoch": STEPS, "key": jax.random.key(0)}
+    start = (np.float32(10), 0)
+    return loop, lambda: tune(loop.train, loop.evaluate, start, tuner, **size, **more)
+
+
+@every_strategy
+def test_a_strategy_counts_the_steps_that_were_trained(strategy, tmp_path):
+    loop, run = play(strategy, tmp_path)
+    result = run()
+    last = result.metrics[-1]
+    if strategy == "explore":
+        assert 10 <= last["step"] <= 3 * STEPS - 5
+    else:
+        assert last["step"] == 3 * STEPS
+    assert result.state[1] == result.metrics[result.best_epoch]["step"]
+    assert loop.steps == last["total_steps"] == TOTAL.get(strategy, 3 * STEPS)
+    extra = sum(row["extra_steps"] for row in result.decisions)
+    assert extra == loop.steps - last["step"]
+
+
+@every_strategy
+def test_where_everything_diverges_a_strategy_gives_up(strategy, tmp_path):
+    """After four attempts, each of which is counted, and with finite settings."""
+    loop, run = play(strategy, tmp_path, finite=False, workdir=tmp_path / "run")
+    with pytest.raises(DivergedError, match="every branch of epoch 0 diverged, 4 tim"):
+        run()
+    lines = (tmp_path / "run" / "decisions.jsonl").read_text().splitlines()
+    decisions = [json.loads(line) for line in lines]
+    assert {row["branch"] for row in decisions} == {-1}
+    # A probe that diverges is no attempt: the run would not have gone on as it.
+    attempts = [row["rollback"]["attempt"] for row in decisions if row["rollback"]]
+    assert attempts == [1, 2, 3, 4]
+    assert not (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert sum(row["extra_steps"] for row in decisions) == loop.steps
+    for row in decisions:
+        assert all(math.isfinite(x) for t in row["trials"] for x in t.values())
+
+
+def settings(strategy):
+    """The digits with a tiny network, for three epochs."""
     namespace = {}
     exec((ROOT / "configs" / "digits.py").read_text(), namespace)
     config = namespace["get_config"]()
     config.update(strategy=strategy, epochs=3, batch_size=128)
     config.model.width = 2
-    config.hyperdyn.update(capacity=16)
-    content = config.to_dict()
-    if strategy == "autolrs":
-        content[strategy] = {"stage": 2.0, "max_stage": 2.0}
-    if strategy == "explore":
-        content["explore"] |= {"max_overhead": 2.0, "probe": 0.04}
-    if strategy == "replay":
-        schedule = {
-            "until_step": [12, 30],
-            "hyperparams": {"learning_rate": [0.1, 0.01]},
-        }
-        (folder / "schedule.json").write_text(json.dumps(schedule))
-        content["replay"] = {"run": str(folder)}
-    if strategy == "pb2":
-        content["pb2"] = {"capacity": 16}
-    if strategy == "manual_large_batch":
-        content["manual_large_batch"] = {"warmup": 1.0}
+    content = config.to_dict() | {"autolrs": STAGE}
+    content["hyperdyn"] |= SECTIONS["hyperdyn"]
+    content["explore"] |= SECTIONS["explore"]
     return content
 
 
-@pytest.mark.usefixtures("compiled")
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_strategy_runs_and_is_counted(strategy, tmp_path):
-    (earlier := tmp_path / "earlier").mkdir()
-    tmp_path = tmp_path / "run"
-    config = settings(strategy, earlier)
-    metrics = loop.train_and_evaluate(config, tmp_path, Display(3))
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["hyperdyn", "autolrs", "explore"])
+def test_a_network_is_trained_for_the_steps_that_are_told(
+    strategy, tmp_path, monkeypatch
+):
+    """Scored by its accuracy, by its loss, and by that of an average."""
+    trained, train = [], Trainer.train
+
+    def counting(trainer, progress, steps, *others, **more):
+        after = train(trainer, progress, steps, *others, **more)
+        trained.append(np.isfinite(after.losses[:, progress.steps :]).sum())
+        return after
+
+    monkeypatch.setattr(Trainer, "train", counting)
+    metrics = loop.train_and_evaluate(settings(strategy), tmp_path, Display(3))
     last = metrics[-1]
-    if strategy == "explore":
-        assert 10 <= last["step"] <= 3 * STEPS - 5
-    else:
-        assert last["step"] == 3 * STEPS
-    assert last["total_steps"] == TOTAL.get(strategy, 3 * STEPS)
+    assert sum(trained) == last["total_steps"] == TOTAL[strategy]
     assert np.isfinite(last["test_accuracy"])
-    lines = (tmp_path / "decisions.jsonl").read_text().splitlines()
-    decisions = [json.loads(line) for line in lines]
-    steps = [row["step"] for row in metrics]
-    extra = sum(row["extra_steps"] for row in decisions)
-    assert steps[-1] + extra == last["total_steps"]
     assert (tmp_path / "report.html").is_file()
 
 
@@ -147,10 +224,10 @@ def test_replay_needs_a_run(tmp_path):
             STRATEGIES["replay"](context)
 
 
-@pytest.mark.usefixtures("compiled")
+@pytest.mark.slow
 def test_pairs_train_on_data_of_their_own(tmp_path, monkeypatch):
     """Each of them on the stretch after the one before, from the untrained network."""
-    config = settings("explore", tmp_path)
+    config = settings("explore")
     config["explore"] |= {"base": "constant", "margin": 0.0}
     config["optimizer"] |= {"learning_rate": 1e-4}  # far too small
     begins, train = [], loop.Trainer.train

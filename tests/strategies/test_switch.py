@@ -55,15 +55,36 @@ def test_false_switches_are_no_more_than_the_level(first, last, level):
     assert 0.3 * level < switched / draws <= allowed
 
 
-def test_power_is_that_of_simulated_pairs():
-    rng, draws = np.random.default_rng(1), 20_000
+@pytest.mark.parametrize(("first", "last", "margin"), [(3, 6, 0.1), (3, 3, 0.0)])
+def test_power_is_that_of_the_test_that_is_run(first, last, margin):
+    """Pair by pair, as the tuner plays it: two looks, the margin, early giving up."""
+    rng, draws, base, deviation = np.random.default_rng(1), 5000, 0.28, 0.018
+    for gap in (0.02, 0.04, 0.06):
+        pairs = (1 - margin) * (base + gap) - base
+        pairs = pairs + rng.normal(0, deviation, size=(draws, last))
+        played = [play(row, first, last, 0.05)[0] for row in pairs]
+        found = np.mean([verdict is Verdict.SWITCH for verdict in played])
+        assert paired_test.power(
+            gap, deviation, first=first, last=last, level=0.05, margin=margin, base=base
+        ) == pytest.approx(found, abs=0.025)
+
+
+def test_power_of_one_look_is_that_of_the_noncentral_t():
     for gap, deviation, pairs in ((0.02, 0.02, 3), (0.05, 0.03, 6)):
-        values = rng.normal(gap, deviation, size=(draws, pairs))
-        found = np.mean([paired_test.p_value(row) <= 0.05 for row in values])
-        assert paired_test.power(gap, deviation, pairs, 0.05) == pytest.approx(
-            found, abs=0.015
-        )
-    assert paired_test.power(0.0, 1.0, 5, 0.05) == pytest.approx(0.05)
+        critical = stats.t.isf(0.05, pairs - 1)
+        shift = gap / deviation * math.sqrt(pairs)
+        one = paired_test.power(gap, deviation, first=pairs, last=pairs, level=0.05)
+        # Those that are behind after a pair are given up, and so never found.
+        assert one <= stats.nct.sf(critical, pairs - 1, shift) + 0.005
+        assert one == pytest.approx(stats.nct.sf(critical, pairs - 1, shift), abs=0.05)
+
+
+def test_at_the_margin_the_power_is_no_more_than_the_level():
+    base, margin = 0.28, 0.1
+    edge = margin * base / (1 - margin)  # where the margin is met and no more
+    looks = {"first": 3, "last": 6, "level": 0.05, "margin": margin, "base": base}
+    assert 0.02 < paired_test.power(edge, 0.018, **looks) <= 0.05
+    assert paired_test.power(0.0, 0.018, **looks) < 0.001  # no better than the base
 
 
 @given(

@@ -263,11 +263,14 @@ def test_branches_at_different_steps_are_refused(trainer):
 
 
 @pytest.mark.parametrize(
-    ("name", "averaging"), [("schedule_free", None), ("plain_sgd", 3.0)]
+    ("name", "averaging", "seed"), [("schedule_free", None, 1), ("plain_sgd", 3.0, 0)]
 )
-def test_averages_are_scored_with_statistics_of_their_own(digits, name, averaging):
+def test_averages_are_scored_with_statistics_of_their_own(
+    digits, name, averaging, seed
+):
+    """Where the two statistics differ by much; there are seeds where they do not."""
     source = dataset.ArrayDataset(
-        **digits, devices=2, seed=0, batch_size=64, eval_batch_size=128
+        **digits, devices=2, seed=seed, batch_size=64, eval_batch_size=128
     )
     hparams = {"learning_rate": 1.0, "weight_decay": 1e-3}
     optimizer = optimizers.create_optimizer(name, hparams, averaging=averaging)

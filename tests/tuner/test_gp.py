@@ -19,6 +19,7 @@ from hyperdyn_jax.tuner import gp
 KINDS = ["rbf", "matern32", "matern52"]
 TIME = TimeKernel(1.0, 0.5)
 CAPACITY = 48
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)  # each compiles
 # As in the tuner.
 compiled = functools.partial(
     jax.jit, compiler_options=compiler.options(**compiler.ONE_THREAD)
@@ -204,7 +205,7 @@ def check_posterior(kind, parameters, U, t, y, *, tolerance=1e-5, **time):
         np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance * scale)
 
 
-@pytest.mark.parametrize("dimensions", [1, 2, 3, 4])
+@pytest.mark.parametrize("dimensions", [1, slow(2), slow(3), 4])
 @pytest.mark.parametrize("kind", KINDS)
 def test_posterior_equals_the_oracle(kind, dimensions):
     for seed in range(8):
@@ -291,7 +292,7 @@ def test_scale_and_offset_of_the_gains_do_not_matter(kind):
     np.testing.assert_allclose(turned_stddev, 7.0 * stddev, rtol=1e-9)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [slow("rbf"), slow("matern32"), "matern52"])
 def test_believed_means_change_deviations_alone(kind):
     """Against the algebra of a covariance with the rows more, in NumPy."""
     U, t, y = random_data(3, 2, 20)
@@ -493,7 +494,7 @@ def test_density_and_its_gradient_equal_the_oracle(kind, dimensions):
             assert slope == pytest.approx(central, rel=1e-5, abs=1e-5)
 
 
-@pytest.mark.parametrize("capacity", [16, 48, 64])
+@pytest.mark.parametrize("capacity", [slow(16), 48, slow(64)])
 @pytest.mark.parametrize("dimensions", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["matern32", "matern52"])
 def test_gradient_is_right_at_every_size(kind, dimensions, capacity):

@@ -16,10 +16,11 @@ from paths import ROOT
 
 from hyperdyn_jax import loop
 from hyperdyn_jax.run import config as config_lib
-from hyperdyn_jax.run import run_dir
+from hyperdyn_jax.run import engine, run_dir
+from hyperdyn_jax.run.network import Network
 from hyperdyn_jax.strategies import learned_schedule
 from hyperdyn_jax.system import signals
-from hyperdyn_jax.training.trainer import Evaluation
+from hyperdyn_jax.training.progress import Evaluation
 
 SMALL = ["--config.model.width=2", "--config.epochs=10", "--config.batch_size=128"]
 PAPER = "--config.strategy=hyperdyn"
@@ -124,8 +125,9 @@ def test_lines_say_what_happened_and_why(finished):
     assert "best of 5" in epochs[0]
     for line in epochs[1:]:
         assert re.search(
-            r"loss \d.*validation [\d.]+%.* lr \S+ momentum \S+ .*(kept|switched) "
-            r"\(keep p \S+; challenger .* expected \S+ ± \S+, got \S+\).* img/s  ETA",
+            r"loss \d.*validation [\d.]+%.* lr \S+ momentum \S+ .*(kept|switched): "
+            r"drew \S+, (not )?below the keep probability \S+; challenger .*: "
+            r"expected \S+ ± \S+, got \S+  .* img/s  ETA",
             line,
         )
     assert "100 accepted steps, 230 total steps with every trial (+130%)" in lines
@@ -316,7 +318,7 @@ def test_a_run_in_which_everything_diverges_stops_with_its_cause(environment, tm
         assert done.stderr.count("\n") == 1
         assert "float32" not in done.stderr
         decisions = rows(tmp_path / "run", "decisions")
-        assert [row["branch"] for row in decisions] == [-1] * loop.ATTEMPTS
+        assert [row["branch"] for row in decisions] == [-1] * engine.ATTEMPTS
         back = [row["rollback"] for row in decisions]
         assert [each["attempt"] for each in back] == [1, 2, 3, 4]
         limits = [each["learning_rate_limit"] for each in back]
@@ -394,12 +396,12 @@ def test_a_run_ends_at_the_better_of_average_and_end(tmp_path, schedule_name):
     settings = {"epochs": 3, "strategy": schedule_name}
     (end,) = in_process(tmp_path / "end", **settings)[-1:]
     averages = []
-    original = loop.average_or_end
+    original = engine.Engine._average_or_end
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            loop,
-            "average_or_end",
-            lambda trainer, last: averages.append(last) or original(trainer, last),
+            engine.Engine,
+            "_average_or_end",
+            lambda self, last: averages.append(last) or original(self, last),
         )
         (both,) = in_process(tmp_path / "both", averaging=5.0, **settings)[-1:]
     (average,) = averages
@@ -429,19 +431,22 @@ def test_a_run_ends_at_the_better_of_average_and_end(tmp_path, schedule_name):
     ],
 )
 def test_backtracking_takes_more_than_chance(accuracies, kept):
-    class Tester:
-        def evaluate(self, state, split):
-            assert split == "test"
-            return Evaluation(float(state), 1.0, 260)
+    class Tester(Network):
+        def __init__(self):
+            """There is no network."""
+
+        def test(self, state):
+            return {"test_accuracy": float(state), "test_loss": 1.0}
 
     branches = [
-        loop.Branch(epoch, 0.0, Evaluation(accuracy, 1.0, 257), accuracy)
+        engine.Branch(epoch, 0.0, Evaluation(accuracy, 1.0, 257), accuracy)
         for epoch, accuracy in enumerate(accuracies)
     ]
-    run = loop.Run([None], [], None, None, 0.0, {})
+    run = engine.Run([None], [], None, None, 0.0, {})
     for epoch, branch in enumerate(branches):
-        run = loop.remember(run._replace(epoch=epoch + 1, held=[branch.state]), branch)
-    run, tested = loop.finish(Tester(), run, branches[-1])
+        run = run._replace(epoch=epoch + 1, held=[branch.state])
+        run = engine.remember(run, branch)
+    run, tested = engine.Engine(None, Tester(), True).finish(run, branches[-1])
     assert (run.held, run.best) == ([kept], [])
     assert tested["test_accuracy"] == kept
     end = len(accuracies) - 1

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from hyperdyn_jax.report import numbers
-from hyperdyn_jax.report.numbers import Row, Run
+from hyperdyn_jax.report.numbers import Run
 from hyperdyn_jax.run import config_strategy
+from hyperdyn_jax.run.jsonl import Row
+from hyperdyn_jax.run.verdicts import prediction_of
 from hyperdyn_jax.strategies import explore_then_commit, hyperdyn
 from hyperdyn_jax.strategies.search import DoNothingControl
 from hyperdyn_jax.system import compiler
@@ -66,7 +67,7 @@ def recompute(run: Run) -> Beliefs | None:
     """What the model of a run believed; None if it has none, or one that the run's rows
     do not determine (an earlier run's probes that are gone, another version's rows)."""
     modelled = (row for row in run.decisions if row.get("gp"))
-    if not any(numbers.prediction_of(row, 0) for row in modelled):
+    if not any(prediction_of(row, 0) for row in modelled):
         return None
     try:
         tuner = config_strategy.make_tuner(run.config, run.metrics[0]["step"])
@@ -90,7 +91,7 @@ def _agrees(run: Run, step: Belief) -> bool:
     if step.row == len(run.decisions):
         return True
     row = run.decisions[step.row]
-    told = [numbers.prediction_of(row, i) for i in range(len(step.trials))]
+    told = [prediction_of(row, i) for i in range(len(step.trials))]
     if None in told:
         return False
     apart = np.abs(np.array(told) - step.trials)

@@ -1,0 +1,230 @@
+"""The sections of a page that are of one run alone."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from hyperdyn_jax.report import charts, numbers, parts
+from hyperdyn_jax.report.numbers import Run
+from hyperdyn_jax.run import verdicts
+from hyperdyn_jax.run.jsonl import Row
+
+
+class Section(NamedTuple):
+    """A headed part of the page, HTML but for its names.
+
+    name: of its anchor.
+    """
+
+    name: str
+    title: str
+    body: str
+    note: str = ""
+
+
+def decisions(run: Run) -> Section:
+    if not run.decisions:
+        return Section("decisions", "Decisions", "", "No decision was recorded.")
+    head = ["Epoch", "Decision", "Tried", "Predicted", "Realised"]
+    top = "".join(f'<th scope="col">{x}</th>' for x in head)
+    body = "\n".join(map(_decision, run.decisions))
+    grid = (
+        f'<table class="cards decisions" data-table="decisions">'
+        f"<thead><tr>{top}</tr></thead>\n{body}</table>"
+    )
+    body = parts.scroll(f"Decisions of {run.label}", grid)
+    note = (
+        "✓ marks the branch that became the run. Predicted: mean ± standard deviation "
+        "of the latent gain, before the trial was trained. Realised: its score minus "
+        f"the score that all branches started from, in {numbers.unit(run)}."
+    )
+    if all(len(row["trials"]) == 1 and row["branch"] == 0 for row in run.decisions):
+        note = "No epoch had a trial: the schedule was given beforehand."
+        body = parts.details("Every epoch", body)
+    return Section("decisions", "Decisions", body, note)
+
+
+def _decision(row: Row) -> str:
+    count, why = len(row["trials"]), parts.escape(verdicts.reason(row))
+    head = (
+        f'<th scope="rowgroup" rowspan="{count}"><span class="unseen">Epoch </span>'
+        f"{row['epoch']}</th>"
+        f'<td rowspan="{count}">'
+        f"<b>{parts.escape(verdicts.outcome(row).capitalize())}</b>: {why}</td>"
+    )
+    lines = []
+    for i in range(count):
+        foreseen, gain = verdicts.prediction_of(row, i), verdicts.gain_of(row, i)
+        got = "diverged" if gain is None else verdicts.signed(gain)
+        taken = i == row["branch"]
+        tick = '<span class="tick-mark">✓</span> ' if taken else ""
+        look = ' class="taken"' if taken else ""
+        tried = f"{verdicts.role(row, i)}: {verdicts.setting(row['trials'][i])}"
+        lines.append(
+            f"<tr>{head if i == 0 else ''}<td{look}>{tick}{parts.escape(tried)}</td>"
+            f"<td>{parts.predicted(foreseen)}</td>"
+            f"<td>{got}</td></tr>"
+        )
+    return f'<tbody class="decision">{"".join(lines)}</tbody>'
+
+
+def calibration(run: Run) -> Section | None:
+    made = numbers.predictions(run)
+    if not made:
+        return None
+    groups = {"all": made}
+    groups |= {
+        kind: [p for p in made if p.challenger == challenger]
+        for kind, challenger in (("incumbents", False), ("challengers", True))
+    }
+    rows = [
+        [kind, str(held), str(len(group)), f"{held / len(group):.0%}"]
+        for kind, group in groups.items()
+        if group and (kind == "all" or len(group) < len(made))
+        for held in [sum(p.held for p in group)]
+    ]
+    counts = parts.table(
+        "Gains inside their 90% intervals",
+        ["Predictions", "Held", "Of", "Share"],
+        rows,
+        name="calibration",
+    )
+    body = parts.figure(charts.gains([run])) + parts.boxed(counts)
+    note = f"{numbers.coverage(made)}.".capitalize()
+    return Section("calibration", "Predicted and realised", body, note)
+
+
+def kept(run: Run) -> Section | None:
+    """Had we kept: where both branches are known, the one against the other."""
+    found, unit = numbers.pairs(run), numbers.unit(run)
+    if not found:
+        return None
+    lines = {
+        f"The run {label}": [p.difference for p in found if p.kept == kept]
+        for label, kept in (("kept", True), ("switched", False))
+    }
+    title = f"Mean difference in {unit}, with its 95% interval"
+    body = _compared(title, "kept", "Incumbent", "Decisions", lines)
+    note = (
+        "Both branches of a decision started from the same state and saw the same "
+        "batches. This looks one epoch ahead only: what is better for an epoch may be "
+        "worse for the run, and the differences do not add up to one at its end."
+    )
+    text = f"<p>{parts.escape(_hindsight(run, found))}</p>"
+    return Section("kept", "Had we kept", body + text, note)
+
+
+def _compared(
+    title: str, name: str, base: str, what: str, lines: Mapping[str, Sequence[float]]
+) -> str:
+    """A table of differences of scores, challenger minus base, a line a name."""
+    head = ["", what, "Challenger ahead", "Equal", f"{base} ahead"]
+    head.append(f"Challenger − {base.lower()}")
+    rows = []
+    for label, values in lines.items():
+        ahead, behind = sum(x > 0 for x in values), sum(x < 0 for x in values)
+        counts = map(str, (len(values), ahead, len(values) - ahead - behind, behind))
+        if values:
+            mean = parts.with_interval(*numbers.interval(values))
+            rows.append([label, *counts, mean])
+    return parts.boxed(parts.table(title, head, rows, "cards", name=name), "")
+
+
+def _hindsight(run: Run, found: Sequence[numbers.Pair]) -> str:
+    """What the branches taken were worth beside the incumbents', and beside the better
+    ones."""
+    unit = numbers.unit(run)
+    switched = [pair.difference for pair in found if not pair.kept]
+    missed = sum(max(0.0, p.difference if p.kept else -p.difference) for p in found)
+    text = (
+        f"Of {len(run.decisions)} decisions, {len(found)} have both branches trained "
+        f"and scored. "
+    )
+    if switched:
+        text += (
+            f"Where the run switched, the branches taken scored "
+            f"{verdicts.signed(sum(switched))} {unit} in sum against the incumbents'. "
+        )
+    else:
+        text += "The run never switched, so it is the one that always keeps. "
+    return text + (
+        f"The better of the two each time, known only afterwards, would have been "
+        f"{missed:.2f} {unit} in sum ahead of the branches taken; part of that is the "
+        f"luck of a finite validation split."
+    )
+
+
+def switch_test(run: Run) -> Section | None:
+    """The pairs of probes that decide whether a search leaves its base."""
+    differences = numbers.switch_test(run)
+    if not differences:
+        return None
+    last = [row for row in run.decisions if row.get("block")][-1]
+    title = f"Scores in {numbers.unit(run)}, with the 95% interval of their mean"
+    body = _compared(title, "switch", "Base", "Pairs", {"Pairs of probes": differences})
+    base, challenger = map(verdicts.setting, last["trials"])
+    text = f"Base: {base}. Challenger: {challenger}. {numbers.verdict(run)}"
+    note = (
+        "Both probes of a pair start from the untrained network and see the same "
+        "batches, each pair fresh ones. The challenger has to be ahead by more than a "
+        "margin, by a test of known level."
+    )
+    body += f"<p>{parts.escape(text)}</p>"
+    return Section("switch", "The switch test", body, note)
+
+
+def cost(run: Run) -> Section:
+    last, spent = run.metrics[-1], numbers.seconds(run)
+    rows = [
+        ["Accepted steps", f"{last['step']:,}"],
+        ["Steps of trials beyond them", f"{numbers.extra(run):,}"],
+        ["Total steps", f"{last['total_steps']:,}"],
+        ["Overhead", numbers.overhead(run)],
+        ["Seconds in accepted epochs", f"{spent:,.1f}"],
+        ["Seconds an accepted epoch, mean", f"{spent / len(run.metrics):,.2f}"],
+    ]
+    note = (
+        "Steps are optimizer steps; overhead is total / accepted steps − 1. Seconds "
+        "are of training and deciding in accepted epochs; start-up, checkpoints and "
+        "probes that leave the run where it was are not in them."
+    )
+    grid = parts.boxed(parts.table("", ["Cost", "Value"], rows, name="cost"))
+    return Section("cost", "Cost", parts.figure(charts.cost([run])) + grid, note)
+
+
+def alerts(run: Run) -> Section | None:
+    """Roll-backs, diverged trials and records that were left out, if there are any."""
+    lines = []
+    for row in run.decisions:
+        diverged = [
+            verdicts.setting(trial)
+            for trial, score in zip(row["trials"], row["scores"], strict=True)
+            if score is None
+        ]
+        if row.get("rollback") or (diverged and row["branch"] < 0):
+            lines.append(f"Epoch {row['epoch']}: {verdicts.reason(row)}")
+        if diverged:
+            lines.append(f"Epoch {row['epoch']}: diverged with {'; '.join(diverged)}")
+    if skipped := run.metrics[-1].get("skipped_records"):
+        lines.append(f"{skipped:,} records could not be read and were left out")
+    if not lines:
+        return None
+    items = "".join(f"<li>{parts.escape(line)}</li>" for line in lines)
+    return Section("alerts", "What went wrong", f'<ul class="alerts">{items}</ul>')
+
+
+def settings(run: Run) -> Section:
+    text = parts.escape(json.dumps(run.config, indent=1))
+    body = parts.scroll(f"Settings of {run.label}", f"<pre>{text}</pre>")
+    return Section("settings", "Settings", parts.details("The whole config", body))
+
+
+SECTIONS: tuple[Callable[[Run], Section | None], ...] = (
+    decisions,
+    calibration,
+    kept,
+    switch_test,
+    cost,
+    alerts,
+    settings,
+)

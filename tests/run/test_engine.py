@@ -1,0 +1,273 @@
+"""The engine that networks and a user's own loop share, driven through `tune`."""
+
+import itertools
+import json
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from hyperdyn_jax import DivergedError, LogUniform, SearchSpace, tune
+from hyperdyn_jax.strategies import common
+from hyperdyn_jax.tuner.interface import Strategy, Trials
+
+KEY = jax.random.key(0)
+
+
+class Scripted(Strategy):
+    """Plays decisions that were written down: each is (rates, is a probe)."""
+
+    metric = "accuracy"
+    space = SearchSpace(learning_rate=LogUniform(1e-6, 10.0))
+
+    def __init__(self, *script, name="learning_rate"):
+        self.script, self.name = script, name
+
+    def init(self, key, score):  # noqa: ARG002 (nothing is random)
+        return np.int32(0)
+
+    def ask(self, state):
+        rates, probe = self.script[min(int(state), len(self.script) - 1)]
+        return Trials.of({self.name: rates})._replace(probe=probe)
+
+    def tell(self, state, trials, scores):
+        best = common.best_branch(scores)
+        if trials.probe or best < 0:
+            decision = common.stay(0, hold=[len(scores)])
+        else:
+            decision = common.accept(0, best)
+        return state + np.int32(1), decision
+
+
+def train(state, hparams, steps):
+    """Diverges above a rate of 1."""
+    bad = max(hparams.values()) > 1
+    return state + (np.float32(np.nan) if bad else np.float32(len(steps)))
+
+
+def run(*script, epochs=3, evaluate=float, **options):
+    size = {"epochs": epochs, "steps_per_epoch": 2, "key": KEY}
+    strategy = Scripted(*script)
+    return tune(train, evaluate, np.float32(0), strategy, **size, **options)
+
+
+SOUND, PROBE, BAD = ([0.5], False), ([0.5], True), ([5.0], False)
+
+
+def test_sound_probes_between_them_do_not_keep_a_diverging_run_alive():
+    """Of a hyperparameter that has no limit which could be lowered."""
+    endless = itertools.chain.from_iterable([(BAD, PROBE)] * 9)
+    strategy = Scripted(SOUND, *endless, name="noise")
+    size = {"epochs": 3, "steps_per_epoch": 2, "key": KEY}
+    with pytest.raises(DivergedError, match=r"every branch of epoch 1 .* 4 times in a"):
+        tune(train, float, np.float32(0), strategy, **size)
+
+
+def test_only_where_everything_diverges_is_the_range_narrowed_and_a_way_back_told():
+    result = run(BAD, PROBE, BAD, PROBE, ([0.9], False), ([3.0], False))
+    told = [row["rollback"] for row in result.decisions]
+    first, second = {"attempt": 1}, {"attempt": 2, "learning_rate_limit": 0.5}
+    assert told[0] == first | {"learning_rate_limit": None}
+    assert told[1] is None  # a sound probe
+    assert told[2] == second
+    assert told[3:] == [None] * len(told[3:])
+    tried = [row["trials"][0]["learning_rate"] for row in result.decisions]
+    assert tried[3:] == [0.5, 0.5, 0.5, 0.5]  # under the limit, which stays
+
+
+def test_seconds_are_those_of_a_clock_with_every_probe_and_score(monkeypatch):
+    """Each call of the user's functions takes what it says, and nothing else time."""
+    now = 100.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+
+    def slow(seconds, function):
+        def call(*arguments):
+            nonlocal now
+            now += seconds
+            return function(*arguments)
+
+        return call
+
+    size = {"epochs": 2, "steps_per_epoch": 2, "key": KEY}
+    script = Scripted(PROBE, ([0.5, 0.25], True), SOUND, ([0.5, 0.25], False))
+    result = tune(slow(1.0, train), slow(16.0, float), np.float32(0), script, **size)
+    # The score of the untrained state belongs to no epoch.
+    assert [row["seconds"] for row in result.metrics] == [4 * 17, 2 * 17]
+    assert now - 100.0 == 16 + sum(row["seconds"] for row in result.metrics)
+
+
+def test_total_steps_are_those_that_were_trained():
+    trained = 0
+
+    def counting(state, hparams, steps):
+        nonlocal trained
+        trained += len(steps)
+        return train(state, hparams, steps)
+
+    size = {"epochs": 3, "steps_per_epoch": 4, "key": KEY}
+    script = Scripted(([0.1, 5.0], True), ([0.1, 0.2, 0.3], False), BAD, SOUND)
+    result = tune(counting, float, np.float32(0), script, **size)
+    last = result.metrics[-1]
+    assert last["step"] == 12 == result.state
+    extra = sum(row["extra_steps"] for row in result.decisions)
+    assert last["total_steps"] == trained == last["step"] + extra
+
+
+class GoingBack(Scripted):
+    """Holds on to the state after the first epoch, and goes back to it after the
+    third."""
+
+    def tell(self, state, trials, scores):  # noqa: ARG002
+        epoch = int(state)
+        hold = [[0, 0], [0, 2], [2, 2], [0, 2]][min(epoch, 3)]
+        stays = epoch == 2
+        decision = common.stay(epoch, hold) if stays else common.accept(epoch, 0)
+        return state + np.int32(1), decision._replace(hold=np.array(hold))
+
+
+def test_a_run_that_goes_back_has_the_steps_of_the_state_that_it_goes_on_from(capsys):
+    seen = []
+
+    def watched(state, hparams, steps):
+        seen.append(steps)
+        return train(state, hparams, steps)
+
+    rates = [([rate], False) for rate in (0.1, 0.2, 0.3, 0.4, 0.5)]
+    size = {"epochs": 3, "steps_per_epoch": 2, "key": KEY}
+    going_back = GoingBack(*rates)
+    result = tune(watched, float, np.float32(0), going_back, progress=True, **size)
+    ranges = [range(0, 2), range(2, 4), range(4, 6), range(2, 4), range(4, 6)]
+    assert seen == ranges
+    assert [row["step"] for row in result.metrics] == [2, 4, 4, 6]
+    assert [row.get("from_step") for row in result.metrics] == [None, None, 2, None]
+    assert result.decisions[2]["rollback"] == {"step": 2}
+    told = "clearly behind its best; the run goes back to step 2; left: lr 0.3"
+    assert told in capsys.readouterr().out.splitlines()[2]
+    extra = sum(row["extra_steps"] for row in result.decisions)
+    assert result.metrics[-1]["total_steps"] == 10 == 6 + extra
+    assert result.state == 6
+    rate = result.schedule["learning_rate"]
+    expected = np.float32([0.1, 0.1, 0.4, 0.4, 0.5, 0.5])
+    assert [float(rate(i)) for i in range(6)] == expected.tolist()
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """A run that was stopped in its third epoch, and how to go on with it."""
+
+    def again(stop=None, epochs=4, **options):
+        calls = 0
+
+        def evaluate(state):
+            nonlocal calls
+            calls += 1
+            if calls == stop:
+                raise KeyboardInterrupt
+            return float(state)
+
+        return run(SOUND, epochs=epochs, evaluate=evaluate, workdir=tmp_path, **options)
+
+    with pytest.raises(KeyboardInterrupt):
+        again(stop=4)
+    return tmp_path, again
+
+
+def test_a_damaged_state_is_told_and_the_one_before_it_goes_on(kept, capsys):
+    path, again = kept
+    newest = max((path / "checkpoints").iterdir(), key=lambda x: int(x.name))
+    (newest / "facts.json").write_text("{}")
+    assert again().state == 8
+    assert f"checkpoint {newest.name} is damaged" in capsys.readouterr().out
+
+
+def test_rows_are_added_to_their_files_and_never_written_again(kept):
+    path, again = kept
+    before = (path / "metrics.jsonl").stat()
+    result = again()
+    after = (path / "metrics.jsonl").stat()
+    assert after.st_ino == before.st_ino
+    assert after.st_size > before.st_size
+    lines = (path / "metrics.jsonl").read_text().splitlines()
+    assert list(map(json.loads, lines)) == result.metrics
+
+
+def test_an_unfinished_run_of_another_version_is_refused(kept):
+    path, again = kept
+    for folder in (path / "checkpoints").iterdir():
+        replace_format(folder / "facts.json")
+    with pytest.raises(ValueError, match="of another version, format 1, not 2; finish"):
+        again()
+
+
+def replace_format(file):
+    """What a version without one would have written."""
+    from hyperdyn_jax.run import checkpoints
+
+    sealed = json.loads(file.read_text())
+    del sealed["digest"]
+    del sealed["facts"]["format"]
+    digest = checkpoints._digest_json(sealed)
+    file.write_text(json.dumps(sealed | {"digest": digest}))
+
+
+def test_texts_and_integers_of_any_size_are_kept(tmp_path):
+    """As a NumPy generator's state has them."""
+
+    def step(state, _, steps):
+        rng = np.random.default_rng()
+        rng.bit_generator.state = state["rng"]
+        drawn = state["sum"] + rng.standard_normal(len(steps)).sum()
+        return {"rng": rng.bit_generator.state, "sum": drawn, "what": b"\0walk"}
+
+    stop, calls = 3, 0
+
+    def evaluate(state):
+        nonlocal calls
+        calls += 1
+        if calls == stop:
+            raise KeyboardInterrupt
+        return state["sum"]
+
+    start = {"rng": np.random.default_rng(7).bit_generator.state, "sum": 0.0}
+    start |= {"what": b"walk"}
+    size = {"epochs": 3, "steps_per_epoch": 5, "key": KEY}
+    with pytest.raises(KeyboardInterrupt):
+        tune(step, evaluate, start, Scripted(SOUND), workdir=tmp_path, **size)
+    result = tune(step, evaluate, start, Scripted(SOUND), workdir=tmp_path, **size)
+    expected = np.random.default_rng(7)
+    total = 0.0
+    for _ in range(3):
+        total = total + expected.standard_normal(5).sum()
+    assert result.state["sum"] == total
+    assert result.state["rng"] == expected.bit_generator.state
+    assert result.state["what"] == b"\0walk"
+
+
+class Loader:
+    """Something that branches would share."""
+
+
+@pytest.mark.parametrize(
+    ("leaf", "message"),
+    [
+        (Loader(), r"a Loader at state\['x'\], which is neither numbers nor text"),
+        (iter([1]), r"a list_iterator at state\['x'\]"),
+        (np.random.default_rng(), r"a Generator at state\['x'\]"),
+        (np.array(["a"]), r"an array of <U1 at state\['x'\], which is no number"),
+        (np.array([Loader()]), r"an array of object at state\['x'\]"),
+    ],
+)
+def test_what_branches_would_share_is_refused_before_the_first_step(leaf, message):
+    called = []
+    size = {"epochs": 3, "steps_per_epoch": 4, "key": KEY}
+    with pytest.raises(ValueError, match=f"the state holds {message}"):
+        tune(called.append, called.append, {"x": leaf}, Scripted(SOUND), **size)
+    assert not called
+
+
+def test_functions_may_stand_in_a_state():
+    state = {"w": np.float32(0), "act": jax.nn.relu, "jit": jax.jit(abs), "kind": float}
+    size = {"epochs": 1, "steps_per_epoch": 1, "key": KEY}
+    result = tune(lambda s, *_: s, lambda s: s["w"], state, Scripted(SOUND), **size)
+    assert result.state["act"] is jax.nn.relu
