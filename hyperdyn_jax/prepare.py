@@ -64,7 +64,7 @@ def prepare(
     Raises:
       DataError: what it needs is not there, or it went wrong.
     """
-    if why := arguments.unwritable(Path(data_dir)):
+    if why := files.unwritable(Path(data_dir)):
         raise DataError(f"--data_dir={data_dir} cannot be written: {why}")
     if from_tfrecord:
         convert(tfds_records.find(name, data_dir))

@@ -109,7 +109,7 @@ class RunDirectory:
         """Raises ConfigError where another version of the program saved an unfinished
         run, in a form that this one does not know."""
         theirs = facts.get("format", 1)
-        if theirs != FORMAT and not self.is_finished():
+        if theirs != FORMAT and not row_lib.is_finished(self.rows):
             found = f"unfinished run of another version, format {theirs}, not {FORMAT}"
             advice = "finish it with that version, or choose another directory"
             raise ConfigError([f"{self._where} holds an {found}; {advice}"])
@@ -141,10 +141,6 @@ class RunDirectory:
                 raise ConfigError([f"{self._where}: {found}"]) from None
         return rows
 
-    def is_finished(self) -> bool:
-        """Whether the run has ended: its last epoch was tested."""
-        return row_lib.is_finished(self.rows)
-
     def resume(self) -> dict[str, Any] | None:
         """Makes the rows fit the newest checkpoint and returns its facts."""
         counts = {log: len(rows) for log, rows in self.rows.items()}
@@ -154,7 +150,7 @@ class RunDirectory:
                 self._written[log] = counts[log]
             else:
                 replace_bytes(file, jsonl.lines(rows[: self._written[log]]))
-        if not self.is_finished():
+        if not row_lib.is_finished(self.rows):
             self._start_trackers()
         if counts != self._written or self._trackers.lack(counts["metrics"]):
             self._publish(counts)
@@ -215,10 +211,8 @@ def problems(path: Path, config: Row, flag: str = "--workdir") -> list[str]:
     except UnicodeEncodeError:
         problem = "its name is no text in UTF-8, which checkpoints need"
         return [f"{where}: {problem}; choose another, or a locale such as C.UTF-8"]
-    # Not Path.exists, which raises where a name is too long.
-    first = next(p for p in (path, *path.absolute().parents) if os.path.exists(p))
-    if not (first.is_dir() and os.access(first, os.W_OK | os.X_OK)):
-        return [f"{where} cannot be written: {first} is no writable folder"]
+    if why := files.unwritable(path):
+        return [f"{where} cannot be written: {why}"]
     if not os.path.exists(file):
         parts = ["checkpoints", *(f"{log}.jsonl" for log in LOGS)]
         found = [name for name in parts if os.path.exists(path / name)]
@@ -229,7 +223,7 @@ def problems(path: Path, config: Row, flag: str = "--workdir") -> list[str]:
             raise ValueError("it is no object of settings")
     except (ValueError, RecursionError) as error:
         return [f"{where}: {file.name} is damaged: {error}"]
-    then, now = map(_comparable, (there, json.loads(dump_config(config))))
+    then, now = map(_comparable, (there, jsonl.config_as_read(config)))
     changes = "; ".join(differences(then, now))
     advice = "choose the same settings, or another directory"
     if flag.startswith("--"):  # of a command, which can fork
