@@ -36,7 +36,7 @@ def get_config(argument: str = "") -> ConfigDict:
             },
             **presets.tuning(choices["optimizer"]),
             # A stage of 1 epoch would have probes of less than a step.
-            "autolrs": {"stage": 4.0, "max_stage": 4.0},
+            "autolrs": {"stage": 4.0, "max_stage": 4.0, "kappa": 1e6},
         }
     )
     if choices["optimizer"] == "sgd":

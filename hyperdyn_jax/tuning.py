@@ -19,7 +19,7 @@ import optax
 
 from hyperdyn_jax.run import console, verdicts
 from hyperdyn_jax.run import trackers as tracking
-from hyperdyn_jax.run.engine import Engine, Rows, Run
+from hyperdyn_jax.run.engine import Decided, Engine, Run
 from hyperdyn_jax.run.jsonl import Row
 from hyperdyn_jax.run.own_loop import OwnLoop, Setting
 from hyperdyn_jax.run.rows import InMemory
@@ -185,15 +185,16 @@ def tune(
         )
     training = OwnLoop(strategy, train, evaluate, state, epochs, steps_per_epoch)
     engine = Engine(strategy, training, strategy.backtracking)
-    about = _about(strategy, epochs, steps_per_epoch, key_data(key))
+    own = strategy if isinstance(tuner, SearchSpace) else tuner
+    about = _about(own, epochs, steps_per_epoch, key_data(key))
 
-    def told(before: Run, after: Run, rows: Rows) -> None:  # noqa: ARG001
-        row = directory.rows["metrics"][-1] if "metrics" in rows else None
+    def told(_: Run, decided: Decided) -> None:
+        row = directory.rows["metrics"][-1] if "metrics" in decided.rows else None
         if progress:
             decision = directory.rows["decisions"][-1]
-            print(console.line(decision, row, engine.epochs(after)))
+            print(console.line(decision, row, engine.epochs(decided.run)))
         if callback and row:
-            callback(after.held[0].read_out(), row)
+            callback(decided.accepted.read_out(), row)
 
     with _directory(workdir, about, names) as directory:
         run = engine.resume(key, directory) or training.begin(key)
@@ -304,8 +305,15 @@ def _finalists(epochs: int) -> int:
     return min(5, 1 + epochs // 5)
 
 
+def _in_words(strategy: Any) -> str:
+    """The settings of a strategy; those of a user's class that has no `repr`."""
+    kind: Any = type(strategy)
+    silent = kind.__repr__ is object.__repr__
+    return repr(vars(strategy) if silent else strategy)
+
+
 def _about(
-    strategy: Strategy, epochs: int, steps_per_epoch: int, key: np.ndarray
+    strategy: Any, epochs: int, steps_per_epoch: int, key: np.ndarray
 ) -> dict[str, Any]:
     """The config.json of a run: what has to be the same to go on with it.
 
@@ -320,7 +328,7 @@ def _about(
         values = [schedule.at(x) for x in getattr(schedule, "until_step", every)]
     return {
         "strategy": type(strategy).__name__,
-        "settings": re.sub(r" at 0x[0-9a-f]+", "", repr(strategy)),
+        "settings": re.sub(r" at 0x[0-9a-f]+", "", _in_words(strategy)),
         "epochs": epochs,
         "steps_per_epoch": steps_per_epoch,
         "key": key,

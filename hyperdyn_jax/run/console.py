@@ -42,22 +42,27 @@ class Display:
             yield
         self._status = None
 
-    def decision(self, rows: Row, metrics: Sequence[Row], images: float) -> None:
+    def decision(
+        self, rows: Row, metrics: Sequence[Row], images: float, left: int
+    ) -> None:
         """The line of a decision.
 
         Args:
           rows: its row of decisions.jsonl and, if it was accepted, of metrics.jsonl.
           metrics: all rows of metrics.jsonl so far.
           images: trained on a second, in all branches.
+          left: optimizer steps of the accepted path that are to come.
         """
         decision = rows["decisions"]
         if "metrics" not in rows:
             self.say(line(decision, None, self.epochs))
             return
-        recent = [r["seconds"] for r in metrics[-3:]]
-        left = (self.epochs - len(metrics)) * sum(recent) / len(recent)
+        recent = [{"step": 0}, *metrics][-4:]
+        steps = max(1, recent[-1]["step"] - recent[0]["step"])
+        seconds = sum(row["seconds"] for row in recent[1:])
         told = line(decision, metrics[-1], self.epochs)
-        self.say(f"{told}  {images:,.0f} img/s  ETA {_clock(left)}")
+        eta = _clock(left * seconds / steps)
+        self.say(f"{told}  {images:,.0f} img/s  ETA {eta}")
         if self._status is not None:
             following = min(decision["epoch"] + 1, self.epochs - 1)
             self._status.update(f"epoch {following}/{self.epochs - 1}")
@@ -83,7 +88,7 @@ def line(decision: Row, accepted: Row | None, epochs: int) -> str:
       accepted: its row of metrics.jsonl, None where the run stays where it was.
       epochs: of the whole run.
     """
-    last = str(epochs - 1)
+    last = str(max(epochs - 1, decision["epoch"]))  # an epoch may have two decisions
     number = f"epoch {decision['epoch']:>{len(last)}}/{last}"
     if accepted is None:
         return f"{number}  {_tried(decision)}"

@@ -109,7 +109,7 @@ class RunDirectory:
         """Raises ConfigError where another version of the program saved an unfinished
         run, in a form that this one does not know."""
         theirs = facts.get("format", 1)
-        if theirs != FORMAT and not row_lib.is_finished(self.rows):
+        if theirs != FORMAT and not self.is_finished():
             found = f"unfinished run of another version, format {theirs}, not {FORMAT}"
             advice = "finish it with that version, or choose another directory"
             raise ConfigError([f"{self._where} holds an {found}; {advice}"])
@@ -141,6 +141,11 @@ class RunDirectory:
                 raise ConfigError([f"{self._where}: {found}"]) from None
         return rows
 
+    def is_finished(self) -> bool:
+        """Whether the run has ended."""
+        ended = self._facts is not None and self._facts.get("ended", False)
+        return ended or row_lib.is_finished(self.rows)
+
     def resume(self) -> dict[str, Any] | None:
         """Makes the rows fit the newest checkpoint and returns its facts."""
         counts = {log: len(rows) for log, rows in self.rows.items()}
@@ -150,7 +155,7 @@ class RunDirectory:
                 self._written[log] = counts[log]
             else:
                 replace_bytes(file, jsonl.lines(rows[: self._written[log]]))
-        if not row_lib.is_finished(self.rows):
+        if not self.is_finished():
             self._start_trackers()
         if counts != self._written or self._trackers.lack(counts["metrics"]):
             self._publish(counts)

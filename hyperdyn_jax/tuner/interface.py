@@ -126,7 +126,7 @@ class Strategy:
 
     def incumbent(self, state: Any) -> Mapping[str, Any] | None:  # noqa: ARG002
         """The setting of branch 0, where it is known before `ask` has searched; None
-        where it is not."""
+        where it is not. Its trial is one epoch long, from the run itself."""
         return None
 
     def accepted_steps(self, state: Any) -> int | None:  # noqa: ARG002

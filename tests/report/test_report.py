@@ -407,6 +407,16 @@ def test_what_a_run_adopted_after_probes_is_marked_as_taken(tmp_path):
     assert numbers.challengers(run, "rejected") == [(0, B)]
 
 
+def test_predictions_of_probes_alone_are_drawn(tmp_path):
+    told = {"posterior_mean": [0.3], "posterior_stddev": [0.1]}
+    probes = [decision(0, [A], [-2.0], -2.3, -1, **told)]
+    run = report.load_run(make_run(tmp_path / "run", METRICS, probes))
+    chart = charts.gains([run])
+    assert [key.text for key in chart.keys] == ["probes"]
+    assert figures.render(chart).startswith(b"\x89PNG")
+    assert 'class="bars c1"' in parts.figure(chart)
+
+
 def test_the_lead_tells_the_verdict_of_a_search(tmp_path):
     pair = decision(0, [B, A], [-2.0, -1.9], -2.3, -1, block=1, p_value=0.012)
     page = Page(report.write_report([make_run(tmp_path / "run", METRICS, [pair])]))

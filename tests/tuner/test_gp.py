@@ -142,7 +142,9 @@ def test_time_kernel_composes_with_other_kernels():
 @pytest.mark.parametrize("name", ["alpha", "beta"])
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf, "1", None])
 def test_time_kernel_out_of_range(name, value):
-    with pytest.raises(ValueError, match=rf"{name} > 0 and finite, got {value!r}"):
+    with pytest.raises(
+        ValueError, match=rf"{name} must be a number > 0 and finite, got {value!r}"
+    ):
         TimeKernel(**{name: value})
 
 
