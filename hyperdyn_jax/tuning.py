@@ -17,16 +17,16 @@ import jax
 import numpy as np
 import optax
 
-from hyperdyn_jax.run import console
+from hyperdyn_jax.run import console, verdicts
 from hyperdyn_jax.run import trackers as tracking
 from hyperdyn_jax.run.engine import Decided, Engine, Run
 from hyperdyn_jax.run.jsonl import Row
 from hyperdyn_jax.run.own_loop import OwnLoop, Setting
 from hyperdyn_jax.run.rows import InMemory
-from hyperdyn_jax.strategies import Schedule, common
+from hyperdyn_jax.strategies import Schedule
 from hyperdyn_jax.strategies.explore_then_commit import ExploreThenCommit
 from hyperdyn_jax.strategies.learned_schedule import schedules, to_schedule
-from hyperdyn_jax.system import files, pytrees
+from hyperdyn_jax.system import checks, files, pytrees
 from hyperdyn_jax.tuner import interface
 from hyperdyn_jax.tuner.cpu_jit import key_data
 from hyperdyn_jax.tuner.interface import Strategy, TooShortError
@@ -64,19 +64,17 @@ class TuneResult(Generic[State]):
 
     def summary(self) -> str:
         """What a person wants to know of the run, in a few lines."""
-        step, total = (self.metrics[-1][name] for name in ("step", "total_steps"))
         best = self.metrics[self.best_epoch]
         tried = sum(len(row["trials"]) for row in self.decisions)
         first, then = (
-            console.setting(row["hyperparams"]) for row in (self.metrics[0], best)
+            verdicts.short(row["hyperparams"]) for row in (self.metrics[0], best)
         )
         return (
             f"score {self.score:.6g}, that of epoch {self.best_epoch} "
             f"(0 to {len(self.metrics) - 1})\n"
             f"{first} in the first epoch, {then} in that one\n"
             f"{tried} trials in {len(self.decisions)} decisions\n"
-            f"{step:,} accepted steps, {total:,} total steps with every trial "
-            f"({total / step - 1:+.0%})"
+            f"{console.spent(self.metrics[-1])}"
         )
 
     @property
@@ -173,8 +171,8 @@ def tune(
       >>> float(result.state) == (0.5 * 0.75 * 0.875) ** 4
       True
     """
-    common.check_whole("epochs", epochs, 1)
-    common.check_whole("steps_per_epoch", steps_per_epoch, 1)
+    checks.check_whole("epochs", epochs, 1)
+    checks.check_whole("steps_per_epoch", steps_per_epoch, 1)
     epochs, steps_per_epoch = int(epochs), int(steps_per_epoch)
     strategy = _strategy(tuner, epochs, steps_per_epoch, base)
     names = tracking.parse(trackers)
@@ -245,20 +243,22 @@ def _strategy(
                 f"the space a strategy, such as Hyperdyn(space), or ExploreThenCommit("
                 f"space, {epochs}, {steps_per_epoch}, max_overhead=0.5)"
             ) from None
-    if not all(hasattr(tuner, name) for name in interface.NEEDED):
-        raise ValueError(f"tuner must be a SearchSpace or a strategy, got {tuner!r}")
+    try:
+        tuner = interface.complete(tuner)
+    except ValueError as error:
+        raise ValueError(
+            f"tuner must be a SearchSpace or a strategy: {error}"
+        ) from None
     if base is not None:
         raise ValueError("base goes with a SearchSpace; give the strategy its own")
-    tuner = interface.complete(tuner)
     own = {"epochs": epochs, "steps_per_epoch": steps_per_epoch}
     for name, theirs in tuner.made_for.items():
         if theirs != own[name]:
             raise ValueError(f"{name} is {own[name]}, but {theirs} in the strategy")
-    shortest = tuner.shortest_trial * steps_per_epoch
-    if shortest < 0.5:
+    if problem := interface.too_short(tuner, steps_per_epoch):
         raise ValueError(
-            f"steps_per_epoch={steps_per_epoch} leaves the strategy's shortest trials "
-            f"{shortest:.2g} steps; more of them, or longer trials"
+            f"steps_per_epoch={steps_per_epoch} is too small for the strategy: "
+            f"{problem}; give more of them, or longer trials"
         )
     return tuner
 

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from hyperdyn_jax.distributed import collectives
-from hyperdyn_jax.run import console
+from hyperdyn_jax.run import verdicts
 from hyperdyn_jax.run.rows import Directory, decision_row
 from hyperdyn_jax.system import signals, streams
 from hyperdyn_jax.training.progress import Evaluation, Progress
@@ -24,7 +24,7 @@ from hyperdyn_jax.tuner.interface import Decision, DivergedError, Leaf, Strategy
 
 ATTEMPTS = 4  # at one epoch, before a run in which everything diverges gives up
 NARROWER = 0.1  # of the largest learning rate tried: the limit after two such attempts
-ARRAYS = ("held", "best", "tuner", "key")  # the fields of a run that are arrays
+SAVED = ("held", "best", "tuner", "key")  # the fields of a run that are arrays
 
 Rows = dict[str, dict[str, Any]]  # of a decision, by the log that each is for
 
@@ -339,7 +339,7 @@ class Engine:
         pack = self.training.pack
         arrays: dict[str, Any] = {"tuner": run.tuner, "key": run.key, "branches": []}
         arrays |= {"held": [*map(pack, run.held)], "best": [*map(pack, run.best)]}
-        facts = {name: x for name, x in run._asdict().items() if name not in ARRAYS}
+        facts = {name: x for name, x in run._asdict().items() if name not in SAVED}
         facts |= {"held": len(run.held), "best": len(run.best), "pending": None}
         facts["ended"] = run.step >= self.length(run)
         if run.pending is not None:
@@ -382,7 +382,7 @@ class Engine:
         arrays = collectives.share_tree(directory.restore(like))
         for name in ("held", "best", "branches"):
             arrays[name] = [*map(self.training.unpack, arrays[name])]
-        run = Run(**facts, **{name: arrays[name] for name in ARRAYS})
+        run = Run(**facts, **{name: arrays[name] for name in SAVED})
         if not pending:
             return run
         trials = self.strategy.ask(run.tuner)._replace(hparams=arrays["hparams"])
@@ -392,7 +392,7 @@ class Engine:
     def _diverged(self, run: Run, directory: Directory) -> str:
         """Why a run cannot go on."""
         tried = directory.rows["decisions"][-1]["trials"]
-        settings = "; ".join(map(console.setting, tried))
+        settings = "; ".join(map(verdicts.short, tried))
         return (
             f"every branch of epoch {run.epoch} diverged, {ATTEMPTS} times in a row, "
             f"last at {settings}; {self.training.advice}"

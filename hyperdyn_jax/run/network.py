@@ -47,7 +47,7 @@ class Network:
 
     def begin(self) -> Run:
         """A run that has not begun: w0, scored."""
-        weights, tuner, augmentation = keys(self._setup)
+        weights, tuner, augmentation = streams.of_run(self._setup.seed)
         state = self.trainer.init(weights)
         if fork := self._setup.fork:
             state = forked(fork, state) if collectives.first() else state
@@ -64,7 +64,7 @@ class Network:
         Raises:
           ConfigError: it is of another network, tuner or data.
         """
-        _, tuner, _ = keys(self._setup)
+        _, tuner, _ = streams.of_run(self._setup.seed)
         run = engine.resume(tuner, directory)
         if run:
             self._setup.dataset.skips.resume(run.skipped)
@@ -219,11 +219,6 @@ class Network:
         """The state on every device."""
         state: TrainState = self.trainer.replicate(TrainState(*arrays))
         return state
-
-
-def keys(setup: Setup) -> tuple[jax.Array, ...]:
-    """Keys of the weights, the tuner and the augmentation."""
-    return streams.of_run(setup.seed)
 
 
 def sizes(setup: Setup) -> dict[str, int]:

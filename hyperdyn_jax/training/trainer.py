@@ -39,7 +39,7 @@ class Trainer:
       dataset: the data.
       devices: that share a batch; all of all processes by default.
       parallel: whether branches are trained side by side on groups of devices, where
-        that leaves none idle (`layout.groups`).
+        that leaves none idle (`branch_parallel.groups`).
       scan: whether `BLOCK` steps are one program, where the data are on the devices; by
         default everywhere but on CPUs, where a loop makes convolutions slow.
     """

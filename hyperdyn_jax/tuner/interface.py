@@ -162,6 +162,13 @@ class Strategy:
         return {}
 
 
+def too_short(strategy: Strategy, steps_per_epoch: int) -> str:
+    """Says so if the shortest trial of a strategy would be rounded to no step; else
+    ""."""
+    steps = strategy.shortest_trial * steps_per_epoch
+    return f"its shortest trials would be of {steps:.2g} steps" if steps < 0.5 else ""
+
+
 def complete(strategy: Any) -> Strategy:
     """The strategy, with defaults for what it lacks if it is no subclass of `Strategy`.
 
