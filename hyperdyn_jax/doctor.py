@@ -27,7 +27,6 @@ from hyperdyn_jax import prepare
 from hyperdyn_jax.commands import cli
 from hyperdyn_jax.data import tfds_records
 from hyperdyn_jax.data.tfds_records import DataError
-from hyperdyn_jax.run import arguments
 from hyperdyn_jax.run.arguments import BAD_INPUT, Parser
 from hyperdyn_jax.system import errors, files, platforms, process
 
@@ -184,10 +183,10 @@ def data_sets(data_dir: Path | None) -> Iterator[Finding]:
 
 def disk(workdir: Path) -> Iterator[Finding]:
     """Whether runs can be written, and how fast."""
-    if why := arguments.unwritable(workdir):
+    if why := files.unwritable(workdir):
         yield Finding("disk", f"--workdir={workdir} cannot be written: {why}", False)
         return
-    place = arguments.existing(workdir)
+    place = files.existing(workdir)
     free = files.free(place)
     with tempfile.TemporaryFile(dir=place) as file:
         data = os.urandom(WRITTEN)

@@ -10,7 +10,7 @@ from hyperdyn_jax.distributed import collectives
 from hyperdyn_jax.run import config as config_lib
 from hyperdyn_jax.run import run_dir, trackers
 from hyperdyn_jax.run.console import Display
-from hyperdyn_jax.run.engine import Engine, Rows, Run
+from hyperdyn_jax.run.engine import Decided, Engine, Run
 from hyperdyn_jax.run.jsonl import Row
 from hyperdyn_jax.run.network import Network, forked
 from hyperdyn_jax.run.rows import Directory, InMemory, is_finished
@@ -106,13 +106,14 @@ def run_to_end(setup: config_lib.Setup, directory: Directory, display: Display) 
     network = Network(setup, trainer)
     engine = Engine(setup.tuner, network, setup.backtracking)
 
-    def told(before: Run, after: Run, rows: Rows) -> None:
+    def told(before: Run, decided: Decided) -> None:
         tell_skipped(setup, display)
-        display.epochs = engine.epochs(after)
-        images = (after.total_steps - before.total_steps) * setup.dataset.batch_size
+        run = decided.run
+        display.epochs = engine.epochs(run)
+        images = (run.total_steps - before.total_steps) * setup.dataset.batch_size
         assert before.pending is not None
-        speed = images / before.pending.seconds
-        display.decision(rows, directory.rows["metrics"], speed)
+        speed, left = images / before.pending.seconds, engine.length(run) - run.step
+        display.decision(decided.rows, directory.rows["metrics"], speed, left)
 
     if note := small_validation(setup):
         display.say(note)

@@ -23,7 +23,7 @@ from hyperdyn_jax.data import tfds_records
 from hyperdyn_jax.data.tfds_records import DataError
 from hyperdyn_jax.run import arguments
 from hyperdyn_jax.run.arguments import Parser
-from hyperdyn_jax.system import errors, process
+from hyperdyn_jax.system import errors, files, process
 
 # Of each data set: the number of classes, and the splits that training uses.
 SPLITS = {
@@ -64,7 +64,7 @@ def prepare(
     Raises:
       DataError: what it needs is not there, or it went wrong.
     """
-    if why := arguments.unwritable(Path(data_dir)):
+    if why := files.unwritable(Path(data_dir)):
         raise DataError(f"--data_dir={data_dir} cannot be written: {why}")
     if from_tfrecord:
         convert(tfds_records.find(name, data_dir))

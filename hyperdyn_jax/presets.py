@@ -1,9 +1,13 @@
 """What config files share: their argument, and the usual axes of each optimizer."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import config_dict
+
+from hyperdyn_jax.strategies.explore_then_commit import ExploreThenCommit
+from hyperdyn_jax.strategies.hyperdyn import Hyperdyn
 
 AXES: dict[str, dict[str, Any]] = {
     "momentum": {"kind": "log_complement", "low": 0.0, "high": 0.99},
@@ -28,32 +32,20 @@ STRATEGY = {
     "salera": "constant",
 }
 BATCH_SIZES = ("128", "1000", "2000", "4000")  # the paper's, section 4.1
-HYPERDYN: dict[str, Any] = {  # the paper's values, section 4
-    "initial_points": 5,
-    "window": 4,
-    "temperature": 1.0,
-    "offset": 0.01,
-    "kernel": "matern52",
-    "alpha": 1.0,
-    "beta": 0.5,
-    "suggestions": 1,
-    "capacity": 256,
-}
-EXPLORE: dict[str, Any] = {
+
+
+def _defaults(kind: Any, *without: str) -> dict[str, Any]:
+    """The defaults of a strategy's settings, but for some of them."""
+    fields = [x for x in dataclasses.fields(kind) if x.name not in without]
+    missing = dataclasses.MISSING
+    return {x.name: x.default for x in fields if x.default is not missing}
+
+
+HYPERDYN = _defaults(Hyperdyn)  # the paper's values, section 4
+EXPLORE = {
     "base": "constant",
     "tune": "learning_rate",
-    "max_overhead": 0.2,
-    "probe": 0.005,
-    "probes": 12,
-    "initial": 4,
-    "plateau": 0.8,
-    "margin": 0.1,
-    "level": 0.05,
-    "confirmations": 3,
-    "pair": 2,
-    "worth": 1.0,
-    "averaging": 5.0,
-    "backtracking": True,
+    **_defaults(ExploreThenCommit, "base", "finalists", "earlier"),
     "warm_start": "",
 }
 

@@ -20,7 +20,6 @@ from absl import app, flags, logging
 
 from hyperdyn_jax import loop
 from hyperdyn_jax.commands import cli
-from hyperdyn_jax.run import arguments
 from hyperdyn_jax.run.config_errors import ConfigError
 from hyperdyn_jax.system import files, process
 from hyperdyn_jax.tuner.interface import DivergedError
@@ -79,7 +78,7 @@ def check_runs(
     configs: Mapping[str, Mapping[str, Any]], seeds: list[int], output: Path
 ) -> dict[Path, dict[str, Any]]:
     """The config of every run by its directory; ConfigError with all their problems."""
-    why = arguments.unwritable(output)
+    why = files.unwritable(output)
     runs = {
         output / name / f"seed{seed}": {**config, "seed": seed}
         for seed in seeds

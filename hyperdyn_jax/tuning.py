@@ -17,16 +17,16 @@ import jax
 import numpy as np
 import optax
 
-from hyperdyn_jax.run import console
+from hyperdyn_jax.run import console, verdicts
 from hyperdyn_jax.run import trackers as tracking
-from hyperdyn_jax.run.engine import Engine, Rows, Run
+from hyperdyn_jax.run.engine import Decided, Engine, Run
 from hyperdyn_jax.run.jsonl import Row
 from hyperdyn_jax.run.own_loop import OwnLoop, Setting
 from hyperdyn_jax.run.rows import InMemory
-from hyperdyn_jax.strategies import Schedule, common
+from hyperdyn_jax.strategies import Schedule
 from hyperdyn_jax.strategies.explore_then_commit import ExploreThenCommit
 from hyperdyn_jax.strategies.learned_schedule import schedules, to_schedule
-from hyperdyn_jax.system import files, pytrees
+from hyperdyn_jax.system import checks, files, pytrees
 from hyperdyn_jax.tuner import interface
 from hyperdyn_jax.tuner.cpu_jit import key_data
 from hyperdyn_jax.tuner.interface import Strategy, TooShortError
@@ -64,19 +64,17 @@ class TuneResult(Generic[State]):
 
     def summary(self) -> str:
         """What a person wants to know of the run, in a few lines."""
-        step, total = (self.metrics[-1][name] for name in ("step", "total_steps"))
         best = self.metrics[self.best_epoch]
         tried = sum(len(row["trials"]) for row in self.decisions)
         first, then = (
-            console.setting(row["hyperparams"]) for row in (self.metrics[0], best)
+            verdicts.short(row["hyperparams"]) for row in (self.metrics[0], best)
         )
         return (
             f"score {self.score:.6g}, that of epoch {self.best_epoch} "
             f"(0 to {len(self.metrics) - 1})\n"
             f"{first} in the first epoch, {then} in that one\n"
             f"{tried} trials in {len(self.decisions)} decisions\n"
-            f"{step:,} accepted steps, {total:,} total steps with every trial "
-            f"({total / step - 1:+.0%})"
+            f"{console.spent(self.metrics[-1])}"
         )
 
     @property
@@ -173,8 +171,8 @@ def tune(
       >>> float(result.state) == (0.5 * 0.75 * 0.875) ** 4
       True
     """
-    common.check_whole("epochs", epochs, 1)
-    common.check_whole("steps_per_epoch", steps_per_epoch, 1)
+    checks.check_whole("epochs", epochs, 1)
+    checks.check_whole("steps_per_epoch", steps_per_epoch, 1)
     epochs, steps_per_epoch = int(epochs), int(steps_per_epoch)
     strategy = _strategy(tuner, epochs, steps_per_epoch, base)
     names = tracking.parse(trackers)
@@ -187,15 +185,16 @@ def tune(
         )
     training = OwnLoop(strategy, train, evaluate, state, epochs, steps_per_epoch)
     engine = Engine(strategy, training, strategy.backtracking)
-    about = _about(strategy, epochs, steps_per_epoch, key_data(key))
+    own = strategy if isinstance(tuner, SearchSpace) else tuner
+    about = _about(own, epochs, steps_per_epoch, key_data(key))
 
-    def told(before: Run, after: Run, rows: Rows) -> None:  # noqa: ARG001
-        row = directory.rows["metrics"][-1] if "metrics" in rows else None
+    def told(_: Run, decided: Decided) -> None:
+        row = directory.rows["metrics"][-1] if "metrics" in decided.rows else None
         if progress:
             decision = directory.rows["decisions"][-1]
-            print(console.line(decision, row, engine.epochs(after)))
+            print(console.line(decision, row, engine.epochs(decided.run)))
         if callback and row:
-            callback(after.held[0].read_out(), row)
+            callback(decided.accepted.read_out(), row)
 
     with _directory(workdir, about, names) as directory:
         run = engine.resume(key, directory) or training.begin(key)
@@ -244,20 +243,22 @@ def _strategy(
                 f"the space a strategy, such as Hyperdyn(space), or ExploreThenCommit("
                 f"space, {epochs}, {steps_per_epoch}, max_overhead=0.5)"
             ) from None
-    if not all(hasattr(tuner, name) for name in interface.NEEDED):
-        raise ValueError(f"tuner must be a SearchSpace or a strategy, got {tuner!r}")
+    try:
+        tuner = interface.complete(tuner)
+    except ValueError as error:
+        raise ValueError(
+            f"tuner must be a SearchSpace or a strategy: {error}"
+        ) from None
     if base is not None:
         raise ValueError("base goes with a SearchSpace; give the strategy its own")
-    tuner = interface.complete(tuner)
     own = {"epochs": epochs, "steps_per_epoch": steps_per_epoch}
     for name, theirs in tuner.made_for.items():
         if theirs != own[name]:
             raise ValueError(f"{name} is {own[name]}, but {theirs} in the strategy")
-    shortest = tuner.shortest_trial * steps_per_epoch
-    if shortest < 0.5:
+    if problem := interface.too_short(tuner, steps_per_epoch):
         raise ValueError(
-            f"steps_per_epoch={steps_per_epoch} leaves the strategy's shortest trials "
-            f"{shortest:.2g} steps; more of them, or longer trials"
+            f"steps_per_epoch={steps_per_epoch} is too small for the strategy: "
+            f"{problem}; give more of them, or longer trials"
         )
     return tuner
 
@@ -304,8 +305,15 @@ def _finalists(epochs: int) -> int:
     return min(5, 1 + epochs // 5)
 
 
+def _in_words(strategy: Any) -> str:
+    """The settings of a strategy; those of a user's class that has no `repr`."""
+    kind: Any = type(strategy)
+    silent = kind.__repr__ is object.__repr__
+    return repr(vars(strategy) if silent else strategy)
+
+
 def _about(
-    strategy: Strategy, epochs: int, steps_per_epoch: int, key: np.ndarray
+    strategy: Any, epochs: int, steps_per_epoch: int, key: np.ndarray
 ) -> dict[str, Any]:
     """The config.json of a run: what has to be the same to go on with it.
 
@@ -320,7 +328,7 @@ def _about(
         values = [schedule.at(x) for x in getattr(schedule, "until_step", every)]
     return {
         "strategy": type(strategy).__name__,
-        "settings": re.sub(r" at 0x[0-9a-f]+", "", repr(strategy)),
+        "settings": re.sub(r" at 0x[0-9a-f]+", "", _in_words(strategy)),
         "epochs": epochs,
         "steps_per_epoch": steps_per_epoch,
         "key": key,

@@ -17,7 +17,7 @@ from hyperdyn_jax.commands import dry_run
 from hyperdyn_jax.data.tfds_records import DataError
 from hyperdyn_jax.distributed import rendezvous, watchdog
 from hyperdyn_jax.distributed.place import JoinError, place_of
-from hyperdyn_jax.run import config_files
+from hyperdyn_jax.run import config_files, config_flags
 from hyperdyn_jax.run.arguments import BAD_INPUT as BAD_INPUT
 from hyperdyn_jax.run.checkpoints import FULL, SaveError
 from hyperdyn_jax.run.config_errors import ConfigError
@@ -233,7 +233,7 @@ def _load(
     for word in words:
         if word.startswith("--config."):
             try:
-                config_files.change(config, word)
+                config_flags.change(config, word)
             except ValueError as error:
                 problems.append(str(error))
     return config, problems
@@ -303,7 +303,7 @@ def _check_flags(
     problems += [
         f"--{name} must be true or false, got {value!r}"
         for name, value in given
-        if value is not None and value.lower() not in config_files.BOOLS
+        if value is not None and value.lower() not in config_flags.BOOLS
     ]
     config, wrong = _load(words)
     problems += wrong

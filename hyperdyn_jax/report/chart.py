@@ -174,7 +174,8 @@ class Panel:
     def between(self, shape: str, xs: Any, lows: Any, highs: Any, look: str) -> None:
         """A band or bars."""
         lower, upper = (list(zip(xs, ys, strict=True)) for ys in (lows, highs))
-        self.drawn.append(Drawn(shape, look, lower, upper))
+        if lower:
+            self.drawn.append(Drawn(shape, look, lower, upper))
 
     def marks(
         self, shape: str, xs: Sequence[float], ys: Values, look: str, size: float = 3.0

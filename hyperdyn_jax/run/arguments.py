@@ -1,7 +1,6 @@
 """Command lines without a config: the same options, in the same words, everywhere."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -88,26 +87,9 @@ def note(text: str) -> None:
     print(f"note: {text}", file=sys.stderr)
 
 
-def existing(folder: Path) -> Path:
-    """A folder, or as much of its path as there is."""
-    # Not Path.exists, which raises where a name is too long.
-    return next(p for p in (folder, *folder.absolute().parents) if os.path.exists(p))
-
-
-def unwritable(folder: Path) -> str:
-    """Why a folder cannot be made or written to; "" if nothing speaks against it."""
-    try:
-        first = existing(folder)
-    except OSError as error:
-        return in_words(error)
-    if first.is_dir() and os.access(first, os.W_OK | os.X_OK):
-        return ""
-    return f"{first} is no writable folder"
-
-
 def check_output(folder: Path) -> None:
     """Raises ValueError if a folder of results cannot be written."""
-    if why := unwritable(folder):
+    if why := files.unwritable(folder):
         raise ValueError(f"--output={folder} cannot be written: {why}")
 
 

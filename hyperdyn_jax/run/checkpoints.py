@@ -18,10 +18,12 @@ import orbax.checkpoint as ocp
 
 from hyperdyn_jax.run.config_errors import ConfigError
 from hyperdyn_jax.system import files
+from hyperdyn_jax.system.errors import first_line
 from hyperdyn_jax.system.pytrees import Shaped
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FACTS, PART = "facts.json", ".part"  # PART ends the name of an unfinished one
+KEEP = 2  # of the newest
 MARGIN = 2**20  # bytes that a checkpoint leaves free, for rows and Orbax's metadata
 SHOWN = 5  # of the arrays that are not as they should be
 MISSES = 3  # in a row, before a run that cannot save its state gives up
@@ -48,7 +50,6 @@ class Checkpoints:
     Args:
       folder: where they are kept; made by the first if it is not there.
       say: is told, in a line, of each that could not be written.
-      keep: how many.
       plain: whether their file system can do what Orbax asks of it (`files.lacks`);
         else it writes to a temporary folder, whose files are then copied.
 
@@ -61,10 +62,9 @@ class Checkpoints:
         self,
         folder: Path,
         say: Callable[[str], Any] = print,
-        keep: int = 2,
         plain: bool = True,
     ):
-        self._folder, self._say, self._keep = folder.resolve(), say, keep
+        self._folder, self._say = folder.resolve(), say
         self._plain = plain
         # Of several processes one writes, and the others do not wait for it.
         alone = {jax.process_index()} if jax.process_count() > 1 else None
@@ -122,7 +122,7 @@ class Checkpoints:
             try:
                 facts, self._arrays = self._read(number)
             except Exception as error:  # there is no end to what damage makes it raise
-                self.damaged[number] = _in_a_line(error)
+                self.damaged[number] = first_line(error)[:200]
             else:
                 return facts
         return None
@@ -231,14 +231,14 @@ class Checkpoints:
                 self._say(f"warning: the disk is full but for checkpoint {number}")
             self._misses, self._missed = 0, None
         except Exception as error:
-            self._misses, self._miss = self._misses + 1, _in_a_line(error)
+            self._misses, self._miss = self._misses + 1, first_line(error)[:200]
             self._full = isinstance(error, OSError) and error.errno in FULL
             self._missed = functools.partial(self._write, number, arrays, facts, then)
             times = f"{self._misses} of {MISSES} misses in a row"
             self._say(
                 f"warning: checkpoint {number} not written, {times}: {self._miss}"
             )
-        self._prune(self._keep)
+        self._prune(KEEP)
 
     def _store(self, number: int, arrays: Any, facts: dict[str, Any]) -> None:
         self._folder.mkdir(exist_ok=True)  # in a run directory that is still there
@@ -362,9 +362,3 @@ def _compare(found: dict[str, int], written: dict[str, int]) -> None:
     if wrong := sorted(name for name, _ in found.items() ^ written.items()):
         state = "not what was written" if wrong[0] in found else "missing"
         raise ValueError(f"{wrong[0]} is {state}")
-
-
-def _in_a_line(error: Exception) -> str:
-    text = (isinstance(error, OSError) and error.strerror) or str(error)
-    lines = text.strip().splitlines() or [type(error).__name__]
-    return lines[0][:200]

@@ -34,11 +34,14 @@ def lines_of(error: Exception) -> list[str]:
 
 def located(part: str, line: str) -> str:
     """A problem with the name of its setting before it, once."""
-    if line.startswith("config."):
-        return line
     found = re.match(r"(\w+)[\w.]*( must |: )", line)
     named = found and found[1] in (*FIELDS, *OPTIONAL, *STRATEGIES)
-    return f"config.{line}" if named else f"config.{part}: {line}"
+    return _of_config(line, line if named else f"{part}: {line}")
+
+
+def _of_config(line: str, named: str) -> str:
+    """A problem as it is `named`, if it has not the whole name of a setting already."""
+    return line if line.startswith("config.") else f"config.{named}"
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -97,15 +100,14 @@ def _with_hint(name: str, line: str, others: Iterable[str]) -> str:
 
 
 def in_section(section: str, wrong: Mapping[str, str]) -> list[str]:
-    """Lines that name the setting, once."""
+    """The same for what `wrong_settings` found in a section."""
     lines = []
     for name, line in wrong.items():
-        if line.startswith("config."):
-            lines.append(line)
-        elif line.startswith(f"{section}."):
-            lines.append(f"config.{line}")
+        if line.startswith(f"{section}."):
+            named = line
         elif name and line.startswith(f"{name} "):
-            lines.append(f"config.{section}.{line}")
+            named = f"{section}.{line}"
         else:
-            lines.append(f"config.{section}{'.' * bool(name)}{name}: {line}")
+            named = f"{section}{'.' * bool(name)}{name}: {line}"
+        lines.append(_of_config(line, named))
     return lines

@@ -157,10 +157,8 @@ def _start(value: Any, name: str, axis: space.Axis) -> float:
 
 
 def check_trials(strategy: interface.Strategy, steps_per_epoch: int) -> None:
-    """The shortest trial of a strategy must not be rounded to no step."""
-    shortest = strategy.shortest_trial * steps_per_epoch
-    if shortest < 0.5:
-        problem = f"its shortest trials would be of {shortest:.2g} steps"
+    """Raises ConfigError if a strategy's shortest trial would have no step."""
+    if problem := interface.too_short(strategy, steps_per_epoch):
         raise ConfigError(
             [f"config.strategy: {problem}; more epochs, or another share"]
         )

@@ -11,8 +11,6 @@ from rich.status import Status
 from hyperdyn_jax.run import verdicts
 from hyperdyn_jax.run.jsonl import Row
 
-setting = verdicts.short
-
 
 class Display:
     """Lines on a terminal, with a spinner below them; plain lines elsewhere.
@@ -44,22 +42,27 @@ class Display:
             yield
         self._status = None
 
-    def decision(self, rows: Row, metrics: Sequence[Row], images: float) -> None:
+    def decision(
+        self, rows: Row, metrics: Sequence[Row], images: float, left: int
+    ) -> None:
         """The line of a decision.
 
         Args:
           rows: its row of decisions.jsonl and, if it was accepted, of metrics.jsonl.
           metrics: all rows of metrics.jsonl so far.
           images: trained on a second, in all branches.
+          left: optimizer steps of the accepted path that are to come.
         """
         decision = rows["decisions"]
         if "metrics" not in rows:
             self.say(line(decision, None, self.epochs))
             return
-        recent = [r["seconds"] for r in metrics[-3:]]
-        left = (self.epochs - len(metrics)) * sum(recent) / len(recent)
+        recent = [{"step": 0}, *metrics][-4:]
+        steps = max(1, recent[-1]["step"] - recent[0]["step"])
+        seconds = sum(row["seconds"] for row in recent[1:])
         told = line(decision, metrics[-1], self.epochs)
-        self.say(f"{told}  {images:,.0f} img/s  ETA {_clock(left)}")
+        eta = _clock(left * seconds / steps)
+        self.say(f"{told}  {images:,.0f} img/s  ETA {eta}")
         if self._status is not None:
             following = min(decision["epoch"] + 1, self.epochs - 1)
             self._status.update(f"epoch {following}/{self.epochs - 1}")
@@ -67,14 +70,12 @@ class Display:
     def summary(self, metrics: Sequence[Row], page: str) -> None:
         """The closing lines of a finished run, and where its report is."""
         last = metrics[-1]
-        step, total = last["step"], last["total_steps"]
         seconds = sum(row["seconds"] for row in metrics)
         self.say(
             f"validation {last['validation_accuracy']:.2f}%, "
             f"test {last['test_accuracy']:.2f}%{_of_epoch(last)} after "
             f"{_clock(seconds)} (h:mm:ss)\n"
-            f"{step:,} accepted steps, {total:,} total steps with every trial "
-            f"({total / step - 1:+.0%})\n"
+            f"{spent(last)}\n"
             f"{page}"
         )
 
@@ -87,7 +88,7 @@ def line(decision: Row, accepted: Row | None, epochs: int) -> str:
       accepted: its row of metrics.jsonl, None where the run stays where it was.
       epochs: of the whole run.
     """
-    last = str(epochs - 1)
+    last = str(max(epochs - 1, decision["epoch"]))  # an epoch may have two decisions
     number = f"epoch {decision['epoch']:>{len(last)}}/{last}"
     if accepted is None:
         return f"{number}  {_tried(decision)}"
@@ -97,8 +98,17 @@ def line(decision: Row, accepted: Row | None, epochs: int) -> str:
         parts.append(f"validation loss {accepted['validation_loss']:.6g}")
     else:
         parts.append(f"validation {accuracy:.2f}%")
-    parts += [setting(accepted["hyperparams"]), why(decision)]
+    parts += [verdicts.short(accepted["hyperparams"]), why(decision)]
     return "  ".join([number, *filter(None, parts)])
+
+
+def spent(last: Row) -> str:
+    """The optimizer steps of a run, by its last row of metrics.jsonl."""
+    step, total = last["step"], last["total_steps"]
+    return (
+        f"{step:,} accepted steps, {total:,} total steps with every trial "
+        f"({total / step - 1:+.0%})"
+    )
 
 
 def _of_epoch(last: Row) -> str:
@@ -111,7 +121,7 @@ def _of_epoch(last: Row) -> str:
 
 def _tried(decision: Row) -> str:
     """What came of trials that leave the run where it was."""
-    settings = list(map(setting, decision["trials"]))
+    settings = list(map(verdicts.short, decision["trials"]))
     if verdicts.went_back_to(decision) is not None:
         return f"{verdicts.reason(decision)}; left: {', '.join(settings)}"
     if not verdicts.probed(decision):
@@ -147,7 +157,7 @@ def why(decision: Row) -> str:
     gain = verdicts.gain_of(decision, count - 1)
     got = "diverged" if gain is None else f"got {gain:+.1f}"
     mean, stddev = expected
-    tried = f"challenger {setting(decision['trials'][-1])}"
+    tried = f"challenger {verdicts.short(decision['trials'][-1])}"
     return f"{text}; {tried}: expected {mean:+.1f} ± {stddev:.1f}, {got}"
 
 

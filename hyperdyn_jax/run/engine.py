@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from hyperdyn_jax.distributed import collectives
-from hyperdyn_jax.run import console
+from hyperdyn_jax.run import verdicts
 from hyperdyn_jax.run.rows import Directory, decision_row
 from hyperdyn_jax.system import signals, streams
 from hyperdyn_jax.training.progress import Evaluation, Progress
@@ -24,7 +24,7 @@ from hyperdyn_jax.tuner.interface import Decision, DivergedError, Leaf, Strategy
 
 ATTEMPTS = 4  # at one epoch, before a run in which everything diverges gives up
 NARROWER = 0.1  # of the largest learning rate tried: the limit after two such attempts
-ARRAYS = ("held", "best", "tuner", "key")  # the fields of a run that are arrays
+SAVED = ("held", "best", "tuner", "key")  # the fields of a run that are arrays
 
 Rows = dict[str, dict[str, Any]]  # of a decision, by the log that each is for
 
@@ -63,6 +63,7 @@ class Run(NamedTuple):
     tuner: the strategy's state.
     key: u32[...], raw PRNG key of the augmentation.
     score: of the run on validation data, as the strategy measures it.
+    first_score: that the strategy began with.
     examples: of each split of the data, their number, where it is known.
     epoch: decisions so far that took the run on, one an epoch for most strategies.
     attempts: decisions in a row, up to now, in which every branch diverged.
@@ -80,6 +81,7 @@ class Run(NamedTuple):
     tuner: Any
     key: Leaf
     score: float
+    first_score: float
     examples: dict[str, int]
     steps: Sequence[int] = (0,)
     epoch: int = 0
@@ -97,6 +99,19 @@ class Run(NamedTuple):
     def step(self) -> int:
         """Optimizer steps on the accepted path."""
         return self.steps[0]
+
+
+class Decided(NamedTuple):
+    """What a decision leads to.
+
+    run: after it.
+    rows: of it.
+    accepted: the state that was scored and accepted; None where the run stays.
+    """
+
+    run: Run
+    rows: Rows
+    accepted: Any = None
 
 
 class Training(Protocol):
@@ -193,15 +208,15 @@ class Engine:
         return min(steps, self.length(run) - run.step)
 
     def run_to_end(
-        self, run: Run, directory: Directory, told: Callable[[Run, Run, Rows], Any]
+        self, run: Run, directory: Directory, told: Callable[[Run, Decided], Any]
     ) -> Run:
         """One decision after the other, to the last epoch.
 
         Args:
           run: to go on with.
           directory: where its rows and its state go.
-          told: called after every decision with the run before and after it, and the
-            rows.
+          told: called after every decision with the run before it, its branches
+            trained, and with what it led to.
 
         Raises:
           DivergedError: no setting could be found that trains with finite numbers.
@@ -214,23 +229,25 @@ class Engine:
                 raise KeyboardInterrupt
             trained = self.training.train(self, run, directory)
             try:
-                run, rows = self.decide(trained)
+                decided = self.decide(trained)
             except KeyboardInterrupt:
                 self.save(trained, directory)  # the branches need not be trained again
                 raise
-            self.save(run, directory, rows)
-            told(trained, run, rows)
+            run = decided.run
+            self.save(run, directory, decided.rows)
+            told(trained, decided)
         return run
 
-    def decide(self, run: Run) -> tuple[Run, Rows]:
+    def decide(self, run: Run) -> Decided:
         """Scores the trained branches and goes on as one of them, or stays."""
         assert run.pending is not None
         trials, progress, spent = run.pending
         began = time.perf_counter()
         branches = self.training.score(progress)
-        scores = np.array([branch.score for branch in branches], np.float32)
+        with np.errstate(over="ignore"):  # such a score is no sound one
+            scores = np.array([branch.score for branch in branches], np.float32)
         tuner, decision = self.strategy.tell(run.tuner, trials, scores)
-        new = follow(run, branches, tuner, decision)
+        new = follow(run, branches, scores, tuner, decision)
         taken = self.training.steps_taken(progress)
         new = new._replace(total_steps=run.total_steps + taken)
         if new.attempts > max(1, run.attempts):
@@ -240,15 +257,15 @@ class Engine:
             trials,
             scores,
             decision,
+            names=list(self.strategy.searched) or list(trials.hparams),
             score_before=run.score,
             extra_steps=taken - (new.step - run.step),
             rollback=rollback(run, new),
         )
-        rows = {"decisions": row}
+        rows, accepted = {"decisions": row}, None
         if decision.branch >= 0:
-            new, rows["metrics"] = self._accepted(
-                new, trials.setting(decision.branch), branches[decision.branch]
-            )
+            setting, branch = trials.setting(decision.branch), branches[decision.branch]
+            new, accepted, rows["metrics"] = self._accepted(new, setting, branch)
             if run.step != run.told_step:  # it went back before
                 rows["metrics"]["from_step"] = run.step
             new = new._replace(told_step=new.step)
@@ -258,14 +275,15 @@ class Engine:
                 rows["metrics"]["skipped_records"] = len(skipped)
         seconds = run.seconds + spent + time.perf_counter() - began
         if "metrics" not in rows:
-            return new._replace(seconds=seconds), rows
+            return Decided(new._replace(seconds=seconds), rows)
         rows["metrics"]["seconds"] = seconds
-        return new._replace(seconds=0.0), rows
+        return Decided(new._replace(seconds=0.0), rows, accepted)
 
     def _accepted(
         self, run: Run, setting: Mapping[str, np.float32], branch: Branch
-    ) -> tuple[Run, dict[str, Any]]:
-        """The run after an accepted epoch, and its row of metrics.jsonl."""
+    ) -> tuple[Run, Any, dict[str, Any]]:
+        """The run after an accepted epoch, the state as it was scored, and its row of
+        metrics.jsonl."""
         ended = run.step == self.length(run)
         if ended:
             branch = self._average_or_end(branch)
@@ -276,7 +294,7 @@ class Engine:
         if ended:
             run, tested = self.finish(run, branch)
             row |= tested
-        return run, row
+        return run, branch.state, row
 
     def _average_or_end(self, last: Branch) -> Branch:
         """The last epoch's state: an average of its path, if there is one, or the end
@@ -321,8 +339,9 @@ class Engine:
         pack = self.training.pack
         arrays: dict[str, Any] = {"tuner": run.tuner, "key": run.key, "branches": []}
         arrays |= {"held": [*map(pack, run.held)], "best": [*map(pack, run.best)]}
-        facts = {name: x for name, x in run._asdict().items() if name not in ARRAYS}
+        facts = {name: x for name, x in run._asdict().items() if name not in SAVED}
         facts |= {"held": len(run.held), "best": len(run.best), "pending": None}
+        facts["ended"] = run.step >= self.length(run)
         if run.pending is not None:
             trials, progress, seconds = run.pending
             arrays["branches"] = [*map(pack, progress.states)]
@@ -352,7 +371,7 @@ class Engine:
         like = {
             "held": [self.training.like()] * facts.pop("held"),
             "best": [self.training.like()] * facts.pop("best"),
-            "tuner": self.strategy.init(key, facts["score"]),
+            "tuner": self.strategy.init(key, facts["first_score"]),
             "key": key_data(key),
             "branches": [],
         }
@@ -363,7 +382,7 @@ class Engine:
         arrays = collectives.share_tree(directory.restore(like))
         for name in ("held", "best", "branches"):
             arrays[name] = [*map(self.training.unpack, arrays[name])]
-        run = Run(**facts, **{name: arrays[name] for name in ARRAYS})
+        run = Run(**facts, **{name: arrays[name] for name in SAVED})
         if not pending:
             return run
         trials = self.strategy.ask(run.tuner)._replace(hparams=arrays["hparams"])
@@ -373,7 +392,7 @@ class Engine:
     def _diverged(self, run: Run, directory: Directory) -> str:
         """Why a run cannot go on."""
         tried = directory.rows["decisions"][-1]["trials"]
-        settings = "; ".join(map(console.setting, tried))
+        settings = "; ".join(map(verdicts.short, tried))
         return (
             f"every branch of epoch {run.epoch} diverged, {ATTEMPTS} times in a row, "
             f"last at {settings}; {self.training.advice}"
@@ -409,7 +428,9 @@ def within(limit: float, trials: Trials) -> Trials:
     return trials._replace(hparams=trials.hparams | {"learning_rate": rates})
 
 
-def follow(run: Run, branches: list[Branch], tuner: Any, decision: Decision) -> Run:
+def follow(
+    run: Run, branches: list[Branch], scores: np.ndarray, tuner: Any, decision: Decision
+) -> Run:
     """The run after a decision: the branch it chose, never trained again.
 
     Where all diverged that is the last good state, with fresh randomness. Only a branch
@@ -433,8 +454,7 @@ def follow(run: Run, branches: list[Branch], tuner: Any, decision: Decision) -> 
             epoch=run.epoch + 1,
             attempts=0,
         )
-    sound = np.isfinite([branch.score for branch in branches]).any()
-    if trials.probe or sound:
+    if trials.probe or np.isfinite(scores).any():
         return run
     attempt = f"attempt {run.attempts}"  # a stream apart from those of the steps
     key = streams.stream(jax.random.wrap_key_data(run.key), attempt)

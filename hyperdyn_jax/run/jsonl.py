@@ -25,6 +25,12 @@ def dump_config(config: Row) -> str:
     return json.dumps(_plain(config, str), indent=2, allow_nan=False) + "\n"
 
 
+def config_as_read(config: Row) -> dict[str, Any]:
+    """A config as it will be read from its config.json."""
+    read: dict[str, Any] = json.loads(dump_config(config))
+    return read
+
+
 def as_read(row: Row) -> dict[str, Any]:
     """A row as it will be read."""
     read: dict[str, Any] = json.loads(dump(row))
@@ -54,18 +60,23 @@ def flat(config: Row, prefix: str = "") -> dict[str, Any]:
 
 
 def lines(rows: Sequence[Row]) -> bytes:
-    """Rows as a log has them."""
+    """Rows as the bytes of a .jsonl file."""
     return "".join(dump(row) + "\n" for row in rows).encode()
+
+
+def _write(file: Path, mode: str, content: bytes) -> None:
+    """Writes to a file and waits until it is on the disk."""
+    with file.open(mode) as stream:
+        stream.write(content)
+        stream.flush()
+        files.sync(stream.fileno())
 
 
 def append(file: Path, content: bytes) -> None:
     """Adds to a file, all of it or nothing."""
     size = file.stat().st_size if file.exists() else 0
     try:
-        with file.open("ab") as stream:
-            stream.write(content)
-            stream.flush()
-            files.sync(stream.fileno())
+        _write(file, "ab", content)
     except OSError:
         os.truncate(file, size)
         raise
@@ -75,10 +86,7 @@ def replace_bytes(file: Path, content: bytes) -> None:
     """Writes a file whole or not at all."""
     part = file.with_name(f".{file.name}.part")
     try:
-        with part.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            files.sync(stream.fileno())
+        _write(part, "wb", content)
         os.replace(part, file)
     except OSError:
         with contextlib.suppress(OSError):  # the first one is what is told

@@ -47,7 +47,7 @@ class Network:
 
     def begin(self) -> Run:
         """A run that has not begun: w0, scored."""
-        weights, tuner, augmentation = keys(self._setup)
+        weights, tuner, augmentation = streams.of_run(self._setup.seed)
         state = self.trainer.init(weights)
         if fork := self._setup.fork:
             state = forked(fork, state) if collectives.first() else state
@@ -56,7 +56,7 @@ class Network:
         score = score_of(strategy, self.trainer.evaluate(state, "validation"))
         key = collectives.share_tree(key_data(augmentation))
         started = strategy.init(tuner, score)
-        return Run([state], [], started, key, score, sizes(self._setup))
+        return Run([state], [], started, key, score, score, sizes(self._setup))
 
     def resume(self, engine: Engine, directory: Directory) -> Run | None:
         """The run of the newest checkpoint, None if there is none.
@@ -64,7 +64,7 @@ class Network:
         Raises:
           ConfigError: it is of another network, tuner or data.
         """
-        _, tuner, _ = keys(self._setup)
+        _, tuner, _ = streams.of_run(self._setup.seed)
         run = engine.resume(tuner, directory)
         if run:
             self._setup.dataset.skips.resume(run.skipped)
@@ -128,11 +128,17 @@ class Network:
             alone = Trials.of({name: [x] for name, x in incumbent.items()})
             first = self._start(engine, run, alone)
             steps = engine.trial_steps(run, first.trials)
-            ahead = trainer.train(first.progress, steps, key, pause=search.done)
+
+            def pause() -> bool:
+                return search.done() or signals.asked()
+
+            ahead = trainer.train(first.progress, steps, key, pause)
             pending = self._start(engine, run, search.result())
-        if trainer.diverged(ahead.losses).any():  # as if nothing had been trained yet
-            return pending
-        return pending._replace(progress=trainer.join(ahead, pending.progress, key))
+        in_turn = trainer.takes_turns(len(pending.progress.states))
+        if signals.asked() or not in_turn or trainer.diverged(ahead.losses).any():
+            return pending  # as if nothing had been trained yet
+        joined = trainer.join(ahead, pending.progress, key, signals.asked)
+        return pending._replace(progress=joined)
 
     def _start(self, engine: Engine, run: Run, trials: Trials) -> Pending:
         """The branches of trials, where they start from."""
@@ -213,11 +219,6 @@ class Network:
         """The state on every device."""
         state: TrainState = self.trainer.replicate(TrainState(*arrays))
         return state
-
-
-def keys(setup: Setup) -> tuple[jax.Array, ...]:
-    """Keys of the weights, the tuner and the augmentation."""
-    return streams.of_run(setup.seed)
 
 
 def sizes(setup: Setup) -> dict[str, int]:

@@ -1,8 +1,9 @@
 """How a user's own loop is trained and scored, for the engine."""
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -70,9 +71,9 @@ class OwnLoop:
 
     def begin(self, key: jax.Array) -> Run:
         """A run that has not begun, scored."""
-        score = number(self._evaluate(self._first.read_out()))
+        score = self._score(self._first)
         tuner = self._strategy.init(key, score)
-        return Run([self._first], [], tuner, key_data(key), score, {})
+        return Run([self._first], [], tuner, key_data(key), score, score, {})
 
     def train(
         self,
@@ -107,13 +108,11 @@ class OwnLoop:
         """A state some steps on. steps: their numbers, which `train` sees."""
         given = pytrees.read_only(held.state)
         before = jax.tree.leaves(given)
-        try:
+        with _told("train"):
             state = self._train(given, setting, steps)
-        except ValueError as error:
-            if "read-only" in str(error):  # NumPy's word for an array of `given`
-                raise _impure("changes") from error
-            raise
-        _check_pure(before, jax.tree.leaves(given), state)
+        if state is None:
+            raise ValueError("train must return the new state, got None")
+        _check_pure("train", before, jax.tree.leaves(given))
         step, average = held.step + len(steps), held.average
         power = self._strategy.averaging
         if average is not None and power is not None:
@@ -126,13 +125,20 @@ class OwnLoop:
         return [*map(self._scored, progress.states)]
 
     def _scored(self, held: Held) -> Branch:
-        diverged = has_nan(held.state)
-        score = math.nan if diverged else number(self._evaluate(held.read_out()))
+        score = math.nan if has_nan(held.state) else self._score(held)
         is_loss = self._strategy.metric == "loss"
         validation = Evaluation(
             accuracy=None if is_loss else score, loss=-score if is_loss else None
         )
         return Branch(held, None, validation, score)
+
+    def _score(self, held: Held) -> float:
+        given = pytrees.read_only(held.read_out())
+        before = jax.tree.leaves(given)
+        with _told("evaluate"):
+            score = number(self._evaluate(given))
+        _check_pure("evaluate", before, jax.tree.leaves(given))
+        return score
 
     def steps_taken(self, progress: Progress) -> int:
         """Optimizer steps of all branches."""
@@ -200,28 +206,40 @@ def number(score: Any) -> float:
     )
 
 
-def _check_pure(before: list[Any], after: list[Any], new: Any) -> None:
-    """Raises ValueError if `train` has spoilt what other branches start from."""
-    if new is None:
-        raise ValueError("train must return the new state, got None")
+@contextlib.contextmanager
+def _told(function: str) -> Iterator[None]:
+    """Says so where one of the user's functions writes to an array that is read-only,
+    because other branches start from it."""
+    try:
+        yield
+    except ValueError as error:
+        if "read-only" in str(error):  # NumPy's word
+            raise _impure(function, "changes") from error
+        raise
+
+
+def _check_pure(function: str, before: list[Any], after: list[Any]) -> None:
+    """Raises ValueError if a function of the user's has spoilt what other branches
+    start from."""
     same = len(before) == len(after) and all(map(lambda a, b: a is b, before, after))
     gone = any(isinstance(x, jax.Array) and x.is_deleted() for x in before)
     if not same or gone:
-        raise _impure("donates" if gone else "changes")
+        raise _impure(function, "donates" if gone else "changes")
 
 
-def _impure(what: str) -> ValueError:
+def _impure(function: str, what: str) -> ValueError:
     return ValueError(
-        f"train {what} the state that it is given, from which other branches start "
-        f"too; let it begin with a copy, jax.tree.map(jnp.copy, state), of a Flax NNX "
+        f"{function} {what} the state that it is given, from which other branches "
+        f"start too; copy it first: jax.tree.map(jnp.copy, state), or of a Flax NNX "
         f"module nnx.clone(module)"
     )
 
 
 def has_nan(state: Any) -> bool:
     """Whether a number in a state is NaN."""
-    numbers: list[Any] = [
-        x for x in jax.tree.leaves(state) if isinstance(x, pytrees.ARRAYS)
-    ]
+    leaves = jax.tree.leaves(state)
+    numbers: list[Any] = [x for x in leaves if isinstance(x, pytrees.ARRAYS)]
     floats = (x for x in numbers if jnp.issubdtype(x.dtype, jnp.inexact))
-    return any(bool(jnp.isnan(x).any()) for x in floats)
+    if any(bool(jnp.isnan(x).any()) for x in floats):
+        return True
+    return any(isinstance(x, float | complex) and x != x for x in leaves)

@@ -104,6 +104,7 @@ def decision_row(
     scores: np.ndarray,
     decision: Decision,
     *,
+    names: Sequence[str],
     score_before: float,
     extra_steps: int,
     rollback: Row | None,
@@ -112,6 +113,7 @@ def decision_row(
 
     Args:
       trials, scores, decision: as `Strategy.tell` has them.
+      names: of the model's axes, in their order.
       score_before: of the run when the trials began.
       extra_steps: optimizer steps that the trials took beside those of the run.
       rollback: where every branch diverged, the attempt number and the largest learning
@@ -119,7 +121,7 @@ def decision_row(
     """
     model: dict[str, Any] = dict(trials.model)
     if "length_scale" in model:
-        scales = zip(trials.hparams, model.pop("length_scale"), strict=True)
+        scales = zip(names, model.pop("length_scale"), strict=True)
         model["length_scales"] = dict(scales)
     return {
         "epoch": decision.epoch,

@@ -142,8 +142,9 @@ class RunDirectory:
         return rows
 
     def is_finished(self) -> bool:
-        """Whether the run has ended: its last epoch was tested."""
-        return row_lib.is_finished(self.rows)
+        """Whether the run has ended."""
+        ended = self._facts is not None and self._facts.get("ended", False)
+        return ended or row_lib.is_finished(self.rows)
 
     def resume(self) -> dict[str, Any] | None:
         """Makes the rows fit the newest checkpoint and returns its facts."""
@@ -215,10 +216,8 @@ def problems(path: Path, config: Row, flag: str = "--workdir") -> list[str]:
     except UnicodeEncodeError:
         problem = "its name is no text in UTF-8, which checkpoints need"
         return [f"{where}: {problem}; choose another, or a locale such as C.UTF-8"]
-    # Not Path.exists, which raises where a name is too long.
-    first = next(p for p in (path, *path.absolute().parents) if os.path.exists(p))
-    if not (first.is_dir() and os.access(first, os.W_OK | os.X_OK)):
-        return [f"{where} cannot be written: {first} is no writable folder"]
+    if why := files.unwritable(path):
+        return [f"{where} cannot be written: {why}"]
     if not os.path.exists(file):
         parts = ["checkpoints", *(f"{log}.jsonl" for log in LOGS)]
         found = [name for name in parts if os.path.exists(path / name)]
@@ -229,7 +228,7 @@ def problems(path: Path, config: Row, flag: str = "--workdir") -> list[str]:
             raise ValueError("it is no object of settings")
     except (ValueError, RecursionError) as error:
         return [f"{where}: {file.name} is damaged: {error}"]
-    then, now = map(_comparable, (there, json.loads(dump_config(config))))
+    then, now = map(_comparable, (there, jsonl.config_as_read(config)))
     changes = "; ".join(differences(then, now))
     advice = "choose the same settings, or another directory"
     if flag.startswith("--"):  # of a command, which can fork

@@ -89,7 +89,7 @@ class WeightsAndBiases:
             id=identity,
             resume="allow",
             dir=place.path,
-            config=json.loads(jsonl.dump_config(place.config)),
+            config=jsonl.config_as_read(place.config),
             settings=wandb.Settings(console="off", quiet=True, disable_git=True),
         )
 
@@ -117,7 +117,7 @@ class MLflow:
         else:
             made = self._client.create_run(self._experiment(), run_name=place.name)
             self._run = place.memory["run"] = made.info.run_id
-            settings = jsonl.flat(json.loads(jsonl.dump_config(place.config)))
+            settings = jsonl.flat(jsonl.config_as_read(place.config))
             params = [Param(name, str(value)) for name, value in settings.items()]
             self._client.log_batch(self._run, params=params)
         # A process may have ended between sending a row and making a note of it.

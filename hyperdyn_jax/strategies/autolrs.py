@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hyperdyn_jax.strategies import common
+from hyperdyn_jax.system import checks
 from hyperdyn_jax.tuner import acquisition, cpu_jit, gp
 from hyperdyn_jax.tuner.interface import Decision, Leaf, Strategy, Trials, check_scores
 from hyperdyn_jax.tuner.search_space import SearchSpace
@@ -101,12 +102,12 @@ class AutoLRS(Strategy):
     metric: ClassVar[str] = "loss"
 
     def __post_init__(self) -> None:
-        common.check_number("stage", self.stage, 0, math.inf)
-        common.check_number("max_stage", self.max_stage, self.stage, math.inf, "[)")
-        common.check_whole("probes", self.probes, 2)
-        common.check_number("probe_fraction", self.probe_fraction, 0, 1)
-        common.check_whole("segments", self.segments, 3)
-        common.check_number("kappa", self.kappa, 0, math.inf)
+        checks.check_number("stage", self.stage, 0, math.inf)
+        checks.check_number("max_stage", self.max_stage, self.stage, math.inf, "[)")
+        checks.check_whole("probes", self.probes, 2)
+        checks.check_number("probe_fraction", self.probe_fraction, 0, 1)
+        checks.check_whole("segments", self.segments, 3)
+        checks.check_number("kappa", self.kappa, 0, math.inf)
 
     @property
     def shortest_trial(self) -> float:
@@ -134,7 +135,8 @@ class AutoLRS(Strategy):
             setting = _at(state.settings, state.probe)
             return _one_trial(setting, parent=1, epochs=epochs)
         if state.probe == 0:
-            return _one_trial(_random(self.space, state.key), parent=0, epochs=epochs)
+            setting = _at(_random(self.space, state.key), 0)
+            return _one_trial(setting, parent=0, epochs=epochs)
         tried = state.settings, state.forecasts, state.probe
         kappa = np.float64(self.kappa)
         setting, model = _propose(self.space, state.key, kappa, tried)
@@ -284,10 +286,8 @@ def _one_trial(
     epochs: float,
     model: dict[str, np.ndarray] | None = None,
 ) -> Trials:
-    hparams = {name: np.reshape(value, 1) for name, value in setting.items()}
-    return Trials.of(hparams, model=model)._replace(
-        parents=np.array([parent], np.int32), epochs=epochs
-    )
+    trials = Trials.of(common.stack(setting, [setting]), model=model)
+    return trials._replace(parents=np.array([parent], np.int32), epochs=epochs)
 
 
 def _at(settings: dict[str, np.ndarray], index: int) -> dict[str, np.ndarray]:
@@ -304,7 +304,7 @@ def _with(values: np.ndarray, index: int, value: Leaf) -> np.ndarray:
 @cpu_jit.compiled
 def _random(space: SearchSpace, key: jax.Array) -> dict[str, jax.Array]:
     """One setting uniform in the cube."""
-    return space.sample(cpu_jit.stream(key, _SETTINGS), 1)
+    return space.sample(cpu_jit.fold(key, _SETTINGS), 1)
 
 
 @cpu_jit.compiled
@@ -322,7 +322,7 @@ def _propose(
 
     point, _ = acquisition.maximize(
         negative_bound,
-        cpu_jit.stream(key, _SETTINGS),
+        cpu_jit.fold(key, _SETTINGS),
         data.best_point()[None],
         candidates=_CANDIDATES,
     )

@@ -1,10 +1,12 @@
 """What every strategy needs: its decisions, and checks of its settings."""
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+# race.py has them from here.
 from hyperdyn_jax.system.checks import check_number as check_number
 from hyperdyn_jax.system.checks import check_whole as check_whole
 from hyperdyn_jax.tuner.interface import Decision, Leaf
@@ -37,6 +39,19 @@ def _decision(epoch: Leaf, branch: int, hold: Any, kept: Leaf) -> Decision:
         draw=math.nan,
         hold=np.array(hold, np.int32),
     )
+
+
+def stack(
+    names: Iterable[str], settings: Sequence[Mapping[str, Any]]
+) -> dict[str, np.ndarray]:
+    """The values of some hyperparameters in each setting, f32[settings] by name."""
+    return {name: np.array([x[name] for x in settings], np.float32) for name in names}
+
+
+def check_metric(metric: str) -> None:
+    """Raises ValueError unless the metric is one that scores can be of."""
+    if metric not in ("loss", "accuracy"):
+        raise ValueError(f"metric must be 'loss' or 'accuracy', got {metric!r}")
 
 
 def check_start(score: float) -> np.float32:

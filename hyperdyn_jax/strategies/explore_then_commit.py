@@ -19,7 +19,7 @@ long anneal has.
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -28,6 +28,7 @@ from scipy import special
 
 from hyperdyn_jax.strategies import common, paired_test, probing
 from hyperdyn_jax.strategies.schedules import Schedule
+from hyperdyn_jax.system import checks
 from hyperdyn_jax.tuner import cpu_jit, gp
 from hyperdyn_jax.tuner.interface import (
     Decision,
@@ -98,7 +99,7 @@ class ExploreThenCommit(Strategy):
         worth leaving it.
       level: largest chance to leave the base for a setting that is no better than that.
       confirmations: pairs before the first look of the switch test; there are up to
-        twice as many before its second (`switch.look`).
+        twice as many before its second (`paired_test.look`).
       pair: length of each of a pair, in probes: what is left for good has to be bad for
         longer than a probe.
       worth: a probe is taken for as long as it is expected to gain this many times its
@@ -147,21 +148,21 @@ class ExploreThenCommit(Strategy):
     metric: ClassVar[str] = "loss"
 
     def __post_init__(self) -> None:
-        common.check_whole("epochs", self.epochs, 1)
-        common.check_whole("steps_per_epoch", self.steps_per_epoch, 1)
-        common.check_number("max_overhead", self.max_overhead, 0, math.inf)
-        common.check_number("probe", self.probe, 0, 1)
-        common.check_whole("initial", self.initial, 2)
-        common.check_whole("probes", self.probes, self.initial)
-        common.check_number("plateau", self.plateau, 0, 1)
-        common.check_number("margin", self.margin, 0, 1, "[)")
-        common.check_number("level", self.level, 0, 1)
-        common.check_whole("confirmations", self.confirmations, 2)
-        common.check_whole("pair", self.pair, 1)
-        common.check_number("worth", self.worth, 0, math.inf, "[)")
-        common.check_whole("finalists", self.finalists, 1)
+        checks.check_whole("epochs", self.epochs, 1)
+        checks.check_whole("steps_per_epoch", self.steps_per_epoch, 1)
+        checks.check_number("max_overhead", self.max_overhead, 0, math.inf)
+        checks.check_number("probe", self.probe, 0, 1)
+        checks.check_whole("initial", self.initial, 2)
+        checks.check_whole("probes", self.probes, self.initial)
+        checks.check_number("plateau", self.plateau, 0, 1)
+        checks.check_number("margin", self.margin, 0, 1, "[)")
+        checks.check_number("level", self.level, 0, 1)
+        checks.check_whole("confirmations", self.confirmations, 2)
+        checks.check_whole("pair", self.pair, 1)
+        checks.check_number("worth", self.worth, 0, math.inf, "[)")
+        checks.check_whole("finalists", self.finalists, 1)
         if self.averaging is not None:
-            common.check_number("averaging", self.averaging, 0, math.inf, "[)")
+            checks.check_number("averaging", self.averaging, 0, math.inf, "[)")
         if self.base is not None:
             self._check_base(self.base)
         if any(len(setting) != len(self.space) for setting, _ in self.earlier):
@@ -278,9 +279,9 @@ class ExploreThenCommit(Strategy):
             epoch = [self._setting(state)]
             if self._undecided(state):
                 epoch = self._finalists(state)
-            return Trials.of(_stack(epoch[0], epoch))
+            return Trials.of(common.stack(epoch[0], epoch))
         if state.phase == CONFIRM:
-            settings = _stack(self.space, [self.anchor, state.chosen])
+            settings = common.stack(self.space, [self.anchor, state.chosen])
             epochs = self._pair_steps / self.steps_per_epoch
             block = 1 + _known(state.pairs)
             pair = Trials.of(settings)
@@ -303,7 +304,7 @@ class ExploreThenCommit(Strategy):
                 {k: x[i] for k, x in cover.items()} for i in range(self.initial)
             ]
         anchored = [self.anchor] if self.base is not None and not again else []
-        return _stack(self.space, anchored + settings)
+        return common.stack(self.space, [*anchored, *settings])
 
     def _next_probe(self, state: ExploreState) -> Trials:
         setting, (mean, stddev, improvement), model = probing.propose(
@@ -314,7 +315,7 @@ class ExploreThenCommit(Strategy):
         wide = left * t_over_normal(int(state.data.feasible.sum()))
         prediction = (-state.start - left, wide * stddev, left * improvement)
         model["noise_stddev"] = wide[0] * model["noise_stddev"]
-        return Trials.of(_stack(self.space, [setting]), prediction, model)
+        return Trials.of(common.stack(self.space, [setting]), prediction, model)
 
     def _setting(self, state: ExploreState) -> dict[str, float]:
         """Of the coming epoch: what was chosen, and what the base has of the rest."""
@@ -332,7 +333,9 @@ class ExploreThenCommit(Strategy):
 
     def _finalists(self, state: ExploreState) -> list[dict[str, float]]:
         """The base's, those on the way, and the chosen one."""
-        ends = cpu_jit.to_unit(self, _stack(self.space, [self.anchor, state.chosen]))
+        ends = cpu_jit.to_unit(
+            self, common.stack(self.space, [self.anchor, state.chosen])
+        )
         shares = np.linspace(0, 1, self.finalists, dtype=np.float32)[1:-1, None]
         points = ends[:1] + shares * (ends[1:] - ends[:1])
         columns = cpu_jit.from_unit(self, points)
@@ -491,7 +494,7 @@ class ExploreThenCommit(Strategy):
         self, state: ExploreState, setting: Mapping[str, Leaf]
     ) -> np.ndarray:
         """The rows in which this run tried a setting, up to rounding."""
-        point = cpu_jit.to_unit(self, _stack(self.space, [setting]))
+        point = cpu_jit.to_unit(self, common.stack(self.space, [setting]))
         near = np.all(np.abs(state.data.points - point) < 1e-4, axis=1)
         return near & _tried(state.data)
 
@@ -562,10 +565,3 @@ def _tried(data: gp.Observations) -> np.ndarray:
 
 def _known(pairs: np.ndarray) -> int:
     return int(np.isfinite(pairs).sum())
-
-
-def _stack(names: Iterable[str], settings: list[Any]) -> dict[str, np.ndarray]:
-    return {
-        name: np.array([setting[name] for setting in settings], np.float32)
-        for name in names
-    }

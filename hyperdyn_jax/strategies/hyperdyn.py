@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hyperdyn_jax.strategies import common, wait_and_watch
+from hyperdyn_jax.system import checks
 from hyperdyn_jax.tuner import acquisition, cpu_jit, gp
 from hyperdyn_jax.tuner.interface import Decision, Leaf, Strategy, Trials, check_scores
 from hyperdyn_jax.tuner.search_space import SearchSpace
@@ -108,10 +109,10 @@ class Hyperdyn(Strategy):
                 f"kernel must be one of {sorted(gp.SPATIAL_KERNELS)}, "
                 f"got {self.kernel!r}"
             )
-        common.check_whole("initial_points", self.initial_points, 1)
-        common.check_whole("suggestions", self.suggestions, 1)
+        checks.check_whole("initial_points", self.initial_points, 1)
+        checks.check_whole("suggestions", self.suggestions, 1)
         least = self.initial_points + 1 + self.suggestions
-        common.check_whole("capacity", self.capacity, least)
+        checks.check_whole("capacity", self.capacity, least)
 
     def init(self, key: jax.Array, score: float) -> HyperdynState:
         """State of a run that starts at an untrained network.
@@ -210,27 +211,24 @@ class Hyperdyn(Strategy):
     def _decide(
         self, state: HyperdynState, scores: np.ndarray, test: tuple[float, float]
     ) -> Decision:
-        finite = np.isfinite(scores)
-        probability = draw = np.nan
-        if state.epoch == 0:
-            branch = int(np.argmax(np.where(finite, scores, -np.inf)))
-        else:
+        branch, probability, draw = common.best_branch(scores), np.nan, np.nan
+        if state.epoch > 0:
             probability, draw = test
-            challenger = 1 + int(np.argmax(np.where(finite, scores, -np.inf)[1:]))
-            branch = 0 if draw < probability else challenger
-            if not finite[branch]:  # never a diverged branch while another is sound
-                branch = challenger if branch == 0 else 0
-        if not finite.any():
-            branch = -1
-        return Decision(
-            epoch=int(state.epoch),
-            branch=branch,
-            kept=bool(state.epoch > 0 and branch == 0),
-            keep_probability=float(probability),
-            draw=float(draw),
-            # The run goes on as the chosen branch, or stays at the state it held.
-            hold=np.array([branch if branch >= 0 else len(scores)], np.int32),
-        )
+            if branch >= 0:
+                branch = _after_test(scores, keep=bool(draw < probability))
+        if branch < 0:
+            decision = common.stay(state.epoch, hold=[len(scores)])
+        else:
+            kept = state.epoch > 0 and branch == 0
+            decision = common.accept(state.epoch, branch, kept=kept)
+        return decision._replace(keep_probability=float(probability), draw=float(draw))
+
+
+def _after_test(scores: np.ndarray, *, keep: bool) -> int:
+    """The incumbent or the best challenger, as the test says; the other one where that
+    has diverged."""
+    challenger = 1 + common.best_branch(scores[1:])  # 0, the incumbent, without one
+    return 0 if keep and np.isfinite(scores[0]) else challenger
 
 
 _SEARCH, _TREND = 1, 2  # streams of the state's key
@@ -239,7 +237,7 @@ _SEARCH, _TREND = 1, 2  # streams of the state's key
 @cpu_jit.compiled
 def _sample(tuner: Hyperdyn, key: jax.Array) -> dict[str, jax.Array]:
     """Random-Start: k settings uniform in the cube."""
-    return tuner.space.sample(cpu_jit.stream(key, _SEARCH), tuner.initial_points)
+    return tuner.space.sample(cpu_jit.fold(key, _SEARCH), tuner.initial_points)
 
 
 @cpu_jit.compiled
@@ -322,7 +320,7 @@ def _search(
 
 def _keys(key: jax.Array, count: int) -> jax.Array:
     """A key for the search of each challenger."""
-    first = cpu_jit.stream(key, _SEARCH)
+    first = cpu_jit.fold(key, _SEARCH)
     others = [jax.random.fold_in(first, i) for i in range(1, count)]
     return jnp.stack([first, *others])
 
@@ -355,7 +353,7 @@ def _trend_test(
         temperature=tuner.temperature,
         offset=tuner.offset,
     )
-    return probability, jax.random.uniform(cpu_jit.stream(key, _TREND), (), jnp.float32)
+    return probability, jax.random.uniform(cpu_jit.fold(key, _TREND), (), jnp.float32)
 
 
 def kernels(tuner: Hyperdyn) -> tuple[Any, gp.TimeKernel]:

@@ -14,6 +14,7 @@ import numpy as np
 from tinygp import kernels
 
 from hyperdyn_jax.strategies import common
+from hyperdyn_jax.system import checks
 from hyperdyn_jax.tuner import acquisition, cpu_jit, gp
 from hyperdyn_jax.tuner.interface import Decision, Leaf, Strategy, Trials, check_scores
 from hyperdyn_jax.tuner.search_space import SearchSpace
@@ -111,9 +112,9 @@ class PB2(Strategy):
     metric: ClassVar[str] = "accuracy"
 
     def __post_init__(self) -> None:
-        common.check_whole("population", self.population, 2)
-        common.check_number("quantile", self.quantile, 0, 0.5, "(]")
-        common.check_whole("capacity", self.capacity, self.population)
+        checks.check_whole("population", self.population, 2)
+        checks.check_number("quantile", self.quantile, 0, 0.5, "(]")
+        checks.check_whole("capacity", self.capacity, self.population)
 
     def init(self, key: jax.Array, score: float) -> PB2State:
         """State of a run that starts at a network with this score."""
@@ -219,13 +220,13 @@ def _first_axis(settings: dict[str, np.ndarray]) -> np.ndarray:
 @cpu_jit.compiled
 def _first(tuner: PB2, key: jax.Array) -> dict[str, jax.Array]:
     """Settings uniform in the cube, one a member."""
-    return tuner.space.sample(cpu_jit.stream(key, _SETTINGS), tuner.population)
+    return tuner.space.sample(cpu_jit.fold(key, _SETTINGS), tuner.population)
 
 
 @cpu_jit.compiled
 def _uniform(tuner: PB2, key: jax.Array) -> jax.Array:
     shape = (tuner.population,)
-    return jax.random.uniform(cpu_jit.stream(key, _COPIES), shape, jnp.float32)
+    return jax.random.uniform(cpu_jit.fold(key, _COPIES), shape, jnp.float32)
 
 
 @cpu_jit.compiled
@@ -278,7 +279,7 @@ def _propose(
 
     point, _ = acquisition.maximize(
         upper_bound,
-        cpu_jit.stream(state.key, _FIRST_SLOT + member),
+        cpu_jit.fold(state.key, _FIRST_SLOT + member),
         data.best_point()[None],
         candidates=_CANDIDATES,
     )

@@ -19,10 +19,8 @@ _SETTINGS = 1  # the stream of the state's key that settings are drawn from
 
 @cpu_jit.compiled
 def cover(wanted: tuple[SearchSpace, int], key: jax.Array) -> dict[str, jax.Array]:
-    """Settings that cover the cube evenly, shifted at random.
-
-    The additive recurrence R_d, whose steps are the inverse powers of the root of
-    x^(d+1) = x + 1.
+    """Settings that cover the cube evenly (`acquisition.additive_steps`), shifted at
+    random.
 
     Args:
       wanted: the space, and how many.
@@ -33,11 +31,8 @@ def cover(wanted: tuple[SearchSpace, int], key: jax.Array) -> dict[str, jax.Arra
     """
     space, count = wanted
     dimensions = len(space)
-    root = 2.0
-    for _ in range(64):
-        root = (1 + root) ** (1 / (dimensions + 1))
-    steps = root ** -np.arange(1.0, dimensions + 1)
-    shift = jax.random.uniform(cpu_jit.stream(key, _SETTINGS), (1, dimensions))
+    steps = acquisition.additive_steps(dimensions)
+    shift = jax.random.uniform(cpu_jit.fold(key, _SETTINGS), (1, dimensions))
     points = (shift + np.arange(count)[:, None] * steps[None]) % 1.0
     return space.from_unit(points)
 
@@ -69,7 +64,7 @@ def propose(
         return improvement + jnp.log(weight)
 
     point, _ = acquisition.maximize(
-        log_improvement, cpu_jit.stream(key, _SETTINGS), data.best_point()[None]
+        log_improvement, cpu_jit.fold(key, _SETTINGS), data.best_point()[None]
     )
     mean, stddev = posterior.predict(gp.Query(point, jnp.zeros((), jnp.float64)))
     improvement = acquisition.expected_improvement(mean, stddev, best_gain)
@@ -87,8 +82,8 @@ def choose(
     of the best expected progress.
 
     The middle is near the best whichever way noise has bent the curve, and the plateau
-    of the whole run is where that of the probes is. A setting that was tried, as what
-    lies between a good probe and a cliff may be past its edge.
+    of the whole run is where that of the probes is. Only tried settings
+    are chosen: a point between a good probe and a cliff may already diverge.
 
     Args:
       space: the hyperparameters.

@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hyperdyn_jax import strategies as baselines
-from hyperdyn_jax.strategies import Schedule
+from hyperdyn_jax.strategies.autolrs import AutoLRS
 from hyperdyn_jax.strategies.explore_then_commit import (
     ExploreThenCommit,
     earlier_probes,
@@ -16,6 +15,14 @@ from hyperdyn_jax.strategies.explore_then_commit import (
 )
 from hyperdyn_jax.strategies.hyperdyn import Hyperdyn
 from hyperdyn_jax.strategies.learned_schedule import load_schedule, read_schedule
+from hyperdyn_jax.strategies.pb2 import PB2
+from hyperdyn_jax.strategies.schedules import ReduceOnPlateau, Replay, Schedule
+from hyperdyn_jax.strategies.search import (
+    DoNothingControl,
+    GreedyBestOfTwo,
+    HyperbandVariant,
+    RandomSearch,
+)
 from hyperdyn_jax.tuner.interface import Strategy
 from hyperdyn_jax.tuner.search_space import SearchSpace
 
@@ -97,7 +104,7 @@ def _holding(name: str, axis: Any, value: float) -> Any:
         raise ValueError(f"{start}: {error}") from None
 
 
-def _replay(c: Context) -> baselines.Replay:
+def _replay(c: Context) -> Replay:
     """The accepted path of an earlier run."""
     settings = c.section("replay")
     run = settings.pop("run", "")
@@ -108,7 +115,7 @@ def _replay(c: Context) -> baselines.Replay:
         hparams = load_schedule(run)
     except OSError as error:
         raise ValueError(f"replay.run: {error}") from None
-    return baselines.Replay(hparams, tuple(map(int, ends)), c.steps_per_epoch)
+    return Replay(hparams, tuple(map(int, ends)), c.steps_per_epoch)
 
 
 def _decisions(run: Path) -> list[dict[str, Any]]:
@@ -137,17 +144,13 @@ STRATEGIES: dict[str, Callable[[Context], Strategy]] = {
     "explore": _explore,
     # Epoch-based Bayesian optimisation is Hyperdyn without rejection (section 4.1).
     "epoch_bo": lambda c: c.tuner(offset=math.inf),
-    "random_search": lambda c: baselines.RandomSearch(
-        c.space, **c.section("random_search")
-    ),
-    "hyperband": lambda c: baselines.HyperbandVariant(
-        c.space, **c.section("hyperband")
-    ),
+    "random_search": lambda c: RandomSearch(c.space, **c.section("random_search")),
+    "hyperband": lambda c: HyperbandVariant(c.space, **c.section("hyperband")),
     **SCHEDULES,
     "replay": _replay,
-    "plateau": lambda c: baselines.ReduceOnPlateau(c.base, **c.section("plateau")),
-    "greedy": lambda c: c.tuner(baselines.GreedyBestOfTwo),
-    "control": lambda c: baselines.DoNothingControl(c.tuner()),
-    "autolrs": lambda c: baselines.AutoLRS(c.space, **c.section("autolrs")),
-    "pb2": lambda c: baselines.PB2(c.space, **c.section("pb2")),
+    "plateau": lambda c: ReduceOnPlateau(c.base, **c.section("plateau")),
+    "greedy": lambda c: c.tuner(GreedyBestOfTwo),
+    "control": lambda c: DoNothingControl(c.tuner()),
+    "autolrs": lambda c: AutoLRS(c.space, **c.section("autolrs")),
+    "pb2": lambda c: PB2(c.space, **c.section("pb2")),
 }

@@ -4,7 +4,7 @@ A setting holds for a whole epoch. A schedule that changes within an epoch (a wa
 cosine) is played at its mean over the epoch, so that every epoch goes as far as under
 the step-by-step schedule: a warm-up over half an epoch makes the first epoch's rate 3/4
 of what it would be. Steps inside an epoch do not see it rise; where they have to, the
-warm-up belongs into the optimizer (`optax.scale_by_schedule` in front of a rate that is
+warm-up belongs in the optimizer (`optax.scale_by_schedule` in front of a rate that is
 tuned).
 """
 
@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from hyperdyn_jax.strategies import common
+from hyperdyn_jax.system import checks
 from hyperdyn_jax.tuner.interface import Decision, Leaf, Strategy, Trials, check_scores
 
 PARTS = 16  # of an epoch, over which a schedule's mean is taken
@@ -63,7 +64,7 @@ class Schedule(Strategy):
             )
         for name, value in self.hparams.items():
             if not callable(value):
-                common.check_number(name, value, 0, math.inf, "[)")
+                checks.check_number(name, value, 0, math.inf, "[)")
 
     @classmethod
     def constant(cls, **hparams: float) -> "Schedule":
@@ -114,9 +115,9 @@ class Schedule(Strategy):
           drops: fractions of the run, theirs on ImageNet unless given.
           **constants: other hyperparameters.
         """
-        common.check_whole("batch_size", batch_size, 1)
-        common.check_whole("reference_batch_size", reference_batch_size, 1)
-        common.check_number("learning_rate", learning_rate, 0, math.inf)
+        checks.check_whole("batch_size", batch_size, 1)
+        checks.check_whole("reference_batch_size", reference_batch_size, 1)
+        checks.check_number("learning_rate", learning_rate, 0, math.inf)
         scale = batch_size / reference_batch_size
         ramp = _ramp(warmup, epochs, start=min(1.0, 1 / scale))
         divided = _divided_by_ten(drops, epochs)
@@ -154,7 +155,7 @@ class Schedule(Strategy):
         2405.18392): linear from zero over `warmup` epochs, constant, and linear to zero
         over the last `decay` of the run."""
         ramp = _ramp(warmup, epochs)
-        common.check_number("decay", decay, 0, 1, "(]")
+        checks.check_number("decay", decay, 0, 1, "(]")
 
         def trapezoid(time: float) -> float:
             left = max(epochs - time, 0.0) / (decay * epochs)
@@ -176,9 +177,9 @@ class Schedule(Strategy):
         """One cycle (Smith and Topin 2017, 1708.07120) as Optax and PyTorch have it:
         half a cosine up from learning_rate / start_divisor over the first `rise` of the
         run, then half a cosine down to learning_rate / start_divisor / end_divisor."""
-        common.check_number("rise", rise, 0, 1)
-        common.check_number("start_divisor", start_divisor, 1, math.inf, "[)")
-        common.check_number("end_divisor", end_divisor, 1, math.inf, "[)")
+        checks.check_number("rise", rise, 0, 1)
+        checks.check_number("start_divisor", start_divisor, 1, math.inf, "[)")
+        checks.check_number("end_divisor", end_divisor, 1, math.inf, "[)")
         start, end = 1 / start_divisor, 1 / start_divisor / end_divisor
 
         def cycle(time: float) -> float:
@@ -197,8 +198,8 @@ class Schedule(Strategy):
         multiplier: Callable[[float], float],
         constants: Mapping[str, float],
     ) -> "Schedule":
-        common.check_whole("epochs", epochs, 1)
-        common.check_number("learning_rate", learning_rate, 0, math.inf)
+        checks.check_whole("epochs", epochs, 1)
+        checks.check_number("learning_rate", learning_rate, 0, math.inf)
         rate = {"learning_rate": lambda time: learning_rate * multiplier(time)}
         return cls(rate | dict(constants))
 
@@ -222,7 +223,8 @@ class Schedule(Strategy):
 
     def ask(self, state: ScheduleState) -> Trials:
         """The setting of the coming epoch."""
-        return _one_trial(self.setting(int(state.epoch)))
+        setting = self.setting(int(state.epoch))
+        return Trials.of(common.stack(setting, [setting]))
 
     def tell(
         self, state: ScheduleState, trials: Trials, scores: np.ndarray
@@ -253,7 +255,7 @@ class Replay(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        common.check_whole("steps_per_epoch", self.steps_per_epoch, 1)
+        checks.check_whole("steps_per_epoch", self.steps_per_epoch, 1)
         if not self.until_step or np.min(np.diff([0, *self.until_step])) < 1:
             raise ValueError("until_step must increase from at least 1")
 
@@ -270,7 +272,8 @@ class Replay(Schedule):
     def ask(self, state: ScheduleState) -> Trials:
         """The next piece."""
         begin, end = (0, *self.until_step)[int(state.epoch) :][:2]
-        trials = _one_trial(self.at(begin))
+        setting = self.at(begin)
+        trials = Trials.of(common.stack(setting, [setting]))
         return trials._replace(epochs=(end - begin) / self.steps_per_epoch)
 
 
@@ -333,14 +336,11 @@ class ReduceOnPlateau(Strategy):
                 f"{sorted(self.hparams)}"
             )
         for name, value in self.hparams.items():
-            common.check_number(name, value, 0, math.inf, "[)")
-        common.check_number("factor", self.factor, 0, 1)
-        common.check_whole("patience", self.patience, 0)
-        common.check_number("threshold", self.threshold, 0, 1, "[)")
-        if self.metric not in ("loss", "accuracy"):
-            raise ValueError(
-                f"metric must be 'loss' or 'accuracy', got {self.metric!r}"
-            )
+            checks.check_number(name, value, 0, math.inf, "[)")
+        checks.check_number("factor", self.factor, 0, 1)
+        checks.check_whole("patience", self.patience, 0)
+        checks.check_number("threshold", self.threshold, 0, 1, "[)")
+        common.check_metric(self.metric)
 
     def init(self, key: jax.Array, score: float) -> PlateauState:
         """State of a run that starts at a network with this score, which does not
@@ -354,7 +354,8 @@ class ReduceOnPlateau(Strategy):
         """The setting in force."""
         scale = self.factor ** int(state.reductions)
         rate = self.hparams["learning_rate"] * scale
-        return _one_trial({**self.hparams, "learning_rate": rate})
+        setting = {**self.hparams, "learning_rate": rate}
+        return Trials.of(common.stack(setting, [setting]))
 
     def tell(
         self, state: PlateauState, trials: Trials, scores: np.ndarray
@@ -378,23 +379,17 @@ class ReduceOnPlateau(Strategy):
         )
 
 
-def _one_trial(setting: Mapping[str, float]) -> Trials:
-    return Trials.of(
-        {name: np.array([value], np.float32) for name, value in setting.items()}
-    )
-
-
 def _divided_by_ten(drops: Sequence[float], epochs: int) -> Callable[[float], float]:
     """0.1 for every drop that is past, each a fraction of the run."""
     for fraction in drops:
-        common.check_number("drops", fraction, 0, 1)
+        checks.check_number("drops", fraction, 0, 1)
     return lambda time: 0.1 ** sum(time >= fraction * epochs for fraction in drops)
 
 
 def _ramp(warmup: float, epochs: int, start: float = 0.0) -> Callable[[float], float]:
     """From `start` to 1 over the warm-up, linearly, and 1 from there on."""
-    common.check_whole("epochs", epochs, 1)
-    common.check_number("warmup", warmup, 0, epochs, "[)")
+    checks.check_whole("epochs", epochs, 1)
+    checks.check_number("warmup", warmup, 0, epochs, "[)")
     if warmup == 0:
         return lambda _: 1.0
     return lambda time: start + (1 - start) * min(time / warmup, 1.0)

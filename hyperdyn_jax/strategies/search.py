@@ -5,7 +5,7 @@ diverged.
 """
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ import numpy as np
 
 from hyperdyn_jax.strategies import common
 from hyperdyn_jax.strategies.hyperdyn import Hyperdyn, HyperdynState
+from hyperdyn_jax.system import checks
 from hyperdyn_jax.tuner import cpu_jit
 from hyperdyn_jax.tuner.interface import Decision, Leaf, Strategy, Trials, check_scores
 from hyperdyn_jax.tuner.search_space import SearchSpace
@@ -29,7 +30,30 @@ class RandomState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomSearch(Strategy):
+class _BestOfRandom(Strategy):
+    """Random settings every epoch, the best one kept."""
+
+    space: SearchSpace
+    settings: int = FIVE_TIMES
+    metric: ClassVar[str] = "accuracy"
+
+    def __post_init__(self) -> None:
+        checks.check_whole("settings", self.settings, 1)
+
+    def tell(
+        self, state: Any, trials: Trials, scores: np.ndarray
+    ) -> tuple[Any, Decision]:
+        """The best branch becomes the run; if all diverged, others are drawn."""
+        branch = common.best_branch(check_scores(scores, trials))
+        state = state._replace(key=cpu_jit.split_key(state.key))
+        if branch < 0:
+            return state, common.stay(state.epoch, hold=[len(trials.parents)])
+        decision = common.accept(state.epoch, branch)
+        return state._replace(epoch=state.epoch + np.int32(1)), decision
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomSearch(_BestOfRandom):
     """The paper's "random 5x": random settings every epoch, the best one kept.
 
     Every epoch `settings` points are drawn uniformly from the space's cube and trained
@@ -45,13 +69,6 @@ class RandomSearch(Strategy):
       ValueError: a setting is out of range.
     """
 
-    space: SearchSpace
-    settings: int = FIVE_TIMES
-    metric: ClassVar[str] = "accuracy"
-
-    def __post_init__(self) -> None:
-        common.check_whole("settings", self.settings, 1)
-
     def init(self, key: jax.Array, score: float) -> RandomState:
         """State of a run that starts at a network with this score."""
         common.check_start(score)
@@ -61,17 +78,6 @@ class RandomSearch(Strategy):
         """Settings drawn from the whole space."""
         low, width = _whole(self.space)
         return Trials.of(_draw(self, state.key, low, width))
-
-    def tell(
-        self, state: RandomState, trials: Trials, scores: np.ndarray
-    ) -> tuple[RandomState, Decision]:
-        """The best branch becomes the run; if all diverged, others are drawn."""
-        branch = common.best_branch(check_scores(scores, trials))
-        state = state._replace(key=cpu_jit.split_key(state.key))
-        if branch < 0:
-            return state, common.stay(state.epoch, hold=[len(trials.parents)])
-        decision = common.accept(state.epoch, branch)
-        return state._replace(epoch=state.epoch + np.int32(1)), decision
 
 
 class HyperbandState(NamedTuple):
@@ -90,7 +96,7 @@ class HyperbandState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class HyperbandVariant(Strategy):
+class HyperbandVariant(_BestOfRandom):
     """The paper's variant of Hyperband (Li et al. 2016), section 4.1.
 
     "We reduced the search space of learning rate by 0.1 instead of successive halving":
@@ -113,20 +119,17 @@ class HyperbandVariant(Strategy):
       ValueError: a setting is out of range, or there is no learning rate.
     """
 
-    space: SearchSpace
-    settings: int = FIVE_TIMES
     shrink: float = 0.1
     rounds: int = 3
-    metric: ClassVar[str] = "accuracy"
 
     def __post_init__(self) -> None:
         if "learning_rate" not in self.space:
             raise ValueError(
                 f"space must have a learning_rate axis, got {sorted(self.space)}"
             )
-        common.check_whole("settings", self.settings, 1)
-        common.check_number("shrink", self.shrink, 0, 1)
-        common.check_whole("rounds", self.rounds, 1)
+        super().__post_init__()
+        checks.check_number("shrink", self.shrink, 0, 1)
+        checks.check_whole("rounds", self.rounds, 1)
 
     def init(self, key: jax.Array, score: float) -> HyperbandState:
         """State of a run that starts at a network with this score."""
@@ -146,20 +149,16 @@ class HyperbandVariant(Strategy):
         self, state: HyperbandState, trials: Trials, scores: np.ndarray
     ) -> tuple[HyperbandState, Decision]:
         """The best branch becomes the run and the middle of the next range, which is
-        moved inside the space where it would reach out of it."""
-        branch = common.best_branch(check_scores(scores, trials))
-        state = state._replace(key=cpu_jit.split_key(state.key))
-        if branch < 0:
-            return state, common.stay(state.epoch, hold=[len(trials.parents)])
-        decision = common.accept(state.epoch, branch)
+        shifted back if it would leave the space."""
+        state, decision = super().tell(state, trials, scores)
+        if decision.branch < 0:
+            return state, decision
         following = (state.round + np.int32(1)) % np.int32(self.rounds)
         width = self._width(following)
-        best = cpu_jit.to_unit(self, trials.hparams)[branch, self._axis()]
-        return state._replace(
-            epoch=state.epoch + np.int32(1),
-            round=following,
-            low=np.clip(best - width / 2, np.float32(0), 1 - width),
-        ), decision
+        units = cpu_jit.to_unit(self, trials.hparams)
+        best = units[decision.branch, self._axis()]
+        low = np.clip(best - width / 2, np.float32(0), 1 - width)
+        return state._replace(round=following, low=low), decision
 
     def _axis(self) -> int:
         return list(self.space).index("learning_rate")
@@ -177,8 +176,6 @@ class GreedyBestOfTwo(Hyperdyn):
     if its score is greater. `window`, `temperature` and `offset` have no effect. It is
     the textbook case of short-horizon bias (Wu et al. 2018, 1803.02021).
     """
-
-    metric: ClassVar[str] = "accuracy"
 
     def _decide(
         self,
@@ -254,13 +251,13 @@ def _whole(space: SearchSpace) -> tuple[np.ndarray, np.ndarray]:
 
 @cpu_jit.compiled
 def _draw(
-    strategy: RandomSearch | HyperbandVariant,
+    strategy: _BestOfRandom,
     key: jax.Array,
     low: jax.Array,
     width: jax.Array,
 ) -> dict[str, jax.Array]:
     """Settings uniform in a box of the unit cube: f32[settings] each."""
     shape = (strategy.settings, len(strategy.space))
-    key = cpu_jit.stream(key, _SETTINGS)
+    key = cpu_jit.fold(key, _SETTINGS)
     draws = jax.random.uniform(key, shape, jnp.float32)
     return strategy.space.from_unit(low[None] + draws * width[None])

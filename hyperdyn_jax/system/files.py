@@ -5,9 +5,11 @@ import errno
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
+
+from hyperdyn_jax.system.errors import in_words
 
 if sys.platform != "win32":
     import fcntl
@@ -35,6 +37,23 @@ def absolute(path: str) -> str:
     return os.path.realpath(os.path.expanduser(path))
 
 
+def existing(folder: Path) -> Path:
+    """A folder, or as much of its path as there is."""
+    # Not Path.exists, which raises where a name is too long.
+    return next(p for p in (folder, *folder.absolute().parents) if os.path.exists(p))
+
+
+def unwritable(folder: Path) -> str:
+    """Why a folder cannot be made or written to; "" if nothing speaks against it."""
+    try:
+        first = existing(folder)
+    except OSError as error:
+        return in_words(error)
+    if first.is_dir() and os.access(first, os.W_OK | os.X_OK):
+        return ""
+    return f"{first} is no writable folder"
+
+
 def sync(descriptor: int) -> None:
     """Waits until a file or a folder is on the disk, where it can be waited for."""
     try:
@@ -47,11 +66,18 @@ def sync(descriptor: int) -> None:
 def sync_tree(folder: Path) -> None:
     """Waits until a folder and all that is in it are on the disk."""
     for path in (*folder.rglob("*"), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
+        with _opened(path) as descriptor:
             sync(descriptor)
-        finally:
-            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """The descriptor of a file or a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def copy(source: Path, target: Path) -> None:
@@ -120,11 +146,8 @@ def lacks(folder: Path) -> list[str]:
             os.fsync(file.fileno())
 
     def try_folder() -> None:
-        descriptor = os.open(probe, os.O_RDONLY)
-        try:
+        with _opened(probe) as descriptor:
             os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
     tries: dict[str, Callable[[], Any]] = {
         "sync files": try_file,

@@ -15,6 +15,7 @@ import numpy as np
 ARRAYS = (jax.Array, np.ndarray, np.generic)  # leaves that hold numbers, with a dtype
 NUMBERS = (bool, int, float, complex)
 TEXT = (str, bytes)
+SAVED = ARRAYS + NUMBERS + TEXT
 # Leaves that say what is done, and never change: they are not saved.
 FUNCTIONS = (
     types.FunctionType,
@@ -50,7 +51,7 @@ def problem(tree: Any) -> str | None:
         if isinstance(leaf, ARRAYS):
             if _raw(leaf).dtype.kind in "OUSMm":
                 return f"an array of {leaf.dtype} at state{where}, which is no number"
-        elif not isinstance(leaf, NUMBERS + TEXT + FUNCTIONS):
+        elif not isinstance(leaf, SAVED + FUNCTIONS):
             library = type(leaf).__module__.partition(".")[0]
             if library not in LIBRARIES:
                 return f"a {kind} at state{where}, which is neither numbers nor text"
@@ -58,22 +59,26 @@ def problem(tree: Any) -> str | None:
 
 
 def to_arrays(tree: Any) -> dict[str, np.ndarray]:
-    """The numbers and texts in a pytree by their place in it."""
-    return {
-        name: _array(leaf)
-        for name, leaf in zip(_names(tree), jax.tree.leaves(tree), strict=True)
-        if isinstance(leaf, ARRAYS + NUMBERS + TEXT)
-    }
+    """The numbers and texts in a pytree by their place in it.
+
+    "kinds" has a letter for each leaf, so that all come back as what they were: a step
+    may turn a number of Python's into an array.
+    """
+    leaves = dict(zip(_names(tree), jax.tree.leaves(tree), strict=True))
+    saved = {name: x for name, x in leaves.items() if isinstance(x, SAVED)}
+    kinds = "".join(map(_kind, saved.values()))
+    arrays = {name: _array(leaf) for name, leaf in saved.items()}
+    return arrays | {"kinds": np.frombuffer(kinds.encode(), np.uint8)}
 
 
 def shapes(tree: Any) -> dict[str, Shaped]:
-    """What the arrays of a pytree have to be like. A dtype may change in a step, as of
-    Python's numbers, and a text may have any length."""
+    """What the arrays of a pytree have to be like: those of arrays keep their shape."""
     leaves = dict(zip(_names(tree), jax.tree.leaves(tree), strict=True))
-    return {
-        name: Shaped(None if _is_text(leaves[name]) else array.shape)
+    found = {
+        name: Shaped(array.shape if isinstance(leaves.get(name), ARRAYS) else None)
         for name, array in to_arrays(tree).items()
     }
+    return found | {"kinds": Shaped((len(found) - 1,))}
 
 
 def from_arrays(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
@@ -83,8 +88,9 @@ def from_arrays(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
       like: a pytree of the same structure.
       arrays: as `to_arrays` makes them.
     """
+    kinds = iter(arrays["kinds"].tobytes().decode())
     leaves = [
-        _leaf(leaf, arrays[name]) if name in arrays else leaf
+        _leaf(next(kinds), arrays[name], leaf) if name in arrays else leaf
         for name, leaf in zip(_names(like), jax.tree.leaves(like), strict=True)
     ]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
@@ -125,35 +131,43 @@ def _names(tree: Any) -> list[str]:
     ]
 
 
+def _kind(leaf: Any) -> str:
+    """What a leaf is, in a letter: a PRNG key, an array of JAX's, one of NumPy's, a
+    NumPy scalar, text, or a number of Python's.
+
+    Python's integers are text, as they have any size, for one in the state of NumPy's
+    generators.
+    """
+    if isinstance(leaf, jax.Array):
+        return "k" if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else "j"
+    if isinstance(leaf, np.ndarray | np.generic):
+        return "n" if isinstance(leaf, np.ndarray) else "s"
+    whole = isinstance(leaf, int) and not isinstance(leaf, bool)
+    return "t" if whole or isinstance(leaf, TEXT) else "p"
+
+
 def _array(leaf: Any) -> np.ndarray:
     """A leaf as an array of numbers; of text its bytes."""
-    if not _is_text(leaf):
+    if _kind(leaf) != "t":
         return np.asarray(jax.device_get(_raw(leaf)))
-    text = leaf.hex() if isinstance(leaf, bytes) else leaf
+    text = {"hex": leaf.hex()} if isinstance(leaf, bytes) else leaf
     return np.frombuffer(json.dumps(text).encode(), np.uint8)
 
 
-def _leaf(like: Any, saved: np.ndarray) -> Any:
-    """A leaf from its array, of the type of the one that it takes the place of."""
-    if _is_text(like):
+def _leaf(kind: str, saved: np.ndarray, like: Any) -> Any:
+    """A leaf of a kind from its array, placed as the one before it was."""
+    if kind == "t":
         text = json.loads(saved.tobytes())
-        return bytes.fromhex(text) if isinstance(like, bytes) else text
-    if isinstance(like, NUMBERS) and not isinstance(like, np.generic):
-        return type(like)(saved[()])
-    if not isinstance(like, jax.Array):
-        return saved[()] if isinstance(like, np.generic) else saved
-    if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(
-            jnp.asarray(saved), impl=jax.random.key_impl(like)
-        )
-    return jax.device_put(saved, like.sharding)
-
-
-def _is_text(leaf: Any) -> bool:
-    """Whether a leaf is saved as text: Python's integers are, as they have any size,
-    for one in the state of NumPy's generators."""
-    whole = isinstance(leaf, int) and not isinstance(leaf, bool | np.generic)
-    return whole or isinstance(leaf, TEXT)
+        return bytes.fromhex(text["hex"]) if isinstance(text, dict) else text
+    if kind == "p":
+        return saved.item()
+    if kind == "k":
+        impl = jax.random.key_impl(like) if _kind(like) == "k" else None
+        return jax.random.wrap_key_data(jnp.asarray(saved), impl=impl)
+    if kind == "j":
+        sharding = like.sharding if isinstance(like, jax.Array) else None
+        return jax.device_put(saved, sharding)
+    return saved[()] if kind == "s" else saved
 
 
 def _raw(leaf: Any) -> Any:

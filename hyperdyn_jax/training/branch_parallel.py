@@ -59,7 +59,8 @@ class InTurn:
 
     Args:
       devices: of all processes, those of one beside each other.
-      step, block: `steps.train_step` and `train_block` without their first arguments.
+      step, block: `train_step` and `train_block` of `train_step.py`, without their
+        first arguments.
     """
 
     width = 1
@@ -96,7 +97,8 @@ class SideBySide:
 
     Args:
       devices: of all processes, those of one beside each other.
-      step, block: `steps.train_step` and `train_block` without their first arguments.
+      step, block: `train_step` and `train_block` of `train_step.py`, without their
+        first arguments.
       groups: divides the number of devices of each process.
     """
 

@@ -39,7 +39,7 @@ class Trainer:
       dataset: the data.
       devices: that share a batch; all of all processes by default.
       parallel: whether branches are trained side by side on groups of devices, where
-        that leaves none idle (`layout.groups`).
+        that leaves none idle (`branch_parallel.groups`).
       scan: whether `BLOCK` steps are one program, where the data are on the devices; by
         default everywhere but on CPUs, where a loop makes convolutions slow.
     """
@@ -209,16 +209,24 @@ class Trainer:
         """Whether so many branches are trained one after the other."""
         return self._groups(branches) == 1
 
-    def join(self, ahead: Progress, others: Progress, key: jax.Array) -> Progress:
+    def join(
+        self,
+        ahead: Progress,
+        others: Progress,
+        key: jax.Array,
+        pause: Callable[[], bool] = lambda: False,
+    ) -> Progress:
         """Branches that started together, once the others are as far as the first.
 
         Args:
           ahead: the first, on its way.
           others: all of them, none of which has been trained yet.
-          key: as for `train`.
+          key, pause: as for `train`. After a pause on the way none has been trained.
         """
         rest = others._replace(states=others.states[1:], losses=others.losses[1:])
-        rest = self.train(rest, ahead.steps, key)
+        rest = self.train(rest, ahead.steps, key, pause)
+        if rest.steps < ahead.steps:
+            return others
         return Progress(
             ahead.start,
             [*ahead.states, *rest.states],

@@ -121,6 +121,18 @@ def sobol(count: int, dimensions: int) -> np.ndarray:
     return qmc.Sobol(dimensions, scramble=False).random_base2(exponent)[:count]
 
 
+def additive_steps(dimensions: int) -> np.ndarray:
+    """Steps of the additive recurrence R_d, f64[dimensions]: its points, i times the
+    steps modulo 1, cover the cube evenly however many they are.
+
+    The inverse powers of the root of x^(d+1) = x + 1.
+    """
+    root = 2.0
+    for _ in range(64):
+        root = (1 + root) ** (1 / (dimensions + 1))
+    return root ** -np.arange(1.0, dimensions + 1)
+
+
 # Below this z, phi(z) + z Phi(z) cancels and the continued fraction takes over.
 _TAIL = -4.0
 # Terms at which the fraction is exact to 6e-13 at z = _TAIL, and better below.

@@ -88,9 +88,12 @@ def next_key(key: jax.Array) -> jax.Array:
     return jax.random.key_data(jax.random.split(jax.random.wrap_key_data(key))[0])
 
 
-def stream(key: jax.Array, index: int | jax.Array) -> jax.Array:
+def fold(key: jax.Array, index: int | jax.Array) -> jax.Array:
     """One of the independent keys that raw key data stand for; to be traced."""
     return jax.random.fold_in(jax.random.wrap_key_data(key), index)
+
+
+stream = fold  # the name that race.py has for it
 
 
 @compiled

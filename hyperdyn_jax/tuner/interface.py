@@ -126,7 +126,7 @@ class Strategy:
 
     def incumbent(self, state: Any) -> Mapping[str, Any] | None:  # noqa: ARG002
         """The setting of branch 0, where it is known before `ask` has searched; None
-        where it is not."""
+        where it is not. Its trial is one epoch long, from the run itself."""
         return None
 
     def accepted_steps(self, state: Any) -> int | None:  # noqa: ARG002
@@ -160,6 +160,13 @@ class Strategy:
     def made_for(self) -> Mapping[str, int]:
         """The run's `epochs` and `steps_per_epoch`, where it holds for no others."""
         return {}
+
+
+def too_short(strategy: Strategy, steps_per_epoch: int) -> str:
+    """Says so if the shortest trial of a strategy would be rounded to no step; else
+    ""."""
+    steps = strategy.shortest_trial * steps_per_epoch
+    return f"its shortest trials would be of {steps:.2g} steps" if steps < 0.5 else ""
 
 
 def complete(strategy: Any) -> Strategy:

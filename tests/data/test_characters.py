@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from paths import ROOT
 
-from hyperdyn_jax import hosts, models
+from hyperdyn_jax import models
 from hyperdyn_jax.commands import cli
 from hyperdyn_jax.data import characters
 from hyperdyn_jax.data import dataset as data
+from hyperdyn_jax.distributed import collectives
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def test_config_trains(tmp_path, monkeypatch, capsys):
     """On one device: eight virtual ones on two busy cores may wait for each other for
     longer than XLA allows."""
     devices = jax.devices()[:1]
-    monkeypatch.setattr(hosts, "devices", lambda: devices)
+    monkeypatch.setattr(collectives, "devices", lambda: devices)
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     words = ["train.py", f"--config={ROOT / 'configs' / 'characters.py'}"]
     words += ["--config.epochs=2", "--config.strategy=cosine"]

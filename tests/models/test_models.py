@@ -237,7 +237,7 @@ def test_bfloat16_stays_near_float32():
         CifarResNet(num_classes=10, depth=14),
         CifarResNet(num_classes=10, depth=8, shortcut="B"),
         ResNet(num_classes=50, depth=18, width=16),
-        ResNet(num_classes=50, depth=50, width=8),
+        pytest.param(ResNet(num_classes=50, depth=50, width=8), marks=pytest.mark.slow),
     ],
     ids=["cifar-A", "cifar-B", "resnet18", "resnet50"],
 )

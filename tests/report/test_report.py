@@ -28,7 +28,6 @@ from written_runs import (
 
 from hyperdyn_jax import report
 from hyperdyn_jax.report import charts, figures, numbers, parts
-from hyperdyn_jax.run import console, verdicts
 
 FIGURES = {"accuracy.png", "hyperparameters.png", "gains.png", "cost.png"}
 
@@ -95,15 +94,6 @@ def test_every_decision_is_in_a_table(page):
     why = "Kept: the branch that the test chose diverged"
     assert forced[1] == why
     assert forced[2][1][2] == "diverged"
-
-
-def test_a_decision_tells_its_draw():
-    row = DECISIONS[3] | {"draw": 0.25}
-    reason = "drew 0.250, below the keep probability 0.500"
-    assert verdicts.reason(row) == reason
-    row |= {"draw": 0.75, "branch": 1, "scores": [47.75, 48.0]}
-    reason = "drew 0.750, not below the keep probability 0.500"
-    assert verdicts.reason(row) == reason
 
 
 def test_had_we_kept_compares_what_is_known(page):
@@ -410,54 +400,21 @@ def test_embedded_data_cannot_end_their_element():
     assert json.loads(content) == {"name": "</script><script>alert(1)"}
 
 
-def test_probes_are_told_from_failed_attempts():
-    probe = {"branch": -1, "keep_probability": None, "trials": [{}], "scores": [-2.0]}
-    assert verdicts.outcome(probe) == "probed"
-    assert not verdicts.has_incumbent(probe)
-    failed = probe | {"scores": [None]}
-    assert verdicts.outcome(failed) == "rolled back"
-
-
-def test_lines_of_pairs_tell_the_test():
-    row = {
-        "branch": -1,
-        "block": 3,
-        "trials": [{"learning_rate": 0.1}, {"learning_rate": 0.4}],
-        "scores": [-2.1, -1.9],
-        "p_value": 0.0123,
-    }
-    row |= {"epoch": 0, "score_before": -2.3, "posterior_mean": None}
-    line = console.line(row, None, 3)
-    assert line == (
-        "epoch 0/2  pair 3 of the switch test; the test ends with p = 0.012: "
-        "base lr 0.1: validation loss 2.1; challenger lr 0.4: 1.9"
-    )
-    probe = row | {"p_value": None, "block": 0, "scores": [-2.1, None]}
-    line = console.line(probe, None, 3)
-    assert line == "epoch 0/2  probed lr 0.1: validation loss 2.1; lr 0.4: diverged"
-
-
-def test_a_line_and_the_page_give_the_same_reason(page):
-    """Of every decision; where nothing was tried the line says nothing of it."""
-    accepted = METRICS[0] | {"validation_loss": 1.0}
-    for row, (_, told, _) in zip(DECISIONS, page.decisions(), strict=True):
-        outcome, reason = told.split(": ")
-        line = console.line(row, accepted, 4)
-        assert f"{outcome.lower()}: {reason}" in line
-    lone = decision(0, [A], [50.0], 49.0, 0)
-    assert console.line(lone, accepted, 4).endswith("lr 0.1 momentum 0.9")
-
-
-def test_rounding_never_makes_a_one():
-    assert verdicts.short({"b2": 0.9996, "b1": 1.0}) == "b2 0.9996 b1 1"
-    assert verdicts.number(0.99999) == "0.99999"
-
-
 def test_what_a_run_adopted_after_probes_is_marked_as_taken(tmp_path):
     probes = decision(0, [A, B], [-2.0, -2.1], -2.3, -1)
     run = report.load_run(make_run(tmp_path / "run", METRICS[:1], [probes]))
     assert numbers.challengers(run, "accepted") == [(0, A)]
     assert numbers.challengers(run, "rejected") == [(0, B)]
+
+
+def test_predictions_of_probes_alone_are_drawn(tmp_path):
+    told = {"posterior_mean": [0.3], "posterior_stddev": [0.1]}
+    probes = [decision(0, [A], [-2.0], -2.3, -1, **told)]
+    run = report.load_run(make_run(tmp_path / "run", METRICS, probes))
+    chart = charts.gains([run])
+    assert [key.text for key in chart.keys] == ["probes"]
+    assert figures.render(chart).startswith(b"\x89PNG")
+    assert 'class="bars c1"' in parts.figure(chart)
 
 
 def test_the_lead_tells_the_verdict_of_a_search(tmp_path):

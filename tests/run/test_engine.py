@@ -244,6 +244,97 @@ def test_texts_and_integers_of_any_size_are_kept(tmp_path):
     assert result.state["what"] == b"\0walk"
 
 
+def test_leaves_come_back_as_what_they_became(tmp_path):
+    """Python's numbers that a step has made arrays of, as Flax's count of steps."""
+
+    def step(state, _, steps):
+        count = jax.numpy.asarray(state["count"] + len(steps), "int32")
+        return {"count": count, "w": np.float32(state["w"]), "on": not state["on"]}
+
+    stop, calls, seen = 3, 0, []
+
+    def evaluate(state):
+        nonlocal calls
+        calls += 1
+        if calls == stop:
+            raise KeyboardInterrupt
+        seen.append({name: type(x) for name, x in state.items()})
+        return 1.0
+
+    start = {"count": 0, "w": 0.5, "on": False}
+    size = {"epochs": 4, "steps_per_epoch": 49, "key": KEY}
+    with pytest.raises(KeyboardInterrupt):
+        tune(step, evaluate, start, Scripted(SOUND), workdir=tmp_path, **size)
+    result = tune(step, evaluate, start, Scripted(SOUND), workdir=tmp_path, **size)
+    assert int(result.state["count"]) == 4 * 49
+    assert all(types == seen[-1] for types in seen[1:])
+    assert result.state["on"] is False
+
+
+def test_a_score_beyond_float32_is_no_sound_one():
+    """The strategy sees an infinity; so does the engine, or the run would never end."""
+    with pytest.raises(DivergedError):
+        run(SOUND, evaluate=lambda state: -1e300 if state else 0.0)
+
+
+def test_a_finished_run_is_read_whatever_its_scores_were(tmp_path):
+    """A loss that falls to 0 and beyond begins no run of this strategy."""
+
+    class Strict(Scripted):
+        def init(self, key, score):
+            if not score < 0:
+                raise ValueError(score)
+            return super().init(key, score)
+
+    size = {"epochs": 2, "steps_per_epoch": 2, "key": KEY, "workdir": tmp_path}
+    for _ in range(2):
+        start = np.float32(-1)
+        assert tune(train, float, start, Strict(SOUND), **size).score == 3
+
+
+def test_the_callback_is_given_the_state_of_its_row():
+    class Backtracking(Scripted):
+        backtracking = True
+
+    told = []
+    size = {"epochs": 3, "steps_per_epoch": 2, "key": KEY}
+    tune(
+        train, lambda state: -abs(float(state) - 2), np.float32(0), Backtracking(SOUND),
+        callback=lambda state, row: told.append((float(state), row["step"])), **size,
+    )  # fmt: skip
+    assert told == [(2, 2), (4, 4), (6, 6)]
+
+
+def test_the_model_s_lengths_have_the_names_of_its_axes():
+    class Modelled(Scripted):
+        space = SearchSpace(noise=LogUniform(1e-3, 1), decay=LogUniform(1e-3, 1))
+
+        def ask(self, state):  # noqa: ARG002
+            lengths = np.array([1, 2], np.float32)
+            trials = Trials.of({"decay": [0.1], "noise": [0.2]})  # as jit sorts them
+            return trials._replace(model={"length_scale": lengths})
+
+    size = {"epochs": 1, "steps_per_epoch": 2, "key": KEY}
+    (row,) = tune(train, float, np.float32(0), Modelled(), **size).decisions
+    assert row["gp"]["length_scales"] == {"noise": 1.0, "decay": 2.0}
+
+
+def test_other_settings_of_a_strategy_without_a_repr_are_another_run(tmp_path):
+    run(SOUND, workdir=tmp_path)
+    with pytest.raises(ValueError, match="holds a run of another config"):
+        run(PROBE, SOUND, workdir=tmp_path)
+
+
+def test_evaluate_may_not_change_the_state():
+    def spoil(state):
+        state["w"] = 2.0
+        return 1.0
+
+    size = {"epochs": 1, "steps_per_epoch": 2, "key": KEY}
+    with pytest.raises(ValueError, match="evaluate changes the state that it is given"):
+        tune(lambda s, *_: s, spoil, {"w": np.float32(0)}, Scripted(SOUND), **size)
+
+
 class Loader:
     """Something that branches would share."""
 

@@ -27,13 +27,9 @@ PAPER = "--config.strategy=hyperdyn"
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    """One device, and a cache that saves most of the compilation of later runs."""
-    cache = str(tmp_path_factory.mktemp("compiled"))
-    return {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {
-        "JAX_COMPILATION_CACHE_DIR": cache,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+def environment():
+    """One device."""
+    return {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
 
 
 def command(workdir, *flags):
@@ -153,6 +149,7 @@ def test_a_finished_run_says_so_and_stays_as_it_is(finished, environment):
     assert {log: (workdir / log).read_bytes() for log in before} == before
 
 
+@pytest.mark.slow
 def test_killed_runs_end_as_if_they_had_not_been(finished, environment, tmp_path):
     workdir = tmp_path / "killed"
     for epoch in (1, 4, 8):  # and it dies in the one after it
@@ -174,6 +171,7 @@ def test_killed_runs_end_as_if_they_had_not_been(finished, environment, tmp_path
     assert_same_run(workdir, finished[0])
 
 
+@pytest.mark.slow
 def test_a_stopped_run_exits_with_0_and_goes_on(finished, environment, tmp_path):
     workdir = tmp_path / "stopped"
     stops = [
@@ -198,6 +196,7 @@ def test_a_stopped_run_exits_with_0_and_goes_on(finished, environment, tmp_path)
     assert_same_run(workdir, finished[0])
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(
     finished, environment, tmp_path
 ):
@@ -232,6 +231,7 @@ def assert_same_run(workdir, whole):
     compare(final_arrays(workdir), final_arrays(whole))
 
 
+@pytest.mark.slow
 def test_killed_probes_end_as_if_they_had_not_been(environment, tmp_path):
     """In the probes, in the pairs and in the run of the recommended mode."""
     flags = [
@@ -273,6 +273,7 @@ def compare(mine, other):
         assert np.asarray(mine).dtype == np.asarray(other).dtype
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run_and_another_another(
     finished, environment, tmp_path
 ):
@@ -284,6 +285,7 @@ def test_the_same_seed_gives_the_same_run_and_another_another(
     assert rows(other, "decisions") != whole
 
 
+@pytest.mark.slow
 def test_a_diverging_branch_is_recorded_and_never_chosen(environment, tmp_path):
     done = run(
         environment,
@@ -302,6 +304,7 @@ def test_a_diverging_branch_is_recorded_and_never_chosen(environment, tmp_path):
     assert all(np.isfinite(row["train_loss"]) for row in metrics)
 
 
+@pytest.mark.slow
 def test_a_run_in_which_everything_diverges_stops_with_its_cause(environment, tmp_path):
     flags = (
         "--config.search_space.learning_rate.low=1e30",

@@ -437,11 +437,11 @@ def test_report_makes_a_page_of_it(tmp_path, strategy):
         ({"epochs": 0}, "epochs must be a whole number >= 1, got 0"),
         ({"steps_per_epoch": 2.5}, "steps_per_epoch must be a whole number"),
         ({"epochs": 1, "steps_per_epoch": 9}, "1 x 9 steps are too few"),
-        ({"tuner": "adam"}, "tuner must be a SearchSpace or a strategy, got 'adam'"),
+        ({"tuner": "adam"}, "must be a SearchSpace or a strategy: .*'adam' lacks m"),
         ({"base": {"learning_rate": 9.0}}, "the space must hold the base's learning"),
         ({"base": {"momentum": 0.9}}, "base must have the search space's hyperparame"),
         ({"tuner": Hyperdyn(SPACE), "base": {}}, "base goes with a SearchSpace"),
-        ({"tuner": baselines.AutoLRS(SPACE), "steps_per_epoch": 8}, "trials 0.2 steps"),
+        ({"tuner": baselines.AutoLRS(SPACE), "steps_per_epoch": 8}, "of 0.2 steps"),
         ({"evaluate": lambda _: 50.0}, "score must be minus a loss > 0, got 50"),
         ({"evaluate": lambda _: math.nan}, "score must be finite"),
         ({"key": 3}, "key must be one PRNG key such as jax.random.key"),
@@ -486,7 +486,7 @@ print([x for x in ("scipy.stats", "scipy.optimize", "matplotlib") if x in sys.mo
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    assert done.stdout.split("\n")[:2] == ["[]", "['orbax']"]  # with a workdir
+    assert done.stdout == "[]\n"
 
 
 def shrink(w, hparams, steps):

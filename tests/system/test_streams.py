@@ -1,13 +1,10 @@
 """Random streams: none of a run's meets another."""
 
-from types import SimpleNamespace
-
 import jax
 import numpy as np
 import pytest
 
 from hyperdyn_jax.data import dataset
-from hyperdyn_jax.run import network
 from hyperdyn_jax.system import streams
 
 COUNTED = 2000  # epochs, steps or examples that are looked at
@@ -47,7 +44,7 @@ def test_no_stream_of_a_run_is_the_order_of_an_epoch(seed, shuffled):
     )  # fmt: skip
     for epoch in range(8):
         source.train_batch(epoch)
-    of_run = network.keys(SimpleNamespace(seed=seed))
+    of_run = streams.of_run(seed)
     own = set(map(raw, of_run))
     assert (len(set(shuffled)), len(own)) == (8, 3)
     assert not own & set(shuffled)

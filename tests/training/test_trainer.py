@@ -53,7 +53,7 @@ def story(trainer):
     return losses, [trainer.evaluate(s, "validation") for s in states], states
 
 
-@pytest.mark.parametrize("devices", [2, 4, 8])
+@pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.mark.slow), 8])
 def test_devices_share_a_batch_without_changing_it(digits, devices, one_device):
     losses, evaluations, states = story(make_trainer(digits, devices))
     np.testing.assert_allclose(losses, one_device[0], rtol=1e-5)

@@ -342,7 +342,7 @@ def test_options_of_the_compiler_change_no_gradient_and_are_the_users_to_set(
     branch_parallel.compiler_options.cache_clear()
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_programs_are_compiled_with_the_options(digits, devices, monkeypatch):
     """In turn and side by side: more of a step is YNNPACK's with them."""
 

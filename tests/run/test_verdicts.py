@@ -1,0 +1,27 @@
+"""What a row of decisions.jsonl says, in words."""
+
+from written_runs import DECISIONS
+
+from hyperdyn_jax.run import verdicts
+
+
+def test_a_decision_tells_its_draw():
+    row = DECISIONS[3] | {"draw": 0.25}
+    reason = "drew 0.250, below the keep probability 0.500"
+    assert verdicts.reason(row) == reason
+    row |= {"draw": 0.75, "branch": 1, "scores": [47.75, 48.0]}
+    reason = "drew 0.750, not below the keep probability 0.500"
+    assert verdicts.reason(row) == reason
+
+
+def test_probes_are_told_from_failed_attempts():
+    probe = {"branch": -1, "keep_probability": None, "trials": [{}], "scores": [-2.0]}
+    assert verdicts.outcome(probe) == "probed"
+    assert not verdicts.has_incumbent(probe)
+    failed = probe | {"scores": [None]}
+    assert verdicts.outcome(failed) == "rolled back"
+
+
+def test_rounding_never_makes_a_one():
+    assert verdicts.short({"b2": 0.9996, "b1": 1.0}) == "b2 0.9996 b1 1"
+    assert verdicts.number(0.99999) == "0.99999"
