@@ -19,10 +19,11 @@ import optax
 
 from hyperdyn_jax.run import console, verdicts
 from hyperdyn_jax.run import trackers as tracking
-from hyperdyn_jax.run.engine import Decided, Engine, Run
+from hyperdyn_jax.run.engine import Engine
 from hyperdyn_jax.run.jsonl import Row
 from hyperdyn_jax.run.own_loop import OwnLoop, Setting
 from hyperdyn_jax.run.rows import InMemory
+from hyperdyn_jax.run.state import Decided, Run
 from hyperdyn_jax.strategies import Schedule
 from hyperdyn_jax.strategies.explore_then_commit import ExploreThenCommit
 from hyperdyn_jax.strategies.learned_schedule import schedules, to_schedule
