@@ -75,7 +75,7 @@ class TuneResult(Generic[State]):
             f"(0 to {len(self.metrics) - 1})\n"
             f"{first} in the first epoch, {then} in that one\n"
             f"{tried} trials in {len(self.decisions)} decisions\n"
-            f"{console.spent(self.metrics[-1])}"
+            f"{console.spent(self.metrics)}"
         )
 
     @property

@@ -122,10 +122,11 @@ class Engine:
             new = new._replace(skipped=skipped)
             if "metrics" in rows:
                 rows["metrics"]["skipped_records"] = len(skipped)
-        seconds = run.seconds + spent + time.perf_counter() - began
+        own = spent + time.perf_counter() - began
         if "metrics" not in rows:
-            return Decided(new._replace(seconds=seconds), rows)
-        rows["metrics"]["seconds"] = seconds
+            return Decided(new._replace(seconds=run.seconds + own), rows)
+        others = run.seconds + own * (1 - 1 / len(branches))  # its branches cost alike
+        rows["metrics"] |= {"seconds": run.seconds + own, "trial_seconds": others}
         return Decided(new._replace(seconds=0.0), rows, accepted)
 
     def _accepted(
