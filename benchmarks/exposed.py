@@ -25,9 +25,10 @@ import record
 from epoch import RESULTS, load
 
 from hyperdyn_jax.run import config as config_lib
-from hyperdyn_jax.run.engine import Engine, Run
+from hyperdyn_jax.run.engine import Engine
 from hyperdyn_jax.run.network import Network
 from hyperdyn_jax.run.rows import InMemory
+from hyperdyn_jax.run.state import Run
 from hyperdyn_jax.training.trainer import Trainer
 from hyperdyn_jax.tuner.interface import Trials
 

@@ -215,7 +215,7 @@ def state(workdir: Path) -> Any:
         for log in ("decisions.jsonl", "metrics.jsonl")
     ]
     for row in logs[1]:
-        del row["seconds"]
+        del row["seconds"], row["trial_seconds"]
     return logs, restored(workdir / "checkpoints")
 
 

@@ -10,11 +10,12 @@ from hyperdyn_jax.distributed import collectives
 from hyperdyn_jax.run import config as config_lib
 from hyperdyn_jax.run import run_dir, trackers
 from hyperdyn_jax.run.console import Display
-from hyperdyn_jax.run.engine import Decided, Engine, Run
+from hyperdyn_jax.run.engine import Engine
 from hyperdyn_jax.run.jsonl import Row
 from hyperdyn_jax.run.network import Network, forked
 from hyperdyn_jax.run.rows import Directory, InMemory, is_finished
 from hyperdyn_jax.run.run_dir import RunDirectory
+from hyperdyn_jax.run.state import Decided, Run
 from hyperdyn_jax.strategies import paired_test
 from hyperdyn_jax.system import files
 from hyperdyn_jax.training.train_step import state_shapes

@@ -19,10 +19,11 @@ import optax
 
 from hyperdyn_jax.run import console, verdicts
 from hyperdyn_jax.run import trackers as tracking
-from hyperdyn_jax.run.engine import Decided, Engine, Run
+from hyperdyn_jax.run.engine import Engine
 from hyperdyn_jax.run.jsonl import Row
 from hyperdyn_jax.run.own_loop import OwnLoop, Setting
 from hyperdyn_jax.run.rows import InMemory
+from hyperdyn_jax.run.state import Decided, Run
 from hyperdyn_jax.strategies import Schedule
 from hyperdyn_jax.strategies.explore_then_commit import ExploreThenCommit
 from hyperdyn_jax.strategies.learned_schedule import schedules, to_schedule
@@ -74,7 +75,7 @@ class TuneResult(Generic[State]):
             f"(0 to {len(self.metrics) - 1})\n"
             f"{first} in the first epoch, {then} in that one\n"
             f"{tried} trials in {len(self.decisions)} decisions\n"
-            f"{console.spent(self.metrics[-1])}"
+            f"{console.spent(self.metrics)}"
         )
 
     @property

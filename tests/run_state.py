@@ -14,7 +14,7 @@ def state(workdir: Path) -> tuple[Any, Any, Any]:
         for log in ("decisions.jsonl", "metrics.jsonl")
     ]
     for row in logs[1]:
-        del row["seconds"]
+        del row["seconds"], row["trial_seconds"]
     store = Checkpoints(workdir / "checkpoints")
     facts = store.latest()
     del facts["last_rows"]  # of the logs, with their seconds

@@ -75,7 +75,7 @@ class Display:
             f"validation {last['validation_accuracy']:.2f}%, "
             f"test {last['test_accuracy']:.2f}%{_of_epoch(last)} after "
             f"{_clock(seconds)} (h:mm:ss)\n"
-            f"{spent(last)}\n"
+            f"{spent(metrics)}\n"
             f"{page}"
         )
 
@@ -102,13 +102,23 @@ def line(decision: Row, accepted: Row | None, epochs: int) -> str:
     return "  ".join([number, *filter(None, parts)])
 
 
-def spent(last: Row) -> str:
-    """The optimizer steps of a run, by its last row of metrics.jsonl."""
-    step, total = last["step"], last["total_steps"]
-    return (
+def spent(metrics: Sequence[Row]) -> str:
+    """The optimizer steps of a run, and what trials cost of its time.
+
+    Trials are scored as well as trained, so their share of the time is another one.
+
+    Args:
+      metrics: its rows of metrics.jsonl.
+    """
+    step, total = metrics[-1]["step"], metrics[-1]["total_steps"]
+    text = (
         f"{step:,} accepted steps, {total:,} total steps with every trial "
         f"({total / step - 1:+.0%})"
     )
+    trials = sum(row.get("trial_seconds", 0.0) for row in metrics)
+    path = sum(row["seconds"] for row in metrics) - trials
+    more = trials > 0 and path > 0
+    return f"{text}, {trials / path:+.0%} in time" if more else text
 
 
 def _of_epoch(last: Row) -> str:

@@ -6,10 +6,9 @@ nothing else: one state, one rule for what diverges, one way to end, one form of
 """
 
 import dataclasses
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,165 +16,15 @@ import numpy as np
 from hyperdyn_jax.distributed import collectives
 from hyperdyn_jax.run import verdicts
 from hyperdyn_jax.run.rows import Directory, decision_row
+from hyperdyn_jax.run.state import Branch, Decided, Pending, Rows, Run, Training
 from hyperdyn_jax.system import signals, streams
 from hyperdyn_jax.training.progress import Evaluation, Progress
 from hyperdyn_jax.tuner.cpu_jit import key_data
-from hyperdyn_jax.tuner.interface import Decision, DivergedError, Leaf, Strategy, Trials
+from hyperdyn_jax.tuner.interface import Decision, DivergedError, Strategy, Trials
 
 ATTEMPTS = 4  # at one epoch, before a run in which everything diverges gives up
 NARROWER = 0.1  # of the largest learning rate tried: the limit after two such attempts
 SAVED = ("held", "best", "tuner", "key")  # the fields of a run that are arrays
-
-Rows = dict[str, dict[str, Any]]  # of a decision, by the log that each is for
-
-
-class Branch(NamedTuple):
-    """A trial, trained and scored; the score of one that diverged is NaN.
-
-    train_loss: mean over its steps, nats; None where a user's own loop tells none.
-    """
-
-    state: Any
-    train_loss: float | None
-    validation: Evaluation
-    score: float
-
-
-class Pending(NamedTuple):
-    """A decision whose branches are on their way.
-
-    trials: what they try.
-    progress: how far they are.
-    seconds: that they have been trained for.
-    """
-
-    trials: Trials
-    progress: Progress
-    seconds: float = 0.0
-
-
-class Run(NamedTuple):
-    """Everything that a run needs to go on; a checkpoint holds it.
-
-    held: states that trials start from; the first is the run itself.
-    steps: of each of them, the optimizer steps on the path to it.
-    best: with backtracking, the state of the epoch that was best on validation data.
-    tuner: the strategy's state.
-    key: u32[...], raw PRNG key of the augmentation.
-    score: of the run on validation data, as the strategy measures it.
-    first_score: that the strategy began with.
-    examples: of each split of the data, their number, where it is known.
-    epoch: decisions so far that took the run on, one an epoch for most strategies.
-    attempts: decisions in a row, up to now, in which every branch diverged.
-    limit: largest learning rate that is tried, lowered where everything diverges.
-    total_steps: optimizer steps with every trial.
-    told_step: that the last row of metrics.jsonl ended at.
-    best_epoch, best_merit: which epoch `best` is of, and how good it was (`merit`).
-    seconds: spent since the last accepted epoch, on trials that led nowhere.
-    pending: the decision that is being trained for, if the state was saved inside one.
-    skipped: what is wrong with each record that was left out so far.
-    """
-
-    held: list[Any]
-    best: list[Any]
-    tuner: Any
-    key: Leaf
-    score: float
-    first_score: float
-    examples: dict[str, int]
-    steps: Sequence[int] = (0,)
-    epoch: int = 0
-    attempts: int = 0
-    limit: float = math.inf
-    total_steps: int = 0
-    told_step: int = 0
-    best_epoch: int = -1
-    best_merit: float = -math.inf
-    seconds: float = 0.0
-    pending: Pending | None = None
-    skipped: Sequence[str] = ()
-
-    @property
-    def step(self) -> int:
-        """Optimizer steps on the accepted path."""
-        return self.steps[0]
-
-
-class Decided(NamedTuple):
-    """What a decision leads to.
-
-    run: after it.
-    rows: of it.
-    accepted: the state that was scored and accepted; None where the run stays.
-    """
-
-    run: Run
-    rows: Rows
-    accepted: Any = None
-
-
-class Training(Protocol):
-    """How the branches of a run are trained and scored.
-
-    epochs: of the accepted path, where the strategy takes none of them for trials.
-    steps_per_epoch: optimizer steps of an epoch.
-    advice: what a person can change where everything diverges.
-    """
-
-    @property
-    def epochs(self) -> int: ...
-
-    @property
-    def steps_per_epoch(self) -> int: ...
-
-    @property
-    def advice(self) -> str: ...
-
-    def train(self, engine: "Engine", run: Run, directory: Directory) -> Run:
-        """Trains every branch of the next decision, which is then pending, on the same
-        batches. The run may be saved on the way."""
-        ...
-
-    def score(self, progress: Progress) -> list[Branch]:
-        """Scores trained branches on validation data."""
-        ...
-
-    def steps_taken(self, progress: Progress) -> int:
-        """Optimizer steps that the branches took together."""
-        ...
-
-    def at_end(self, branch: Branch) -> Branch | None:
-        """The branch scored at the end of its path; None if it was already."""
-        ...
-
-    def chance(self, validation: Evaluation, comparisons: int) -> float:
-        """How much better than the last the best of some epochs looks by chance."""
-        ...
-
-    def test(self, state: Any) -> dict[str, Any]:
-        """What the last row tells of a state that no decision has seen."""
-        ...
-
-    def skipped(self) -> Sequence[str] | None:
-        """What is wrong with each record that was left out so far; None where none may
-        be."""
-        ...
-
-    def check(self, examples: Mapping[str, int], directory: Directory) -> None:
-        """Raises ConfigError if a saved run is of other data."""
-        ...
-
-    def pack(self, state: Any) -> Any:
-        """A state as a pytree of arrays, for a checkpoint."""
-        ...
-
-    def like(self) -> Any:
-        """What the arrays of a packed state have to be like."""
-        ...
-
-    def unpack(self, arrays: Any) -> Any:
-        """The state of such arrays."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,10 +122,11 @@ class Engine:
             new = new._replace(skipped=skipped)
             if "metrics" in rows:
                 rows["metrics"]["skipped_records"] = len(skipped)
-        seconds = run.seconds + spent + time.perf_counter() - began
+        own = spent + time.perf_counter() - began
         if "metrics" not in rows:
-            return Decided(new._replace(seconds=seconds), rows)
-        rows["metrics"]["seconds"] = seconds
+            return Decided(new._replace(seconds=run.seconds + own), rows)
+        others = run.seconds + own * (1 - 1 / len(branches))  # its branches cost alike
+        rows["metrics"] |= {"seconds": run.seconds + own, "trial_seconds": others}
         return Decided(new._replace(seconds=0.0), rows, accepted)
 
     def _accepted(

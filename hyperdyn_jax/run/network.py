@@ -14,8 +14,9 @@ from hyperdyn_jax.distributed import collectives
 from hyperdyn_jax.run.checkpoints import Checkpoints
 from hyperdyn_jax.run.config import Setup
 from hyperdyn_jax.run.config_errors import ConfigError
-from hyperdyn_jax.run.engine import Branch, Engine, Pending, Run, within
+from hyperdyn_jax.run.engine import Engine, within
 from hyperdyn_jax.run.rows import Directory
+from hyperdyn_jax.run.state import Branch, Pending, Run
 from hyperdyn_jax.strategies import paired_test
 from hyperdyn_jax.system import signals, streams
 from hyperdyn_jax.training.progress import Evaluation, Progress

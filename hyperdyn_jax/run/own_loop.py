@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from hyperdyn_jax.optimizers import iterate_average
-from hyperdyn_jax.run.engine import Branch, Engine, Pending, Run, within
+from hyperdyn_jax.run.engine import Engine, within
 from hyperdyn_jax.run.rows import Directory
+from hyperdyn_jax.run.state import Branch, Pending, Run
 from hyperdyn_jax.system import pytrees
 from hyperdyn_jax.training.progress import Evaluation, Progress
 from hyperdyn_jax.tuner.cpu_jit import key_data

@@ -94,6 +94,8 @@ def test_seconds_are_those_of_a_clock_with_every_probe_and_score(monkeypatch):
     result = tune(slow(1.0, train), slow(16.0, float), np.float32(0), script, **size)
     # The score of the untrained state belongs to no epoch.
     assert [row["seconds"] for row in result.metrics] == [4 * 17, 2 * 17]
+    assert [row["trial_seconds"] for row in result.metrics] == [3 * 17, 17]
+    assert "12 total steps with every trial (+200%), +200% in time" in result.summary()
     assert now - 100.0 == 16 + sum(row["seconds"] for row in result.metrics)
 
 

@@ -294,7 +294,7 @@ def rows(path, log):
 
 
 def without_seconds(metrics):
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in metrics]
+    return [{k: v for k, v in row.items() if "seconds" not in k} for row in metrics]
 
 
 def full_state():
