@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperdyn_jax import paper
+from hyperdyn_jax.report.parts import markdown
 
 
 def table(folder: Path) -> str:
@@ -30,7 +30,7 @@ def table(folder: Path) -> str:
         f"`benchmarks/faults.py`, `faults_hosts.py` (R3), `faults_boundary.py` "
         f"(R8, R9, R11) and `faults_quickstart.py` (R12)."
     )
-    return paper.table("row|fault|times|what came of it", rows) + "\n\n" + note
+    return markdown("row|fault|times|what came of it", rows) + "\n\n" + note
 
 
 def _interruptions(what: str) -> Callable[[dict[str, Any]], list[list[str]]]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hyperdyn_jax import paper
+from hyperdyn_jax.report.parts import markdown
 
 HEAD = "row|what|here|peer|ratio (quartiles)|target|limit"
 NOT_MEASURED = "not measured"
@@ -33,7 +33,7 @@ def table(folder: Path) -> str:
         f"where its target is an upper bound, the share of the peer's time. "
         f"{'; '.join(made)}."
     )
-    return paper.table(HEAD, rows) + "\n\n" + note
+    return markdown(HEAD, rows) + "\n\n" + note
 
 
 def convolutions(folder: Path) -> str:
@@ -49,7 +49,7 @@ def convolutions(folder: Path) -> str:
     rows = [
         [part, *(f"{times[part]:.0f}" for _, times in sides)] for part in sides[0][1]
     ]
-    return paper.table(f"part|{'|'.join(f'{name} (ms)' for name, _ in sides)}", rows)
+    return markdown(f"part|{'|'.join(f'{name} (ms)' for name, _ in sides)}", rows)
 
 
 def _ratio(row: dict[str, Any]) -> str:
