@@ -363,7 +363,7 @@ def in_process(workdir, **changes):
 
 def test_backtracking_ends_at_the_best_epoch(tmp_path):
     """The network that is kept is that of a run which had ended there."""
-    rates = [0.05] * 5 + [30.0] * 3  # what is learned is lost
+    rates = [0.05] * 7 + [3.0]  # what is learned is lost
     written = [
         {"step": 10 * (i + 1), "hyperparams": {"learning_rate": rate, "momentum": 0.5}}
         for i, rate in enumerate(rates)
