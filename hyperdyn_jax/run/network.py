@@ -32,7 +32,7 @@ class Network:
 
     Args:
       setup: the parts of the run.
-      trainer: of its network and data.
+      trainer: trains its network on its data.
     """
 
     advice = (
@@ -186,13 +186,13 @@ class Network:
         return paired_test.smallest_gap(validation.count, comparisons=comparisons)
 
     def test(self, state: TrainState) -> dict[str, Any]:
-        """What a network scores on the test split."""
+        """The accuracy and the loss of a network on the test split."""
         found = self.trainer.evaluate(state, "test")
         return {"test_accuracy": found.accuracy, "test_loss": found.loss}
 
     def skipped(self) -> Sequence[str] | None:
-        """What is wrong with each record that any process has left out so far; None
-        where none may be.
+        """A line for each record that any process has left out so far; None if no
+        record may be left out.
 
         Raises:
           DataError: they are too many together.

@@ -26,7 +26,7 @@ Setting = dict[str, np.float32]
 class Held(NamedTuple):
     """A state that trials start from.
 
-    average: of the path to it, None where the strategy scores its end.
+    average: the average of the path to it, None where the strategy scores its end.
     step: number of the step that comes next.
     """
 
@@ -49,7 +49,7 @@ class OwnLoop:
     """The engine's `Training` of the functions that `tune` is given.
 
     Args:
-      strategy: of the run; it says what is scored.
+      strategy: the strategy of the run; it says what is scored.
       train, evaluate, state, epochs, steps_per_epoch: as `tune` has them.
     """
 
@@ -175,7 +175,7 @@ class OwnLoop:
         return packed
 
     def like(self) -> dict[str, Any]:
-        """What a packed state has to be like."""
+        """Arrays of the shapes and dtypes of a packed state."""
         like = {"step": np.int64(0), "state": pytrees.shapes(self._first.state)}
         if self._first.average is not None:
             like["average"] = pytrees.shapes(self._first.average)
