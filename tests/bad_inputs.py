@@ -298,7 +298,7 @@ CASES = [
             "config.pad must be >= 0, got -1",
             f"{RATE}bounds are reversed: low=2.0 > high=0.5",
             "config.eval_batch_size must be a positive multiple of the number of devices, got 12 for 8 devices",
-            "config.hyperdyn.alpha: TimeKernel needs alpha > 0 and finite, got 0.0",
+            "config.hyperdyn.alpha must be a number > 0 and finite, got 0.0",
             "config.hyperdyn.window must be a whole number >= 1, got 0",
             "config.optimizer.learning_rate must be a number >= 0 and finite, got -1.0",
             "config.optimizer.momentum must be a number >= 0 and < 1, got 1.0",

@@ -28,7 +28,8 @@ SPLITS = ("train", "validation", "test")
 
 
 class Network:
-    """The engine's `Training` of a config: branches of one network on its devices.
+    """The engine's `Training`, which has the docstrings, of a config: branches of one
+    network on its devices.
 
     Args:
       setup: the parts of the run.
@@ -71,7 +72,6 @@ class Network:
         return run
 
     def check(self, examples: Mapping[str, int], directory: Directory) -> None:
-        """Raises ConfigError if a run was of other data."""
         here = sizes(self._setup)
         if examples == here:
             return
@@ -83,10 +83,7 @@ class Network:
         raise ConfigError([f"{where}: {now} examples here, {then} there"])
 
     def train(self, engine: Engine, run: Run, directory: Directory) -> Run:
-        """Trains every branch of the next decision on the same batches.
-
-        The run is saved on the way, when that is due and when it is to stop.
-        """
+        """The run is saved on the way, when that is due and when it is to stop."""
 
         def pause() -> bool:
             due = directory.seconds_since_save() >= 60 * self._setup.save_minutes
@@ -149,7 +146,6 @@ class Network:
         return Pending(trials, self.trainer.begin(states, settings))
 
     def score(self, progress: Progress) -> list[Branch]:
-        """Scores trained branches on validation data."""
         return [
             self._scored(*branch)
             for branch in zip(progress.states, progress.losses, strict=True)
@@ -173,7 +169,6 @@ class Network:
         return int(self.trainer.steps_taken(progress.losses).sum())
 
     def at_end(self, branch: Branch) -> Branch | None:
-        """The branch scored without its average; None if it has none."""
         end = self.trainer.without_average(branch.state)
         if end is branch.state:
             return None
@@ -186,7 +181,6 @@ class Network:
         return paired_test.smallest_gap(validation.count, comparisons=comparisons)
 
     def test(self, state: TrainState) -> dict[str, Any]:
-        """The accuracy and the loss of a network on the test split."""
         found = self.trainer.evaluate(state, "test")
         return {"test_accuracy": found.accuracy, "test_loss": found.loss}
 
@@ -209,7 +203,6 @@ class Network:
         return state
 
     def like(self) -> TrainState:
-        """Zeros of the shapes and dtypes of a state."""
         zeros: TrainState = jax.tree.map(
             lambda x: np.zeros(x.shape, x.dtype), self.trainer.shapes()
         )

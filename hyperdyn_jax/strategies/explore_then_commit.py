@@ -431,7 +431,7 @@ class ExploreThenCommit(Strategy):
         pairs = state.pairs.copy()
         pairs[count - 1] = (1 - self.margin) * challenger - base
         state = state._replace(pairs=pairs)
-        # What the first look left room for, whatever it saw.
+        # The pairs that the allowance has room for, whatever their scores.
         first = self.confirmations
         before = int(state.spent) - 2 * count * self._pair_steps
         room = (self.allowance - before) // (2 * self._pair_steps)
