@@ -242,7 +242,7 @@ CASES = [
     Case("an unknown data set", digits("dataset=mnist"), ("config.dataset must be one of characters, cifar10, cifar10_twin, digits, imagenet, got 'mnist'",)),
     Case("a depth that there is not", digits("model.depth=9"), ("config.model.depth must be 6 n + 2 (8, 14, 20, 32, 44, 56, 110), got 9",)),
     Case("a setting of a strategy that is not chosen", digits("hyperdyn.window=0"), ("config.hyperdyn.window must be a whole number >= 1, got 0",)),
-    Case("several settings of one section", digits("hyperdyn.window=0", "hyperdyn.temperature=nan", "hyperdyn.kernel=linear", "explore.probes=3"), ("config.hyperdyn.kernel must be one of ", "config.hyperdyn.temperature must be > 0 and finite, got nan", "config.hyperdyn.window must be a whole number >= 1, got 0", "config.explore.probes must be a whole number >= 4, got 3")),
+    Case("several settings of one section", digits("hyperdyn.window=0", "hyperdyn.temperature=nan", "hyperdyn.kernel=linear", "explore.probes=3"), ("config.hyperdyn.kernel must be one of ", "config.hyperdyn.temperature must be a number > 0 and finite, got nan", "config.hyperdyn.window must be a whole number >= 1, got 0", "config.explore.probes must be a whole number >= 4, got 3")),
     Case("a share that is no number", digits("explore.probe=nan"), ("config.explore.probe must be a number > 0 and < 1, got nan",)),
     Case("an axis to explore that there is not", digits("explore.tune=momentum,b1"), ("config.explore.tune must be among learning_rate, momentum, got 'b1'",)),
     Case("fewer epochs than probes take", digits("epochs=1", "batch_size=128"), ("config.strategy: max_overhead=0.2 of 10 steps is room for 1 steps of probes, and it takes ",)),

@@ -17,7 +17,7 @@ BOOLS |= {"false": False, "f": False, "no": False, "0": False}
 NONE = ("none", "null")
 
 
-class _Opened(ConfigDict):
+class _Opened(ConfigDict):  # type: ignore[misc]  # which has no types
     """The section of a strategy that the config file has none of: it takes any setting,
     which is checked with the others when the strategy is made."""
 

@@ -416,7 +416,7 @@ def test_a_signal_is_exit_code_0_and_a_full_disk_75(capsys):
     assert cli.exit_code(full) == 75
     stop, error = capsys.readouterr().err.splitlines()
     assert stop == signals.SAVED
-    assert error.startswith("error: [Errno 28] No space left on device: 'metrics.json")
+    assert error.startswith("error: metrics.jsonl: No space left on device; make room")
 
 
 def directory_with(tmp_path, decisions, metrics, rows):
