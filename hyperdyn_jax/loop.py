@@ -31,7 +31,7 @@ def train_and_evaluate(
       config: nested settings, as `configs/` make them.
       workdir: the run directory. An unfinished run of the same config in it is
         resumed, and ends as it would have ended without the stop, to the bit.
-      display: where to show what happens.
+      display: shows what happens.
 
     Returns:
       The rows of metrics.jsonl, one for each accepted epoch.

@@ -39,11 +39,11 @@ Base = float | Mapping[str, float | optax.Schedule] | Schedule | None
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class TuneResult(Generic[State]):
-    """What a tuned run ended with.
+    """The end of a tuned run.
 
-    state: of the training, after the last accepted epoch or the best one.
-    score: of that state.
-    best_epoch: whose state it is; the last one where there is no backtracking.
+    state: the training's state after the last accepted epoch or the best one.
+    score: the score of that state.
+    best_epoch: the epoch that the state is of; the last one without backtracking.
     metrics: a row an accepted epoch, as in metrics.jsonl; what a loop of your own does
       not tell, such as the training loss, is None.
     decisions: a row a decision, as in decisions.jsonl.
@@ -64,7 +64,7 @@ class TuneResult(Generic[State]):
         )
 
     def summary(self) -> str:
-        """What a person wants to know of the run, in a few lines."""
+        """The run in a few lines."""
         best = self.metrics[self.best_epoch]
         tried = sum(len(row["trials"]) for row in self.decisions)
         first, then = (
@@ -135,7 +135,7 @@ def tune(
         `Hyperdyn(space)`, whose temperature is in the unit of the scores: for scores
         other than percentage points about by how much they go up and down over its
         window of epochs.
-      epochs: of the accepted path, where the strategy takes none of them for trials;
+      epochs: length of the accepted path, if the strategy takes none of it for trials;
         explore-then-commit's include all of its probes.
       steps_per_epoch: numbers of `steps` an epoch; most strategies decide once an
         epoch, and explore-then-commit's probes are 0.5% of all steps.
@@ -148,11 +148,11 @@ def tune(
         the newest state to. The same call again goes on from there, and ends as it
         would have ended; `python -m hyperdyn_jax.report` makes a page of it. One
         process at a time can have it.
-      trackers: of 'tensorboard', 'wandb' and 'mlflow', those that every accepted epoch
+      trackers: those of 'tensorboard', 'wandb' and 'mlflow' that every accepted epoch
         is sent to, separated by commas; they need a workdir.
       callback: `callback(state, row)` is told of every accepted epoch: the state that
         was scored, and its row of metrics.jsonl.
-      progress: whether every decision is printed, in a line.
+      progress: True to print a line for every decision.
 
     Returns:
       The last state or the best, its score, the rows, and the schedule that led to it.

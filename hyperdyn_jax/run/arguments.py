@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
     Bad input is a line on standard error and exit code 2; --help fits a screen.
 
     Args:
-      name: of the module.
+      name: the name of the module.
       about: its docstring.
     """
 
@@ -98,7 +98,7 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
 
     Args:
       folder: made if it is not there.
-      contents: of the files, by their names in it.
+      contents: the files' contents, by their names in it.
 
     Raises:
       ValueError: one cannot be written; those before it are there.

@@ -32,7 +32,7 @@ MISSES = 3  # in a row, before a run that cannot save its state gives up
 class SaveError(RuntimeError):
     """The state of a run cannot be written; the newest checkpoint is as it was.
 
-    full: whether that is for want of room.
+    full: True if the disk is full.
     """
 
     def __init__(self, problem: str, full: bool):
@@ -48,14 +48,13 @@ class Checkpoints:
     silence.
 
     Args:
-      folder: where they are kept; made by the first if it is not there.
+      folder: the folder that holds them; made by the first if it is not there.
       say: is told, in a line, of each that could not be written.
-      plain: whether their file system can do what Orbax asks of it (`files.lacks`);
+      plain: True if their file system can do what Orbax asks of it (`files.lacks`);
         else it writes to a temporary folder, whose files are then copied.
 
     Attributes:
-      damaged: what is wrong, in a few words, by the number of each that `latest`
-        passed over.
+      damaged: a few words on each that `latest` passed over, by its number.
     """
 
     def __init__(

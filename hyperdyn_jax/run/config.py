@@ -37,11 +37,10 @@ from hyperdyn_jax.tuner.search_space import Uniform
 class Setup:
     """The parts of a run, made from one config.
 
-    epochs: of the accepted path, where the strategy takes none of them for trials.
+    epochs: length of the accepted path, where the strategy takes none of it for trials.
     averaging: power of the average of the path that is evaluated; None without one.
-    backtracking: whether the run ends at its best epoch's network, where that is better
-      than the last one's by more than chance.
-    save_minutes: after which the state is saved inside an epoch; it is after each.
+    backtracking: as `Strategy.backtracking`.
+    save_minutes: time after which the state is saved inside an epoch; it is after each.
     fork: directory of a run whose weights this one starts from; empty for fresh ones.
     """
 
@@ -134,8 +133,8 @@ def build(config: Config) -> Setup:
 def _stand_ins(
     problems: Iterable[str], devices: int
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """Instead of settings that are wrong, so that the others can be checked: batches
-    that every device has a part of, and long enough a run for every strategy."""
+    """Values that replace wrong settings so that the rest can be checked: batches that
+    every device has a part of, and long enough a run for every strategy."""
     sizes = {"batch_size": devices, "eval_batch_size": devices} | {"pad": 0, "seed": 0}
     sizes |= {"image_size": 32, "skip_bad_records": 0}
     lengths = dict.fromkeys(("epochs", "batch_size"), 1_000)

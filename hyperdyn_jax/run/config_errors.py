@@ -62,10 +62,10 @@ def choose(what: str, name: Any, choices: Mapping[str, Any]) -> Any:
 def wrong_settings(
     make: Callable[[dict[str, Any]], Any], settings: Mapping[str, Any]
 ) -> dict[str, str]:
-    """What is wrong with each setting of a section beside the others, by its name.
+    """What is wrong with the settings of a section: a line by the name of each.
 
-    Where they are each right but not together, by the last of them, and by "" where not
-    even the defaults are right.
+    Settings that are right one by one, but not together, are told under the name of the
+    last. The name is "" if not even the defaults are right.
     """
 
     def problem(given: dict[str, Any]) -> str:

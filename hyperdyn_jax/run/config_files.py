@@ -25,7 +25,7 @@ def load(source: str, more: str = "") -> ConfigDict:
 
     Args:
       source: the file, or the name of one that comes with the package, such as digits.
-      more: of the argument, beside what source has.
+      more: more of the argument, after what source has.
 
     Raises:
       ValueError: the file is not there, or is no config.
@@ -49,7 +49,8 @@ def read_json(file: Path) -> dict[str, Any]:
     """The settings in a JSON file, such as a run directory's config.json.
 
     Nothing in it is run. The texts inf, -inf and nan are numbers, except where a
-    setting is text. What an earlier version had is left out, where it says nothing.
+    setting is text. Settings of earlier versions are dropped if they have no effect
+    now.
 
     Raises:
       OSError, ValueError: in a line, why it cannot be read.

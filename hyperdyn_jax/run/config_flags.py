@@ -9,11 +9,17 @@ from ml_collections import ConfigDict
 
 from hyperdyn_jax.run.config_errors import suggest
 from hyperdyn_jax.run.config_schema import FIELDS, OPTIONAL
+from hyperdyn_jax.strategies.registry import STRATEGIES
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 BOOLS = {"true": True, "t": True, "yes": True, "1": True}
 BOOLS |= {"false": False, "f": False, "no": False, "0": False}
 NONE = ("none", "null")
+
+
+class _Opened(ConfigDict):  # type: ignore[misc]  # which has no types
+    """The section of a strategy that the config file has none of: it takes any setting,
+    which is checked with the others when the strategy is made."""
 
 
 def change(config: ConfigDict, word: str) -> None:
@@ -25,9 +31,13 @@ def change(config: ConfigDict, word: str) -> None:
     flag, equals, text = word.partition("=")
     section: Any = config
     *sections, last = name = flag.split(".")[1:]
+    if len(sections) == 1 and sections[0] in STRATEGIES and sections[0] not in config:
+        with config.unlocked():
+            config[sections[0]] = _Opened()
     for part in sections:
         section = _inside(section, part, flag)
-    old = _inside(section, last, flag)
+    known = last in section or not isinstance(section, _Opened)
+    old = _inside(section, last, flag) if known else None
     if isinstance(old, ConfigDict):
         raise ValueError(f"{flag} is a section; it has {', '.join(old)}")
     kind = _kind(name, old)
@@ -42,7 +52,7 @@ def change(config: ConfigDict, word: str) -> None:
     except (ValueError, SyntaxError):
         wanted = KINDS.get(kind, f"a {kind.__name__}")
         raise ValueError(f"{flag} must be {wanted}, got {text!r}") from None
-    with section.ignore_type():
+    with section.unlocked(), section.ignore_type():
         section[last] = value
 
 

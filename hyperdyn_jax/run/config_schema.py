@@ -68,7 +68,7 @@ def current(config: Config, finished: bool = False) -> dict[str, Any]:
     """The config of an earlier version's run, in the settings of this one.
 
     Args:
-      config: of a config.json.
+      config: the settings in a config.json.
       finished: the run will only be looked at or played again, so that it does not
         matter any more how it was searched and on which devices.
     """

@@ -83,14 +83,14 @@ def _check_sections(
 ) -> tuple[list[str], dict[str, Any]]:
     """The sections of strategies, also of those that are not chosen.
 
-    Not that of replay, nor where explore starts from: they are files, that only have to
-    be there for the run that reads them.
+    The section of replay and `explore.warm_start` are left out: they name files, which
+    only have to be there for the run that reads them.
 
     Returns:
-      What is wrong with them, and the config without it.
+      A line for each problem, and the config without the wrong settings.
     """
     problems, config = [], dict(config)
-    # A section that others build on before them.
+    # Schedules first, then explore, which builds on them.
     order = ("explore", *(n for n in STRATEGIES if n != "explore"))[::-1]
     for name in (name for name in order if name in config and name != "replay"):
         if not isinstance(config[name], Mapping):
@@ -147,8 +147,8 @@ def make_strategy(
 
 
 def _start(value: Any, name: str, axis: space.Axis) -> float:
-    """The optimizer's own value of a hyperparameter; where it is wrong, which is told
-    of the optimizer, one that is not."""
+    """The optimizer's own value of a hyperparameter, or a valid stand-in if it is
+    wrong; the optimizer's check reports that."""
     try:
         optimizers.check_hyperparameter(name, value)
     except errors.WRONG:

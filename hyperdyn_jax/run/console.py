@@ -16,9 +16,9 @@ class Display:
     """Lines on a terminal, with a spinner below them; plain lines elsewhere.
 
     Args:
-      epochs: of the whole run.
-      console: where to print; standard output if None.
-      quiet: whether nothing is printed there.
+      epochs: length of the whole run.
+      console: the terminal or file to print to; standard output if None.
+      quiet: True to print nothing.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ def line(decision: Row, accepted: Row | None, epochs: int) -> str:
     Args:
       decision: its row of decisions.jsonl.
       accepted: its row of metrics.jsonl, None where the run stays where it was.
-      epochs: of the whole run.
+      epochs: length of the whole run.
     """
     last = str(max(epochs - 1, decision["epoch"]))  # an epoch may have two decisions
     number = f"epoch {decision['epoch']:>{len(last)}}/{last}"

@@ -33,9 +33,8 @@ class Engine:
 
     Args:
       strategy: asked and told.
-      training: of the branches.
-      backtracking: whether the run ends at its best epoch's state, where that is better
-        than the last one's by more than chance.
+      training: trains and scores the branches.
+      backtracking: as `Strategy.backtracking`.
     """
 
     strategy: Strategy
@@ -63,7 +62,7 @@ class Engine:
 
         Args:
           run: to go on with.
-          directory: where its rows and its state go.
+          directory: takes its rows and its state.
           told: called after every decision with the run before it, its branches
             trained, and with what it led to.
 
@@ -156,7 +155,7 @@ class Engine:
         return end
 
     def finish(self, run: Run, last: Branch) -> tuple[Run, dict[str, Any]]:
-        """The run at its end, and what its last row has more than others.
+        """The run at its end, and what only its last row has.
 
         It goes back to its best epoch if that was better than the last by more than
         chance: the best of many epochs always looks better.
@@ -180,8 +179,8 @@ class Engine:
 
         Args:
           run: to be saved.
-          directory: where.
-          rows: of the decision that led to it.
+          directory: takes the checkpoint.
+          rows: the rows of the decision that led to it.
         """
         if not directory.keeps:
             directory.commit(rows or {}, None, {})
@@ -208,8 +207,8 @@ class Engine:
         """The run of the newest checkpoint, None if there is none.
 
         Args:
-          key: that the strategy began with, or one like it.
-          directory: of the run.
+          key: the PRNG key that the strategy began with, or one like it.
+          directory: the run directory.
 
         Raises:
           ConfigError: it is of another state or strategy.
@@ -281,11 +280,12 @@ def within(limit: float, trials: Trials) -> Trials:
 def follow(
     run: Run, branches: list[Branch], scores: np.ndarray, tuner: Any, decision: Decision
 ) -> Run:
-    """The run after a decision: the branch it chose, never trained again.
+    """The run after a decision.
 
-    Where all diverged that is the last good state, with fresh randomness. Only a branch
-    that is accepted ends the count of such attempts, for sound probes between them do
-    not take the run on.
+    The run continues from the chosen branch's state; nothing is trained again. Where
+    all diverged that is the last good state, with fresh randomness. Only a branch that
+    is accepted ends the count of such attempts, for sound probes between them do not
+    take the run on.
     """
     assert run.pending is not None
     trials, progress, _ = run.pending

@@ -29,11 +29,12 @@ SPLITS = ("train", "validation", "test")
 
 
 class Network:
-    """The engine's `Training` of a config: branches of one network on its devices.
+    """The engine's `Training`, which has the docstrings, of a config: branches of one
+    network on its devices.
 
     Args:
       setup: the parts of the run.
-      trainer: of its network and data.
+      trainer: trains its network on its data.
     """
 
     advice = (
@@ -72,7 +73,6 @@ class Network:
         return run
 
     def check(self, examples: Mapping[str, int], directory: Directory) -> None:
-        """Raises ConfigError if a run was of other data."""
         here = sizes(self._setup)
         if examples == here:
             return
@@ -84,10 +84,7 @@ class Network:
         raise ConfigError([f"{where}: {now} examples here, {then} there"])
 
     def train(self, engine: Engine, run: Run, directory: Directory) -> Run:
-        """Trains every branch of the next decision on the same batches.
-
-        The run is saved on the way, when that is due and when it is to stop.
-        """
+        """The run is saved on the way, when that is due and when it is to stop."""
 
         def pause() -> bool:
             due = directory.seconds_since_save() >= 60 * self._setup.save_minutes
@@ -150,7 +147,6 @@ class Network:
         return Pending(trials, self.trainer.begin(states, settings))
 
     def score(self, progress: Progress) -> list[Branch]:
-        """Scores trained branches on validation data."""
         return [
             self._scored(*branch)
             for branch in zip(progress.states, progress.losses, strict=True)
@@ -174,7 +170,6 @@ class Network:
         return int(self.trainer.steps_taken(progress.losses).sum())
 
     def at_end(self, branch: Branch) -> Branch | None:
-        """The branch scored without its average; None if it has none."""
         end = self.trainer.without_average(branch.state)
         if end is branch.state:
             return None
@@ -187,13 +182,12 @@ class Network:
         return paired_test.smallest_gap(validation.count, comparisons=comparisons)
 
     def test(self, state: TrainState) -> dict[str, Any]:
-        """What a network scores on the test split."""
         found = self.trainer.evaluate(state, "test")
         return {"test_accuracy": found.accuracy, "test_loss": found.loss}
 
     def skipped(self) -> Sequence[str] | None:
-        """What is wrong with each record that any process has left out so far; None
-        where none may be.
+        """A line for each record that any process has left out so far; None if no
+        record may be left out.
 
         Raises:
           DataError: they are too many together.
@@ -210,7 +204,6 @@ class Network:
         return state
 
     def like(self) -> TrainState:
-        """Zeros of the shapes and dtypes of a state."""
         zeros: TrainState = jax.tree.map(
             lambda x: np.zeros(x.shape, x.dtype), self.trainer.shapes()
         )

@@ -27,7 +27,7 @@ Setting = dict[str, np.float32]
 class Held(NamedTuple):
     """A state that trials start from.
 
-    average: of the path to it, None where the strategy scores its end.
+    average: the average of the path to it, None where the strategy scores its end.
     step: number of the step that comes next.
     """
 
@@ -47,10 +47,11 @@ class Held(NamedTuple):
 
 
 class OwnLoop:
-    """The engine's `Training` of the functions that `tune` is given.
+    """The engine's `Training`, which has the docstrings, of the functions that `tune`
+    is given.
 
     Args:
-      strategy: of the run; it says what is scored.
+      strategy: the strategy of the run; it says what is scored.
       train, evaluate, state, epochs, steps_per_epoch: as `tune` has them.
     """
 
@@ -82,7 +83,6 @@ class OwnLoop:
         run: Run,
         directory: Directory,  # noqa: ARG002 (only networks are saved inside a trial)
     ) -> Run:
-        """Trains every branch of the next decision over the same steps."""
         if run.pending is not None:  # of a run that stopped while it was scored
             return run
         began = time.perf_counter()
@@ -142,11 +142,9 @@ class OwnLoop:
         return score
 
     def steps_taken(self, progress: Progress) -> int:
-        """Optimizer steps of all branches."""
         return len(progress.states) * progress.steps
 
     def at_end(self, branch: Branch) -> Branch | None:
-        """The branch scored at the end of its path; None if it was already."""
         held: Held = branch.state
         return None if held.average is None else self._scored(held.end())
 
@@ -169,14 +167,12 @@ class OwnLoop:
         """The number of examples is not known here."""
 
     def pack(self, held: Held) -> dict[str, Any]:
-        """A state as arrays by name."""
         packed = {"step": np.int64(held.step), "state": pytrees.to_arrays(held.state)}
         if held.average is not None:
             packed["average"] = pytrees.to_arrays(held.average)
         return packed
 
     def like(self) -> dict[str, Any]:
-        """What a packed state has to be like."""
         like = {"step": np.int64(0), "state": pytrees.shapes(self._first.state)}
         if self._first.average is not None:
             like["average"] = pytrees.shapes(self._first.average)

@@ -16,9 +16,9 @@ LOGS = ("decisions", "metrics")
 class Directory(Protocol):
     """Where the rows and the states of a run go.
 
-    path: of the run directory; None where there is none.
-    rows: of each log, those so far, as they will be read.
-    keeps: whether states are kept, so that it is worth while to collect them.
+    path: the run directory; None where there is none.
+    rows: the rows of each log so far, as they will be read.
+    keeps: True if states are kept, so that it is worth while to collect them.
     """
 
     rows: dict[str, list[dict[str, Any]]]
@@ -113,8 +113,8 @@ def decision_row(
 
     Args:
       trials, scores, decision: as `Strategy.tell` has them.
-      names: of the model's axes, in their order.
-      score_before: of the run when the trials began.
+      names: the hyperparameters of the model's axes, in their order.
+      score_before: the run's score when the trials began.
       extra_steps: optimizer steps that the trials took beside those of the run.
       rollback: where every branch diverged, the attempt number and the largest learning
         rate of the next one; else None.

@@ -18,7 +18,7 @@ from hyperdyn_jax.run.rows import LOGS
 from hyperdyn_jax.strategies.learned_schedule import to_schedule
 from hyperdyn_jax.system import files
 
-# Settings without which a run is the same, as far as it comes.
+# Settings that may differ when a run is resumed.
 MAY_CHANGE = ("save_minutes", "skip_bad_records", "trackers")
 FORMAT = 2  # of what checkpoints hold: runs before it had no version
 
@@ -26,16 +26,16 @@ FORMAT = 2  # of what checkpoints hold: runs before it had no version
 class RunDirectory:
     """The files of one run.
 
-    A row is written once the checkpoint that counts it is on the disk, so what can be
-    read has never to happen again. That checkpoint holds the row as well, for a process
-    may end between the two.
+    A row is written once the checkpoint that counts it is on the disk, so a row that
+    can be read never has to be computed again. That checkpoint holds the row as well,
+    for a process may end between the two.
 
     Args:
       path: the directory; made if it is not there.
-      config: of the run.
+      config: the settings of the run.
       say: is told, in a line, of checkpoints that are damaged or cannot be written.
-      names: of the trackers that rows are sent to.
-      flag: what messages call the directory.
+      names: the trackers that rows are sent to.
+      flag: the name that messages have for the directory.
 
     Raises:
       ConfigError: the directory cannot be written or holds something else; what is in
@@ -115,7 +115,8 @@ class RunDirectory:
             raise ConfigError([f"{self._where} holds an {found}; {advice}"])
 
     def _read(self, log: str, count: int | None, last: int) -> list[dict[str, Any]]:
-        """The rows of a log that a checkpoint counts, but for the last, which it holds.
+        """The rows in a log file, except the newest ones, which are inside the
+        checkpoint.
 
         Raises:
           ConfigError: there are fewer, or one is damaged, or there are rows, but no
@@ -250,7 +251,7 @@ def _claim(path: Path, config: Row, flag: str) -> tuple[TextIO, bool]:
     The lock goes with the process, however it ends.
 
     Returns:
-      The file, and whether it is locked: not every file system can.
+      The file, and True if it is locked: not every file system can.
     """
     if found := problems(path, config, flag):
         raise ConfigError(found)

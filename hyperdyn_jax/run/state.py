@@ -26,9 +26,9 @@ class Branch(NamedTuple):
 class Pending(NamedTuple):
     """A decision whose branches are on their way.
 
-    trials: what they try.
-    progress: how far they are.
-    seconds: that they have been trained for.
+    trials: the settings that they try.
+    progress: the branches as far as they are trained.
+    seconds: time that they have been trained for.
     """
 
     trials: Trials
@@ -40,22 +40,23 @@ class Run(NamedTuple):
     """Everything that a run needs to go on; a checkpoint holds it.
 
     held: states that trials start from; the first is the run itself.
-    steps: of each of them, the optimizer steps on the path to it.
+    steps: optimizer steps on the path to each of them.
     best: with backtracking, the state of the epoch that was best on validation data.
     tuner: the strategy's state.
-    key: u32[...], raw PRNG key of the augmentation.
-    score: of the run on validation data, as the strategy measures it.
-    first_score: that the strategy began with.
-    examples: of each split of the data, their number, where it is known.
+    key: u32[...], raw PRNG key of the augmentation; of `tune` its own key, which only a
+      roll-back changes.
+    score: the run's score on validation data, as the strategy measures it.
+    first_score: score that the strategy began with.
+    examples: number of examples of each split of the data, where it is known.
     epoch: decisions so far that took the run on, one an epoch for most strategies.
     attempts: decisions in a row, up to now, in which every branch diverged.
     limit: largest learning rate that is tried, lowered where everything diverges.
     total_steps: optimizer steps with every trial.
-    told_step: that the last row of metrics.jsonl ended at.
-    best_epoch, best_merit: which epoch `best` is of, and how good it was (`merit`).
+    told_step: step at which the last row of metrics.jsonl ended.
+    best_epoch, best_merit: the epoch of `best`, and how good it was (`merit`).
     seconds: spent since the last accepted epoch, on trials that led nowhere.
     pending: the decision that is being trained for, if the state was saved inside one.
-    skipped: what is wrong with each record that was left out so far.
+    skipped: a line for each record that was left out so far.
     """
 
     held: list[Any]
@@ -84,10 +85,10 @@ class Run(NamedTuple):
 
 
 class Decided(NamedTuple):
-    """What a decision leads to.
+    """The run after a decision, and what is told of it.
 
-    run: after it.
-    rows: of it.
+    run: the run after it.
+    rows: its rows, by log.
     accepted: the state that was scored and accepted; None where the run stays.
     """
 
@@ -99,9 +100,9 @@ class Decided(NamedTuple):
 class Training(Protocol):
     """How the branches of a run are trained and scored.
 
-    epochs: of the accepted path, where the strategy takes none of them for trials.
+    epochs: length of the accepted path, where the strategy takes none of it for trials.
     steps_per_epoch: optimizer steps of an epoch.
-    advice: what a person can change where everything diverges.
+    advice: a line on what a person can change where everything diverges.
     """
 
     @property
@@ -135,12 +136,12 @@ class Training(Protocol):
         ...
 
     def test(self, state: Any) -> dict[str, Any]:
-        """What the last row tells of a state that no decision has seen."""
+        """The results of a state on the test split, for the last row."""
         ...
 
     def skipped(self) -> Sequence[str] | None:
-        """What is wrong with each record that was left out so far; None where none may
-        be."""
+        """A line for each record that was left out so far; None if no record may be
+        left out."""
         ...
 
     def check(self, examples: Mapping[str, int], directory: Directory) -> None:
@@ -152,7 +153,7 @@ class Training(Protocol):
         ...
 
     def like(self) -> Any:
-        """What the arrays of a packed state have to be like."""
+        """Arrays of the shapes and dtypes of a packed state."""
         ...
 
     def unpack(self, arrays: Any) -> Any:

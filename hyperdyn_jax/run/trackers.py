@@ -1,9 +1,9 @@
 """Trackers: where the numbers of a run can be watched, beside its own files.
 
-A row is sent once it is on the disk, so that what is seen has never to happen again.
-How far each tracker has come is kept in the run directory: a run that is resumed goes
-on with the first row that a tracker lacks, in the same run there, and one that is
-switched on late gets all that came before.
+A row is sent once it is on the disk, so that a row that is seen never has to be
+computed again. How far each tracker has come is kept in the run directory: a run that
+is resumed goes on with the first row that a tracker lacks, in the same run there, and
+one that is switched on late gets all that came before.
 """
 
 import importlib.util
@@ -38,8 +38,8 @@ class Place(NamedTuple):
     """What a tracker starts from.
 
     path: the run directory.
-    config: of the run.
-    memory: what it keeps between processes, for JSON; it may add to it.
+    config: the settings of the run.
+    memory: the notes that it keeps between processes, for JSON; it may add to it.
     step: optimizer steps at the end of the next row that it will be sent.
     """
 
@@ -178,8 +178,8 @@ class Trackers:
 
     Args:
       path: the directory, which is there.
-      names: of `TRACKERS`.
-      config: of the run.
+      names: the trackers, keys of `TRACKERS`.
+      config: the settings of the run.
       say: is told, in a line, of what cannot be sent.
     """
 

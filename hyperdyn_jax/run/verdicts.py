@@ -114,7 +114,8 @@ def _reason_to_stay(row: Row) -> str:
 
 
 def number(value: float | None, form: str = ".4g") -> str:
-    """A number, or "–" where there is none; what is not 1 is never shown as 1."""
+    """A number, or "–" where there is none; a number other than 1 is never rounded to
+    1."""
     if value is None or not math.isfinite(value):
         return "–"
     exact = f"{value:.7g}"

@@ -100,19 +100,18 @@ class ExploreThenCommit(Strategy):
       level: largest chance to leave the base for a setting that is no better than that.
       confirmations: pairs before the first look of the switch test; there are up to
         twice as many before its second (`paired_test.look`).
-      pair: length of each of a pair, in probes: what is left for good has to be bad for
-        longer than a probe.
+      pair: length of each branch of a pair, in probes. It is longer than one, as a base
+        that is left should be worse for longer than a probe.
       worth: a probe is taken for as long as it is expected to gain this many times its
         share of the run; 0 takes all.
       averaging: power of the polynomial average that scores are of, at least 0; 0 is
-        the plain mean of the path (`optimizers.averaged`), None its end. What is found
-        is held constant without it too, and may be too bold for a path's end.
-      backtracking: whether the run should end at its best epoch's network where that is
-        better than the last one's by more than chance.
-      finalists: with a base that is left, how many settings the first epoch is tried
-        with: the base's, the chosen one and others at even distances between them. The
-        best goes on. Where a probe has few steps it sees little of what momentum does,
-        and an epoch more; it takes an epoch for each but one. 1 for none of it.
+        the plain mean of the path (`optimizers.averaged`), None its end. The setting
+        that is found is held constant with None too, where it may be too large.
+      backtracking: as `Strategy.backtracking`.
+      finalists: number of settings that the first epoch is tried with if the base is
+        left: the base's, the chosen one and others at even distances between them. The
+        best goes on. An epoch shows more of what momentum does than a probe of a few
+        steps. It takes an epoch for each but one. 1 tries the chosen one alone.
       earlier: probes of an earlier run to start from (`earlier_probes`); they stand in
         for those that would cover the space.
 
@@ -432,7 +431,7 @@ class ExploreThenCommit(Strategy):
         pairs = state.pairs.copy()
         pairs[count - 1] = (1 - self.margin) * challenger - base
         state = state._replace(pairs=pairs)
-        # What the first look left room for, whatever it saw.
+        # The pairs that the allowance has room for, whatever their scores.
         first = self.confirmations
         before = int(state.spent) - 2 * count * self._pair_steps
         room = (self.allowance - before) // (2 * self._pair_steps)
@@ -449,7 +448,7 @@ class ExploreThenCommit(Strategy):
     def _tell_finalists(
         self, state: ExploreState, trials: Trials, scores: np.ndarray
     ) -> tuple[ExploreState, Decision]:
-        """The setting of the best is the chosen one from here on."""
+        """From here on the run has the setting of the best of them."""
         count = len(scores)
         best = int(np.argmax(np.where(np.isfinite(scores), scores, -np.inf)))
         chosen = {name: trials.setting(best)[name] for name in self.space}

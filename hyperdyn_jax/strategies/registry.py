@@ -33,8 +33,8 @@ class Context:
 
     space: the search space.
     base: the optimizer's own value of every hyperparameter in the search space.
-    epochs, batch_size, steps_per_epoch: of the run.
-    sections: of the config, by name.
+    epochs, batch_size, steps_per_epoch: the run's.
+    sections: the config's sections, by name.
     """
 
     space: SearchSpace

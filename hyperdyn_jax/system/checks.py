@@ -28,7 +28,11 @@ def check_number(
 ) -> None:
     """Raises ValueError unless the value is a number between low and high.
 
-    Bounds: which ends are among the valid values, as '()', '[)', '(]' or '[]'.
+    Args:
+      name: the setting, for the message.
+      value: its value.
+      low, high: the ends of the valid range.
+      bounds: '()', '[)', '(]' or '[]'; an end with a square bracket is valid too.
     """
     above, below = ">=" if bounds[0] == "[" else ">", "<=" if bounds[1] == "]" else "<"
     enough = is_number(value) and (low < value or (above == ">=" and low == value))

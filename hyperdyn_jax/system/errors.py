@@ -4,7 +4,7 @@ import os
 
 
 def in_words(error: Exception) -> str:
-    """All of it; of a file without the number of the system's error."""
+    """The whole message; for a file error, without the errno."""
     if not isinstance(error, OSError) or not error.strerror:
         return str(error).strip() or type(error).__name__
     if error.filename is None and (gone := no_folder()):  # of what looks for it

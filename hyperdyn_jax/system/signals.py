@@ -52,7 +52,7 @@ def ignore() -> None:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """The first signal ends what is in it at the next `check`, a second one at once.
+    """The first signal ends the block at the next `check`, a second one at once.
 
     A signal that is ignored already stays so, as SIGHUP under `nohup`.
 

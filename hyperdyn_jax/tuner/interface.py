@@ -19,14 +19,14 @@ class Trials(NamedTuple):
 
     hparams: f32[c] for every hyperparameter; branch i trains with element i of each.
     parents: i32[c], the held state that branch i starts from; 0 is the run itself.
-    epochs: how long every branch trains, in epochs.
+    epochs: length of every branch, in epochs.
     posterior_mean: f32[c] predicted gain in percentage points, NaN without a model.
     posterior_stddev: f32[c] its standard deviation.
     expected_improvement: f32[c] over the best gain so far, percentage points.
     model: parameters of the model that predicted, arrays by name; empty without one.
-    block: which stretch of the data, of the trials' own length, they train on: 0 the
-      one that follows the parent's, 1 the one after that.
-    probe: whether the run stays where it is, whatever comes of them.
+    block: number of the stretch of data, of the trials' own length, that they train on:
+      0 is the one that follows the parent's, 1 the one after that.
+    probe: True if the run stays where it is, whatever comes of them.
     """
 
     hparams: dict[str, np.ndarray]
@@ -73,11 +73,11 @@ class Decision(NamedTuple):
     branch: index of the branch that becomes the run, or -1 if the run stays where it
       was because every branch was infeasible.
     kept: the incumbent setting continues.
-    keep_probability: of the wait-and-watch test, in [0, 1]; NaN where there was none.
+    keep_probability: result of the wait-and-watch test, in [0, 1]; NaN without one.
     draw: the uniform number it was compared with, in [0, 1); NaN where there was none.
     hold: i32[h], states to hold on to for the next trials, by their index in (branches,
       then the states held before). The first becomes the run.
-    p_value: of the switch test that this decision ends; NaN where there was none.
+    p_value: result of the switch test that this decision ends; NaN without one.
     """
 
     epoch: int
