@@ -102,7 +102,7 @@ def _from_log(x: np.ndarray) -> np.ndarray:
 
 
 def _columns(points: Sequence[Point]) -> tuple[np.ndarray, np.ndarray]:
-    xs, ys = np.array(points, dtype=float).T
+    xs, ys = np.array(points, dtype=float).reshape(-1, 2).T  # there may be none
     return xs, ys
 
 
