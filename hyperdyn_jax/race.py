@@ -368,16 +368,46 @@ class Race:
     def _believe(self, state: RaceState) -> drift.Belief:
         rows = state.data.feasible | state.data.infeasible
         gains = np.where(state.data.feasible, state.data.gains, -np.inf)
+        times, length = state.data.epochs[rows], self.accepted_steps(state)
+        points = [
+            self._effective(point, math.exp(time) / length)
+            for point, time in zip(state.data.points[rows], times, strict=True)
+        ]
+        base = None if self._base is None else self._effective(self._base, 1)
         return drift.believe(
-            state.data.points[rows] * self._spans,
-            state.data.epochs[rows],
+            np.array(points),
+            times,
             gains[rows],
             axis=self._rate,
             spans=self._spans,
-            end=math.log(self.accepted_steps(state)),
-            base=None if self._base is None else self._base * self._spans,
+            end=math.log(length),
+            base=base,
             seed=int(state.key.ravel()[-1]),
         )
+
+    def _effective(self, point: np.ndarray, share: float) -> np.ndarray:
+        """A point as the model sees it: in factors of e, of the rate that was in effect
+        up to a share of the path."""
+        moved = np.asarray(point * self._spans, np.float64)
+        moved[..., self._rate] += self._effect(share)
+        return moved
+
+    def _peak(self, moved: np.ndarray, share: float) -> np.ndarray:
+        """The inverse of `_effective`."""
+        point = np.array(moved, np.float64)
+        point[..., self._rate] -= self._effect(share)
+        return point / self._spans
+
+    def _effect(self, share: float) -> float:
+        """Logarithm of the rate in effect up to a share of the path, the root mean
+        square of the base's shape, over that of a constant with a cooldown."""
+        if self.base is None or self._is_flat:
+            return 0.0
+        rate = list(self.space)[self._rate]
+        shares = share * (np.arange(64) + 0.5) / 64
+        played = [self.base.at(x * self.epochs)[rate] for x in shares]
+        usual = [float(self.anchor[rate]) * wsd(x) for x in shares]
+        return 0.5 * math.log(np.mean(np.square(played)) / np.mean(np.square(usual)))
 
     def _gaps(self, points: np.ndarray, point: np.ndarray) -> np.ndarray:
         gaps: np.ndarray = np.linalg.norm((points - point) * self._spans, axis=1)
@@ -401,7 +431,9 @@ class Race:
         to lie, and the base."""
         sound = np.flatnonzero(np.isfinite(scores))
         points = state.arms[sound]
-        wanted = belief.optima(math.log(following)) / self._spans
+        share = following / self.accepted_steps(state)
+        wanted = self._peak(belief.optima(math.log(following)), share)
+        wanted = np.concatenate([wanted, self._peak(belief.places, 1)])
         shares = np.zeros(len(sound))
         for place in wanted:
             near = np.argsort(self._gaps(points, place), stable=True)[:2]
@@ -471,9 +503,13 @@ class Race:
         """What the run goes on with, and the arm whose weights it goes on from."""
         points, base = state.arms[: len(scores)], self._base
         kept = base is not None and not belief.leaves_base
-        chosen = base if kept else np.clip(belief.best / self._spans, 0, 1)
-        chosen = np.asarray(chosen, np.float32)
         sound = np.flatnonzero(np.isfinite(scores))
+        chosen = base if kept else np.clip(self._peak(belief.best, 1), 0, 1)
+        chosen = np.array(chosen, np.float32)
+        # Beyond the largest arm may be a cliff.
+        largest = points[sound, self._rate].max()
+        if not kept:
+            chosen[self._rate] = min(chosen[self._rate], largest)
         arm = int(sound[np.argmin(self._gaps(points[sound], chosen))])
         decision = common.accept(state.epoch, arm, hold=[arm, arm], kept=kept)
         state = state._replace(

@@ -48,7 +48,7 @@ class Path:
         self.average = averaging.start(self.state)
 
     def copy(self) -> "Path":
-        new = object.__new__(Path)
+        new = object.__new__(type(self))
         new.__dict__ |= self.__dict__
         return new
 
