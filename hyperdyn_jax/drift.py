@@ -40,7 +40,9 @@ COMPONENTS = 24  # of the mixture, at most
 LEVEL = 0.025  # of the test that arms differ by more than noise
 LENIENT = 0.2  # the same where there is no base to lose
 SHUFFLES = 2000  # of it
-AHEAD = 0.7
+AHEAD = 0.7  # probability that the best place is ahead, to leave a base
+AHEAD_OF_LEADER = 0.9  # the same for a base that leads; what warms up proves little
+WARMING = 0.6  # drift of what is still warming up
 GRID, CLOUD = 64, 192  # places that are compared, on one axis and on several
 
 
@@ -50,6 +52,7 @@ class Belief(NamedTuple):
     differ: not all scores are the same.
     told_apart: arms differ by more than noise.
     best: f64[d], the place with the best expected score.
+    ahead: probability that it is better than the base.
     leaves_base: it is better than the base by more than noise.
     places: f64[s, d], where samples of the score at the end have their best.
     drifts: f64[s], the drift of each of them.
@@ -60,6 +63,7 @@ class Belief(NamedTuple):
     differ: bool
     told_apart: bool
     best: np.ndarray
+    ahead: float
     leaves_base: bool
     places: np.ndarray
     drifts: np.ndarray
@@ -83,6 +87,7 @@ def believe(
     spans: np.ndarray,
     end: float,
     base: np.ndarray | None,
+    base_leads: bool,
     seed: int,
 ) -> Belief:
     """The belief after some rounds.
@@ -95,6 +100,7 @@ def believe(
       spans: f[d], points are from 0 to these.
       end: logarithm of the steps of the whole run.
       base: f[d], the user's own setting.
+      base_leads: it has the best score at the last horizon.
       seed: of the samples.
     """
     points, times, scores = (np.asarray(x, np.float64) for x in (points, times, scores))
@@ -109,15 +115,18 @@ def believe(
         values = mixture.samples(rng)
     expected = mixture.weights @ mixture.means
     best = int(expected.argmax())
-    leaves = False
+    leaves, ahead = False, 1.0
     if base is not None:  # the last place
         gain = expected[best] - expected[-1]
         ahead = float(np.mean(values[:, best] > values[:, -1]))
-        leaves = apart and gain > mixture.noise and ahead > AHEAD
+        warming = mixture.weights @ mixture.drifts > WARMING
+        sure = AHEAD_OF_LEADER if base_leads and not warming else AHEAD
+        leaves = apart and gain > mixture.noise and ahead > sure
     return Belief(
         differ=bool(np.ptp(gains) > 0),
         told_apart=apart,
         best=places[best],
+        ahead=ahead,
         leaves_base=leaves,
         places=places[values.argmax(1)],
         drifts=mixture.drifts[mixture.draws],

@@ -38,6 +38,7 @@ SPACING = math.log(3.2)  # between the first arms, as a logarithm of the rate
 HORIZONS = (1, 2, 4, 6)  # of the rounds, in those of the first
 KEPT = (4, 3, 3)  # arms that go on to the next round at most, the base among them
 NEEDED = 0.04  # share of what is expected to be best that an arm has to be next to
+SETTLED = 0.6
 SAME = 1e-4  # settings that are nearer to each other than this are one
 ARMS = (3, 12)  # of the first round, fewest and most
 FIRST = 0.01  # of the budget, trained by each arm of the first round
@@ -346,13 +347,16 @@ class Race:
         state = state._replace(
             spent=state.spent + np.int32((count - 1) * steps), done=state.following
         )
-        belief = self._believe(state)
+        leader = np.argmax(np.where(np.isfinite(scores), scores, -np.inf))
+        base_leads = bool(self._is_base(points)[leader])
+        belief = self._believe(state, base_leads)
         rounds = int(state.rounds)
         alike = not belief.told_apart and np.isfinite(scores).sum() >= ARMS[0]
         if not rounds and alike:
             return self._longer(state, belief, scores)
         state = state._replace(rounds=np.int32(rounds + 1))
-        if rounds + 1 == len(HORIZONS):
+        settled = rounds and base_leads and belief.ahead < SETTLED
+        if settled or rounds + 1 == len(HORIZONS):
             return self._choose(state, belief, scores)
         growth = HORIZONS[rounds + 1] / HORIZONS[rounds]
         following = round(int(state.done) * growth)
@@ -365,7 +369,7 @@ class Race:
         """Whether there is room for a round; one arm of it is the run's."""
         return int(state.spent) + (count - 1) * steps <= self.allowance
 
-    def _believe(self, state: RaceState) -> drift.Belief:
+    def _believe(self, state: RaceState, base_leads: bool) -> drift.Belief:
         rows = state.data.feasible | state.data.infeasible
         gains = np.where(state.data.feasible, state.data.gains, -np.inf)
         times, length = state.data.epochs[rows], self.accepted_steps(state)
@@ -382,6 +386,7 @@ class Race:
             spans=self._spans,
             end=math.log(length),
             base=base,
+            base_leads=base_leads,
             seed=int(state.key.ravel()[-1]),
         )
 
