@@ -37,7 +37,7 @@ SATURATION = 3.0  # scores further behind than this are all alike
 SAMPLES = 64
 CARRIED = 0.85  # of the drift, beyond the last horizon: it tends to slow down
 COMPONENTS = 24  # of the mixture, at most
-LEVEL = 0.025  # of the test that arms differ by more than noise
+LEVEL = 0.04  # of the test that arms differ by more than noise
 LENIENT = 0.2  # the same where there is no base to lose
 SHUFFLES = 2000  # of it
 AHEAD = 0.7  # probability that the best place is ahead, to leave a base
@@ -179,10 +179,10 @@ def _fullest(times: np.ndarray) -> np.ndarray:
 
 
 def _out_of_order(ranks: np.ndarray) -> np.ndarray:
-    """Pairs that do not rise to the best peak and fall after it: i64[p] of i64[p, n]."""
+    """Pairs that do not rise to a peak and fall after it, of the best peak: i64[p]."""
     steps = np.sign(ranks[:, None, :] - ranks[:, :, None])
     later = np.triu(np.ones(steps.shape[1:], bool), 1)
-    falls, rises = (steps <= 0) & later, (steps >= 0) & later
+    falls, rises = (steps < 0) & later, (steps > 0) & later
     peaks = range(ranks.shape[1])
     return np.min(
         [

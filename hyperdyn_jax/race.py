@@ -25,7 +25,7 @@ from typing import ClassVar, NamedTuple
 import jax
 import numpy as np
 
-from hyperdyn_jax import drift, host
+from hyperdyn_jax import drift, host, probing
 from hyperdyn_jax.baselines import Schedule, common
 from hyperdyn_jax.explore import peak_values
 from hyperdyn_jax.gp import Observations
@@ -40,13 +40,13 @@ KEPT = (4, 3, 3)  # arms that go on to the next round at most, the base among th
 NEEDED = 0.04  # share of what is expected to be best that an arm has to be next to
 SETTLED = 0.6
 SAME = 1e-4  # settings that are nearer to each other than this are one
-ARMS = (3, 12)  # of the first round, fewest and most
+ARMS = (7, 12)  # of the first round: fewer cannot show that they follow the rate
+FEWEST = 3  # of them, where the budget has no room for more
 FIRST = 0.01  # of the budget, trained by each arm of the first round
 LEAST = 10  # steps of the first round; fewer only where the budget has no room for them
 SHORTEST = 2  # steps of it that tell anything at all
 COOLDOWN = 0.2  # of the path
 CUT = 1 / 3  # of the rate, where a run has fallen behind
-PATIENCE = 2  # stretches behind the best before a run goes back to it
 SMALLEST = CUT**4  # what the rate is divided by at most
 CAPACITY = 64  # observations
 
@@ -68,9 +68,8 @@ class RaceState(NamedTuple):
     chosen: f32[d] the point that won; NaN before.
     kept: bool[], the base won.
     scale: f32[], what the chosen rate has been multiplied by since.
-    first: f32[], score of the arm that won.
+    first: f32[], an early score, to see how much has been gained.
     best: f32[], the best score of the run.
-    behind: i32[], stretches in a row that were clearly worse than the best.
     noise: f32[], of a score, as the race saw it.
     """
 
@@ -89,7 +88,6 @@ class RaceState(NamedTuple):
     scale: Leaf
     first: Leaf
     best: Leaf
-    behind: Leaf
     noise: Leaf
 
 
@@ -231,7 +229,6 @@ class Race:
             scale=np.float32(1),
             first=unknown,
             best=unknown,
-            behind=np.int32(0),
             noise=np.float32(0),
         )
         return self._with_arms(state, self._cover(state.key))
@@ -247,10 +244,7 @@ class Race:
             self._setting(point, middle / self.accepted_steps(state))
             for point in state.arms[:count]
         ]
-        trials = Trials.of(_stack(settings))
-        return trials._replace(
-            parents=state.parents[:count], epochs=steps / self.steps_per_epoch
-        )
+        return self._trials(settings, steps)._replace(parents=state.parents[:count])
 
     def tell(
         self, state: RaceState, trials: Trials, scores: np.ndarray
@@ -292,27 +286,21 @@ class Race:
     @property
     def _first_arms(self) -> int:
         """Arms that cover the space, with the base among them where there is one."""
-        least, most = ARMS
         wanted = round(self._spans[self._rate] / SPACING) + 2 * (len(self.space) - 1)
         # So that half of the allowance is enough for a few steps of each.
-        return max(least, min(wanted, most, self.allowance // 8))
+        return max(FEWEST, min(int(np.clip(wanted, *ARMS)), self.allowance // 8))
 
     def _cover(self, key: np.ndarray) -> np.ndarray:
         """The first arms, f32[m, d]: evenly over the space, from the base or shifted at
         random."""
-        count, axes = self._first_arms, len(self.space)
-        index = np.arange(count)[:, None]
-        if axes == 1:
-            places = index / count
-        else:  # the additive recurrence, as in `probing.cover`
-            root = 2.0
-            for _ in range(64):
-                root = (1 + root) ** (1 / (axes + 1))
-            places = index * root ** -np.arange(1.0, axes + 1)
-        shift = _uniform(key, axes) / (count if axes == 1 else 1)
+        count, rng = self._first_arms, np.random.default_rng(key.ravel())
+        if len(self.space) == 1:
+            places = (np.arange(count)[:, None] + rng.random()) / count
+        else:
+            places = host.to_unit(self, probing.cover((self.space, count), key))
         if self._base is not None:
-            shift = self._base
-        return np.asarray((places + shift) % 1.0, np.float32)
+            places = places - places[0] + self._base
+        return np.asarray(places % 1.0, np.float32)
 
     @functools.cached_property
     def _base(self) -> np.ndarray | None:
@@ -351,7 +339,7 @@ class Race:
         base_leads = bool(self._is_base(points)[leader])
         belief = self._believe(state, base_leads)
         rounds = int(state.rounds)
-        alike = not belief.told_apart and np.isfinite(scores).sum() >= ARMS[0]
+        alike = not belief.told_apart and np.isfinite(scores).sum() >= FEWEST
         if not rounds and alike:
             return self._longer(state, belief, scores)
         state = state._replace(rounds=np.int32(rounds + 1))
@@ -374,10 +362,10 @@ class Race:
         gains = np.where(state.data.feasible, state.data.gains, -np.inf)
         times, length = state.data.epochs[rows], self.accepted_steps(state)
         points = [
-            self._effective(point, math.exp(time) / length)
+            self._moved(point, math.exp(time) / length)
             for point, time in zip(state.data.points[rows], times, strict=True)
         ]
-        base = None if self._base is None else self._effective(self._base, 1)
+        base = None if self._base is None else self._moved(self._base, 1)
         return drift.believe(
             np.array(points),
             times,
@@ -390,16 +378,16 @@ class Race:
             seed=int(state.key.ravel()[-1]),
         )
 
-    def _effective(self, point: np.ndarray, share: float) -> np.ndarray:
+    def _moved(self, point: np.ndarray, share: float) -> np.ndarray:
         """A point as the model sees it: in factors of e, of the rate that was in effect
         up to a share of the path."""
-        moved = np.asarray(point * self._spans, np.float64)
+        moved = point * self._spans
         moved[..., self._rate] += self._effect(share)
         return moved
 
-    def _peak(self, moved: np.ndarray, share: float) -> np.ndarray:
-        """The inverse of `_effective`."""
-        point = np.array(moved, np.float64)
+    def _back(self, moved: np.ndarray, share: float) -> np.ndarray:
+        """The inverse of `_moved`."""
+        point = moved.copy()
         point[..., self._rate] -= self._effect(share)
         return point / self._spans
 
@@ -437,8 +425,8 @@ class Race:
         sound = np.flatnonzero(np.isfinite(scores))
         points = state.arms[sound]
         share = following / self.accepted_steps(state)
-        wanted = self._peak(belief.optima(math.log(following)), share)
-        wanted = np.concatenate([wanted, self._peak(belief.places, 1)])
+        wanted = self._back(belief.optima(math.log(following)), share)
+        wanted = np.concatenate([wanted, self._back(belief.places, 1)])
         shares = np.zeros(len(sound))
         for place in wanted:
             near = np.argsort(self._gaps(points, place), stable=True)[:2]
@@ -464,28 +452,20 @@ class Race:
     def _longer(
         self, state: RaceState, belief: drift.Belief, scores: np.ndarray
     ) -> tuple[RaceState, Decision]:
-        """The same arms for twice as long, as they differ by no more than noise; where
-        there is no room for all of them, every second one."""
+        """The same arms for twice as long, as they differ by no more than noise."""
         sound, steps = np.flatnonzero(np.isfinite(scores)), int(state.done)
-        while len(sound) > ARMS[0] and not self._room(state, len(sound), steps):
-            sound = self._thinned(state, sound)
-        if len(sound) < ARMS[0] or not self._room(state, len(sound), steps):
-            if self.base is not None:
+        if not self._room(state, len(sound), steps):
+            if self.base is not None or belief.differ:
                 return self._choose(state, belief, scores)
             raise CannotTellError(
-                f"{len(scores)} settings of {', '.join(self.space)} score alike after "
-                f"{steps} steps each, so none can be chosen: check that train uses "
-                f"hparams, give more epochs, or a base to stay with"
+                f"{len(scores)} settings of {', '.join(self.space)} all score "
+                f"{scores.max():.6g} after {steps} steps each, so none can be chosen; "
+                f"check that train uses hparams and evaluate uses the state, give more "
+                f"epochs, or a base to stay with"
             )
         if not belief.differ:  # which says nothing of what the longer trials will see
             state = state._replace(data=Observations.empty(CAPACITY, len(self.space)))
         return self._go_on(state, scores, sound, 2 * steps)
-
-    def _thinned(self, state: RaceState, sound: np.ndarray) -> np.ndarray:
-        """Every second arm along the rate, the base always."""
-        order = sound[np.argsort(state.arms[sound, self._rate])]
-        start = int(np.argmax(self._is_base(state.arms[order]))) % 2
-        return np.sort(order[start::2])
 
     def _all_diverged(
         self, state: RaceState, count: int, steps: int
@@ -497,9 +477,10 @@ class Race:
         points = state.arms[:count].copy()
         lower = points[:, self._rate] - math.log(100) / self._spans[self._rate]
         points[:, self._rate] = np.maximum(lower, 0)
+        points = np.unique(points, axis=0)
         points = points[np.argsort(points[:, self._rate], stable=True)]
         room = 1 + max(0, self.allowance - int(state.spent)) // steps
-        state = self._with_arms(state, _distinct(points, self._spans)[:room])
+        state = self._with_arms(state, points[:room])
         return state, common.stay(state.epoch, hold=[count])
 
     def _choose(
@@ -509,24 +490,25 @@ class Race:
         points, base = state.arms[: len(scores)], self._base
         kept = base is not None and not belief.leaves_base
         sound = np.flatnonzero(np.isfinite(scores))
-        chosen = base if kept else np.clip(self._peak(belief.best, 1), 0, 1)
+        chosen = base if kept else np.clip(self._back(belief.best, 1), 0, 1)
         chosen = np.array(chosen, np.float32)
         # Beyond the largest arm may be a cliff.
         largest = points[sound, self._rate].max()
         if not kept:
             chosen[self._rate] = min(chosen[self._rate], largest)
         arm = int(sound[np.argmin(self._gaps(points[sound], chosen))])
-        decision = common.accept(state.epoch, arm, hold=[arm, arm], kept=kept)
+        decision = common.accept(state.epoch, arm, kept=kept)
+        data = state.data
         state = state._replace(
             phase=np.int32(RUN),
             epoch=state.epoch + np.int32(1),
             chosen=chosen,
             kept=np.bool_(kept),
-            first=scores[arm],
+            first=data.gains[data.feasible][0],
             best=scores[arm],
             noise=np.float32(belief.noise),
         )
-        return state, decision  # held twice: the run, and the best of it so far
+        return state, decision
 
     # The run.
 
@@ -562,38 +544,32 @@ class Race:
             steps = min(steps, max(1, round(0.02 * length)))
         setting = self._setting(state.chosen, (at + steps / 2) / length)
         setting[list(self.space)[self._rate]] *= float(state.scale)
-        trials = Trials.of(_stack([setting]))
-        return trials._replace(epochs=steps / self.steps_per_epoch)
+        return self._trials([setting], steps)
+
+    def _trials(self, settings: list[dict[str, float]], steps: int) -> Trials:
+        names = settings[0]
+        columns = {name: [setting[name] for setting in settings] for name in names}
+        return Trials.of(columns)._replace(epochs=steps / self.steps_per_epoch)
 
     def _tell_stretch(
         self, state: RaceState, trials: Trials, scores: np.ndarray
     ) -> tuple[RaceState, Decision]:
         (score,), steps = scores, round(trials.epochs * self.steps_per_epoch)
+        lost = float(state.best) - float(score)
+        clear = 0.25 * float(state.best - state.first) + 3 * float(state.noise)
         cut = np.float32(state.scale * CUT)
-        if not np.isfinite(score):  # from the best again, at a smaller rate
-            state = state._replace(
-                spent=state.spent + np.int32(steps), scale=cut, behind=np.int32(0)
-            )
-            return state, common.stay(state.epoch, hold=[2, 2])
-        new = state._replace(
+        cooling = state.done >= (1 - COOLDOWN) * self.accepted_steps(state)
+        behind = lost > clear and cut > SMALLEST and not cooling
+        if behind or not np.isfinite(score):  # again, at a smaller rate
+            spent = state.spent + np.int32(steps)
+            decision = common.stay(state.epoch, hold=[1])
+            return state._replace(spent=spent, scale=cut), decision
+        state = state._replace(
             epoch=state.epoch + np.int32(1),
             done=state.done + np.int32(steps),
             best=np.maximum(state.best, score),
         )
-        decision = common.accept(state.epoch, 0, kept=state.epoch > 0)
-        if score >= state.best:
-            return new._replace(behind=np.int32(0)), decision._replace(
-                hold=np.array([0, 0], np.int32)
-            )
-        lost = float(state.best) - float(score)
-        clear = 0.25 * float(state.best - state.first) + 3 * float(state.noise)
-        behind = state.behind + np.int32(1) if lost > clear else np.int32(0)
-        if behind >= PATIENCE and cut > SMALLEST:
-            new = new._replace(behind=np.int32(0), scale=cut)
-            return new, decision._replace(hold=np.array([2, 2], np.int32))
-        return new._replace(behind=behind), decision._replace(
-            hold=np.array([0, 2], np.int32)
-        )
+        return state, common.accept(state.epoch - 1, 0, kept=state.epoch > 1)
 
 
 def wsd(share: float) -> float:
@@ -603,26 +579,3 @@ def wsd(share: float) -> float:
 
 def _count(state: RaceState) -> int:
     return int(np.isfinite(state.arms[:, 0]).sum())
-
-
-def _distinct(points: np.ndarray, spans: np.ndarray) -> np.ndarray:
-    """The points without those that are next to an earlier one."""
-    kept: list[np.ndarray] = []
-    for point in points:
-        if all(np.linalg.norm((point - other) * spans) > SAME for other in kept):
-            kept.append(point)
-    return np.array(kept, np.float32)
-
-
-def _stack(settings: list[dict[str, float]]) -> dict[str, np.ndarray]:
-    return {
-        name: np.array([setting[name] for setting in settings], np.float32)
-        for name in settings[0]
-    }
-
-
-def _uniform(key: np.ndarray, count: int) -> np.ndarray:
-    with host.on_host():
-        stream = host.stream(jax.numpy.asarray(key), 1)
-        draw = jax.random.uniform(stream, (count,), np.float32)
-        return np.asarray(draw)
