@@ -5,7 +5,7 @@
 Every rate is trained held constant, cooled down over the last fifth (1 - sqrt), and
 along a cosine; the loss (minus the validation score) of the end of the path and of its
 average is kept at geometric horizons. The format is that of `curves.load`. With
-`--around` only 4 rates of the grid are trained, which is enough for the best of a sweep.
+`--around` only 4 rates of the grid are trained: enough for the best of a sweep.
 """
 
 import argparse
