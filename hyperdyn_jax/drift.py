@@ -10,7 +10,9 @@ minus delta. The last term leaves the level of every horizon open, so that only
 differences between arms at one horizon count. Drift, length scale and noise are
 integrated out over a grid, with priors from learning curves (`benchmarks/suite`), and
 the amplitude exactly; what is carried on of the drift is as much as the data say.
-Models without a signal compete, with noise that is independent or stays with an arm.
+
+Whether there is anything to see is no question to the model, which would take noise
+that stays with an arm for a signal, but one to an exact test (`order_by_chance`).
 
 In NumPy, as nothing here is worth compiling: n is at most 64.
 """

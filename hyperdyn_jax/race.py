@@ -1,19 +1,22 @@
 """Race: a few settings train side by side, for longer and longer, and the best goes on.
 
-The random start of the paper with growing horizons. Short trials favour learning rates
-that are too large later on (short-horizon bias: Wu et al. 2018, 1803.02021), and the
-best rate drifts with the horizon nearly as a power of it. So every arm keeps its
-weights and trains on, and a Gaussian process over (log rate, log horizon) carries the
-drift that it sees on to the whole run, as far as it is sure of it (`drift`).
+The paper's algorithm in three parts:
 
-  race  arms that cover the range, and the user's own setting; at horizons that grow,
-        those go on that the model needs to know better, and the user's own always. As
-        in any population, the run is the arm that leads
-  run   the arm nearest to what is expected to end best goes on with that, for the steps
-        that are left: held constant and cooled down over the last fifth or, with a base
-        that has a shape, in that shape
+  random start      arms that cover the range, and the user's own setting, train from
+                    the untrained network. Short trials favour rates that are too large
+                    later on (short-horizon bias: Wu et al. 2018, 1803.02021), so the
+                    horizon grows from round to round, and arms keep their weights
+  Gaussian process  over (log rate, log horizon), with the paper's kernel over time. The
+                    best rate drifts with the horizon, nearly as a power of it, and the
+                    model carries the drift on to the whole run (`drift`). Those arms go
+                    on that it expects to be next to the best, soon or at the end
+  wait and watch    the run goes on from the arm nearest to what is expected to be best
+                    at the end: held constant and cooled down over the last fifth or,
+                    with a base that has a shape, in that shape. A stretch that falls
+                    far behind is done again at a smaller rate
 
-Decisions are differences between arms in units of their noise: nothing depends on the
+The user's own setting stays unless arms differ by a test of known level and another is
+expected to end better. Decisions are differences between arms: nothing depends on the
 unit or the sign of the scores, or on the score of the untrained network.
 """
 
@@ -38,7 +41,7 @@ SPACING = math.log(3.2)  # between the first arms, as a logarithm of the rate
 HORIZONS = (1, 2, 4, 6)  # of the rounds, in those of the first
 KEPT = (4, 3, 3)  # arms that go on to the next round at most, the base among them
 NEEDED = 0.04  # share of what is expected to be best that an arm has to be next to
-SETTLED = 0.6
+SETTLED = 0.6  # below this probability of a better setting, a base that leads stays
 SAME = 1e-4  # settings that are nearer to each other than this are one
 ARMS = (7, 12)  # of the first round: fewer cannot show that they follow the rate
 FEWEST = 3  # of them, where the budget has no room for more
@@ -108,7 +111,9 @@ class Race:
       steps_per_epoch: a trial has whole steps, and the budget is kept to the step.
       base: the schedule to stay with unless something is better by more than noise.
         Where it changes over the run its shape is kept and its rate is multiplied.
+        With fewer than seven arms, in a budget of less than about 340 steps, it stays.
       max_overhead: steps of the race over those of the rest of the run; never exceeded.
+        A stretch that is done again comes on top, within the budget.
       metric: what scores are.
       averaging: power of the polynomial average that scores are of
         (`optimizers.averaged`).
@@ -488,8 +493,8 @@ class Race:
     ) -> tuple[RaceState, Decision]:
         """What the run goes on with, and the arm whose weights it goes on from."""
         points, base = state.arms[: len(scores)], self._base
-        kept = base is not None and not belief.leaves_base
         sound = np.flatnonzero(np.isfinite(scores))
+        kept = self._is_base(points[sound]).any() and not belief.leaves_base
         chosen = base if kept else np.clip(self._back(belief.best, 1), 0, 1)
         chosen = np.array(chosen, np.float32)
         # Beyond the largest arm may be a cliff.

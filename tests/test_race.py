@@ -193,6 +193,49 @@ def test_every_round_goes_on_from_arms_of_one_length():
         assert np.isclose(rates, np.float32(1e-2), rtol=1e-3).any()
 
 
+def test_a_base_that_leads_ends_the_race_early():
+    played = Played(race(rate=3e-3), valley(3e-3))
+    assert played.state.kept
+    assert len(played.phase(RACE)) < len(race().horizons)
+    assert played.total == 1000
+    assert played.path > 1000 - 100
+
+
+def test_a_base_that_diverges_is_left():
+    def cliff(setting, step):
+        ruined = setting["learning_rate"] > 0.02 and step > 10
+        return np.nan if ruined else valley(3e-3)(setting, step)
+
+    played = Played(race(rate=0.1), cliff)
+    assert not played.state.kept
+    assert played.rate < 0.02
+
+
+def test_a_base_far_off_is_left_in_a_narrow_range_too():
+    narrow = SearchSpace(learning_rate=LogUniform(1e-3, 3e-2))
+    score = valley(2e-3, width=0.7)
+    played = Played(race(narrow, rate=2e-2), noisy(score, 0, 1e-3))
+    setting = host.from_unit(race(narrow), played.state.chosen[None])
+    assert not played.state.kept
+    assert setting["learning_rate"][0] < 6e-3
+
+
+def test_a_shape_takes_the_rate_of_the_same_mean_square():
+    cosine = Schedule.cosine(40, 0.1)
+    flat = Played(race(rate=0.1), valley(3e-3))
+    shaped = Played(race(base=cosine), valley(3e-3))
+    assert not shaped.state.kept
+    ratio = np.sqrt((0.8 + 0.2 / 6) / (3 / 8))  # of WSD and of a cosine
+    assert shaped.rate / flat.rate == pytest.approx(ratio, rel=0.25)
+
+
+def test_no_rate_beyond_the_largest_arm_is_chosen():
+    for seed in range(5):
+        rising = Played(race(), lambda s, step: np.log(s["learning_rate"]), seed)
+        last = rising.phase(RACE)[-1][1].hparams["learning_rate"]
+        assert rising.rate <= last.max() * (1 + 1e-4)
+
+
 def test_arms_cover_the_range():
     first = race().ask(race().init(jax.random.key(0), START))
     gaps = np.diff(np.sort(np.log(first.hparams["learning_rate"])))
