@@ -231,7 +231,7 @@ def test_a_shape_takes_the_rate_of_the_same_mean_square():
 
 def test_no_rate_beyond_the_largest_arm_is_chosen():
     for seed in range(5):
-        rising = Played(race(), lambda s, step: np.log(s["learning_rate"]), seed)
+        rising = Played(race(), lambda s, _: np.log(s["learning_rate"]), seed)
         last = rising.phase(RACE)[-1][1].hparams["learning_rate"]
         assert rising.rate <= last.max() * (1 + 1e-4)
 
