@@ -7,7 +7,7 @@ nothing else: one state, one rule for what diverges, one way to end, one form of
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ import numpy as np
 
 from hyperdyn_jax.distributed import collectives
 from hyperdyn_jax.run import verdicts
+from hyperdyn_jax.run.lineage import Lineage
 from hyperdyn_jax.run.rows import Directory, decision_row
 from hyperdyn_jax.run.state import Branch, Decided, Pending, Rows, Run, Training
 from hyperdyn_jax.system import signals, streams
@@ -77,7 +78,7 @@ class Engine:
                 raise KeyboardInterrupt
             trained = self.training.train(self, run, directory)
             try:
-                decided = self.decide(trained)
+                decided = self.decide(trained, directory.rows["metrics"])
             except KeyboardInterrupt:
                 self.save(trained, directory)  # the branches need not be trained again
                 raise
@@ -86,8 +87,13 @@ class Engine:
             told(trained, decided)
         return run
 
-    def decide(self, run: Run) -> Decided:
-        """Scores the trained branches and goes on as one of them, or stays."""
+    def decide(self, run: Run, metrics: Sequence[Mapping[str, Any]] = ()) -> Decided:
+        """Scores the trained branches and goes on as one of them, or stays.
+
+        Args:
+          run: with a pending decision.
+          metrics: rows of metrics.jsonl so far.
+        """
         assert run.pending is not None
         trials, progress, spent = run.pending
         began = time.perf_counter()
@@ -96,6 +102,8 @@ class Engine:
             scores = np.array([branch.score for branch in branches], np.float32)
         tuner, decision = self.strategy.tell(run.tuner, trials, scores)
         new = follow(run, branches, scores, tuner, decision)
+        lineage = Lineage(run, decision, metrics)
+        new = new._replace(paths=lineage.paths())
         taken = self.training.steps_taken(progress)
         new = new._replace(total_steps=run.total_steps + taken)
         if new.attempts > max(1, run.attempts):
@@ -114,8 +122,8 @@ class Engine:
         if decision.branch >= 0:
             setting, branch = trials.setting(decision.branch), branches[decision.branch]
             new, accepted, rows["metrics"] = self._accepted(new, setting, branch)
-            if run.step != run.told_step:  # it went back before
-                rows["metrics"]["from_step"] = run.step
+            if (path := lineage.elsewhere()) is not None:
+                rows["metrics"]["path"] = path
             new = new._replace(told_step=new.step)
         if (skipped := self.training.skipped()) is not None:
             new = new._replace(skipped=skipped)

@@ -8,6 +8,7 @@ from hyperdyn_jax.run.rows import Directory
 from hyperdyn_jax.training.progress import Evaluation, Progress
 from hyperdyn_jax.tuner.interface import Leaf, Trials
 
+Path = Sequence[tuple[int, dict[str, float]]]
 Rows = dict[str, dict[str, Any]]  # of a decision, by the log that each is for
 
 
@@ -41,6 +42,8 @@ class Run(NamedTuple):
 
     held: states that trials start from; the first is the run itself.
     steps: optimizer steps on the path to each of them.
+    paths: the settings on the path to each of them, as of
+      `learned_schedule.path_of`; None for that of the run itself, which its rows tell.
     best: with backtracking, the state of the epoch that was best on validation data.
     tuner: the strategy's state.
     key: u32[...], raw PRNG key of the augmentation; of `tune` its own key, which only a
@@ -67,6 +70,7 @@ class Run(NamedTuple):
     first_score: float
     examples: dict[str, int]
     steps: Sequence[int] = (0,)
+    paths: Sequence[Path | None] = (None,)
     epoch: int = 0
     attempts: int = 0
     limit: float = math.inf

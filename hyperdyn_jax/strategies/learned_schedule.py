@@ -14,8 +14,8 @@ def to_schedule(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The accepted path: what each hyperparameter was, and up to which step.
 
     Args:
-      metrics: rows of metrics.jsonl; one that has a `from_step` follows on the state
-        that the run had there, and not on the row before it.
+      metrics: rows of metrics.jsonl. One that has a `path` does not follow on the row
+        before it, but on another state, to which these settings led up to these steps.
 
     Returns:
       {"until_step": [n], "hyperparams": {name: [n]}}: value i holds from the step
@@ -23,16 +23,24 @@ def to_schedule(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     path: list[Mapping[str, Any]] = []
     for row in metrics:
-        # A run that went back to an earlier state has left what came after it.
-        start = row.get("from_step", row["step"])
-        while path and path[-1]["step"] > start:
-            path.pop()
+        if "path" in row:
+            path = [{"step": step, "hyperparams": x} for step, x in row["path"]]
         path.append(row)
     names = path[0]["hyperparams"] if path else {}
     return {
         "until_step": [row["step"] for row in path],
         "hyperparams": {n: [row["hyperparams"][n] for row in path] for n in names},
     }
+
+
+def path_of(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[int, dict[str, float]]]:
+    """The accepted path as pieces: the step that each ends at, and its settings."""
+    content = to_schedule(metrics)
+    values = content["hyperparams"]
+    return [
+        (step, {name: values[name][i] for name in values})
+        for i, step in enumerate(content["until_step"])
+    ]
 
 
 def load_schedule(path: str | Path) -> dict[str, optax.Schedule]:

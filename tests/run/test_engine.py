@@ -142,7 +142,7 @@ def test_a_run_that_goes_back_has_the_steps_of_the_state_that_it_goes_on_from(ca
     ranges = [range(0, 2), range(2, 4), range(4, 6), range(2, 4), range(4, 6)]
     assert seen == ranges
     assert [row["step"] for row in result.metrics] == [2, 4, 4, 6]
-    assert [row.get("from_step") for row in result.metrics] == [None, None, 2, None]
+    assert ["path" in row for row in result.metrics] == [False, False, True, False]
     assert result.decisions[2]["rollback"] == {"step": 2}
     told = "clearly behind its best; the run goes back to step 2; left: lr 0.3"
     assert told in capsys.readouterr().out.splitlines()[2]
@@ -152,6 +152,41 @@ def test_a_run_that_goes_back_has_the_steps_of_the_state_that_it_goes_on_from(ca
     rate = result.schedule["learning_rate"]
     expected = np.float32([0.1, 0.1, 0.4, 0.4, 0.5, 0.5])
     assert [float(rate(i)) for i in range(6)] == expected.tolist()
+
+
+class Population(Scripted):
+    """Three states, each with a rate of its own; another one leads in every epoch."""
+
+    ranks = ((0, 1, 2), (1, 0, 2), (1, 2, 0), (2, 0, 1))
+
+    def ask(self, state):
+        rates = np.float32([0.1, 0.2, 0.3]) + np.float32(0.01) * int(state)
+        parents = np.zeros(3) if state == 0 else np.arange(3)
+        trials = Trials.of({"learning_rate": rates})
+        return trials._replace(parents=parents.astype(np.int32))
+
+    def tell(self, state, trials, scores):  # noqa: ARG002
+        hold = np.array(self.ranks[int(state)])
+        decision = common.accept(int(state), hold[0], hold=hold)
+        return state + np.int32(1), decision
+
+
+def test_the_schedule_is_the_path_of_the_state_that_the_run_ends_with():
+    """Also where the run is another one of a population from epoch to epoch."""
+
+    def remember(state, hparams, steps):
+        return np.append(state, [hparams["learning_rate"]] * len(steps))
+
+    size = {"epochs": 4, "steps_per_epoch": 2, "key": KEY}
+    start = np.zeros(0, np.float32)
+    whole = tune(remember, float_of_size, start, Population(), **size)
+    rate = whole.schedule["learning_rate"]
+    assert [float(rate(i)) for i in range(8)] == whole.state.tolist()
+    assert len(set(whole.state.tolist())) == 4
+
+
+def float_of_size(state):
+    return float(len(state))
 
 
 @pytest.fixture
