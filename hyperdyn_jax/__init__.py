@@ -10,6 +10,8 @@ from hyperdyn_jax.strategies.explore_then_commit import (
 from hyperdyn_jax.strategies.hyperdyn import Hyperdyn as Hyperdyn
 from hyperdyn_jax.strategies.hyperdyn import HyperdynState as HyperdynState
 from hyperdyn_jax.strategies.learned_schedule import load_schedule as load_schedule
+from hyperdyn_jax.strategies.race import CannotTellError as CannotTellError
+from hyperdyn_jax.strategies.race import Race as Race
 from hyperdyn_jax.strategies.wait_and_watch import keep_probability as keep_probability
 from hyperdyn_jax.tuner.acquisition import expected_improvement as expected_improvement
 from hyperdyn_jax.tuner.acquisition import (

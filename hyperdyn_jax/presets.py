@@ -8,6 +8,7 @@ from ml_collections import config_dict
 
 from hyperdyn_jax.strategies.explore_then_commit import ExploreThenCommit
 from hyperdyn_jax.strategies.hyperdyn import Hyperdyn
+from hyperdyn_jax.strategies.race import Race
 
 AXES: dict[str, dict[str, Any]] = {
     "momentum": {"kind": "log_complement", "low": 0.0, "high": 0.99},
@@ -48,6 +49,11 @@ EXPLORE = {
     **_defaults(ExploreThenCommit, "base", "finalists", "earlier"),
     "warm_start": "",
 }
+RACE = {
+    "base": "constant",
+    "tune": "learning_rate",
+    **_defaults(Race, "base"),
+}
 
 
 def tuning(
@@ -69,6 +75,7 @@ def tuning(
         "strategy": strategy or STRATEGY.get(optimizer, "explore"),
         "hyperdyn": dict(HYPERDYN),
         "explore": dict(EXPLORE),
+        "race": dict(RACE),
     }
 
 

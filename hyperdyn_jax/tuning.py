@@ -25,8 +25,8 @@ from hyperdyn_jax.run.own_loop import OwnLoop, Setting
 from hyperdyn_jax.run.rows import InMemory
 from hyperdyn_jax.run.state import Decided, Run
 from hyperdyn_jax.strategies import Schedule
-from hyperdyn_jax.strategies.explore_then_commit import ExploreThenCommit
 from hyperdyn_jax.strategies.learned_schedule import schedules, to_schedule
+from hyperdyn_jax.strategies.race import Race
 from hyperdyn_jax.system import checks, files, pytrees
 from hyperdyn_jax.tuner import interface
 from hyperdyn_jax.tuner.cpu_jit import key_data
@@ -101,14 +101,14 @@ def tune(
 ) -> TuneResult[State]:
     """Trains any state while its hyperparameters are tuned.
 
-    Explore-then-commit scores the average of the path that training takes
-    (`optimizers.averaged`), so `tune` keeps one: `train` is called for a trial in up to
+    A race scores the average of the path that training takes (`optimizers.averaged`),
+    so `tune` keeps one: `train` is called for a trial in up to
     16 pieces, each going on where the one before ended, and all floats of the states at
     their ends are averaged, from the first step of the run on. Everything else in the
     state is that of the end, which is also what training goes on from. BatchNorm's
     running statistics are averaged too, and are not those of the averaged weights:
-    measure them anew in `evaluate`, or give `ExploreThenCommit(..., averaging=None)`
-    as the tuner. An optimizer that averages by itself is not needed.
+    measure them anew in `evaluate`, or give `Race(..., averaging=None)` as the
+    tuner. An optimizer that averages by itself is not needed.
 
     The result is the average or the end of the path, whichever scores better, of the
     last accepted epoch or, with the strategy's `backtracking`, of the best one. How
@@ -124,24 +124,25 @@ def tune(
         given as it was, as other branches start from it: no donation, no change in
         place.
       evaluate: `evaluate(state)` returns the score on data held out of training; more
-        is better. For a search space, and for strategies whose `metric` is 'loss', it
-        is minus a loss, less than 0; for 'accuracy' it is in percentage points. Not
-        finite says that the state has diverged, as a NaN in it does.
+        is better. For a search space it is any number, of any sign and unit. For
+        strategies whose `metric` is 'loss' it is minus a loss, for 'accuracy' it is in
+        percentage points. Not finite says that the state has diverged, as a NaN in it
+        does.
       state: to start from, any pytree.
-      tuner: a search space, to explore within a fifth of the run and then commit
-        (`ExploreThenCommit`). Where a base is left, its first epoch is tried with up to
-        five settings from the base's to the one that was found, within another fifth:
-        short probes favour rates that are too large later on. Or any strategy, such as
+      tuner: a search space, whose settings race each other over growing horizons
+        within a fifth of the run (`Race`): the run goes on from the arm that the model
+        expects to end best. Or any strategy, such as
         `Hyperdyn(space)`, whose temperature is in the unit of the scores: for scores
         other than percentage points about by how much they go up and down over its
         window of epochs.
       epochs: length of the accepted path, if the strategy takes none of it for trials;
-        explore-then-commit's include all of its probes.
+        a race's include all of its arms.
       steps_per_epoch: numbers of `steps` an epoch; most strategies decide once an
-        epoch, and explore-then-commit's probes are 0.5% of all steps.
+        epoch, and a race in stretches of its own.
       key: a PRNG key (`jax.random.key(seed)`) for the tuner.
       base: with a search space, your own setting or schedule, which stays unless a
-        significance test says that another is better: a number where the space has one
+        significance test says that another is better; of a schedule the shape stays
+        and is scaled. It is a number where the space has one
         axis; numbers by name, or Optax schedules, which count steps; or a `Schedule`,
         which counts epochs.
       workdir: a directory to write metrics.jsonl, decisions.jsonl, schedule.json and
@@ -230,19 +231,13 @@ def _strategy(
     if isinstance(tuner, SearchSpace):
         schedule = _schedule(base, tuner, steps_per_epoch)
         try:
-            return ExploreThenCommit(
-                tuner,
-                epochs,
-                steps_per_epoch,
-                base=schedule,
-                finalists=_finalists(epochs),
-            )
+            return Race(tuner, epochs, steps_per_epoch, base=schedule)
         except TooShortError:
             raise TooShortError(
-                f"{epochs} x {steps_per_epoch} steps are too few to explore within a "
+                f"{epochs} x {steps_per_epoch} steps are too few for a race within a "
                 f"fifth of them; give more epochs or steps_per_epoch, or in place of "
-                f"the space a strategy, such as Hyperdyn(space), or ExploreThenCommit("
-                f"space, {epochs}, {steps_per_epoch}, max_overhead=0.5)"
+                f"the space a strategy, such as Hyperdyn(space), or Race(space, "
+                f"{epochs}, {steps_per_epoch}, max_overhead=0.5)"
             ) from None
     try:
         tuner = interface.complete(tuner)
@@ -299,11 +294,6 @@ def _by_epoch(
 ) -> Callable[[float], float]:
     """An Optax schedule, which counts steps, as a function of the time in epochs."""
     return lambda time: float(schedule(time * steps_per_epoch))
-
-
-def _finalists(epochs: int) -> int:
-    """Five, and so many that they take a fifth of the run at most."""
-    return min(5, 1 + epochs // 5)
 
 
 def _in_words(strategy: Any) -> str:

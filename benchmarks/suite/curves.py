@@ -68,6 +68,10 @@ class Curves:
         """Loss of a constant rate after some steps."""
         return self._between("constant", readout, rate, steps)
 
+    def own(self, rate: float, shape: str) -> float:
+        """Loss at the end of a whole run at a rate, as it stands."""
+        return self._between(shape, "raw", rate, self.steps)
+
     def end(self, rate: float, steps: float, shape: str = "wsd") -> float:
         """Loss of a whole run of so many steps: the best of the path's end, its average
         and, as a run goes back to its best epoch, of the averages on the way."""

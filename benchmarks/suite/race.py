@@ -3,7 +3,8 @@
     python -m benchmarks.suite.race OUT.jsonl TABLE-0.npz ... [--strategy race|explore]
 
 A table's name is its workload's, a dash and its seed (`tables.py`). Bases as in
-`offline.py`; a row a run, with the ratio of its validation loss to the table's best.
+`offline.py`, and one of the best rate along a cosine; a row a run, with the ratio of
+its validation loss to the table's best and, of a base of the best rate, to its own run.
 """
 
 import argparse
@@ -29,13 +30,22 @@ from hyperdyn_jax.tuning import tune
 
 
 def row(
-    work: Workload, curves: Curves, base: float | None, seed: int, key: int, old: bool
+    work: Workload, curves: Curves, kind: str, seed: int, key: int, old: bool
 ) -> dict[str, object]:
     """A run: its settings and what it ended with."""
+    times, _, shape = kind.partition(":")
+    base = curves.best_rate * BASES[times]
+    base = float(np.clip(base, work.rates[0] * 1.001, work.rates[1] * 0.999))
     low, high = work.rates
     space = SearchSpace(learning_rate=LogUniform(low, high))
     each = work.steps // STRETCHES
-    schedule = None if base is None else Schedule.constant(learning_rate=base)
+    schedule, own = Schedule.constant(learning_rate=base), None
+    if shape:
+        schedule = Schedule.cosine(STRETCHES, base)
+    if times == "best":
+        own = curves.own(base, shape or "constant")
+    if math.isnan(base):
+        base, schedule = None, None
     race = Race(space, STRETCHES, each, base=schedule)
     began = time.monotonic()
     result = tune(
@@ -55,6 +65,7 @@ def row(
         "base": base,
         "key": key,
         "ratio": curves.ratio(-result.score),
+        "own": own and 1 + (-result.score - own) / curves.unit,
         "loss": -result.score,
         "test": work.test(result.state),
         "rate": middle["hyperparams"]["learning_rate"],
@@ -73,19 +84,16 @@ def main() -> None:
     parser.add_argument("--data_dir", default="")
     parser.add_argument("--strategy", default="race", choices=("race", "explore"))
     parser.add_argument("--keys", type=int, default=1)
-    parser.add_argument("--bases", default=",".join(BASES))
+    parser.add_argument("--bases", default=",".join(["best:cosine", *BASES]))
     options = parser.parse_args()
     for path in options.tables:
         curves = load(path)
         name, _, seed = curves.name.rpartition("-")
         work = workloads.load(name, options.data_dir, int(seed))
         for kind in options.bases.split(","):
-            base = curves.best_rate * BASES[kind]
-            clipped = float(np.clip(base, work.rates[0] * 1.001, work.rates[1] * 0.999))
             for key in range(options.keys):
-                chosen = None if math.isnan(base) else clipped
                 old = options.strategy == "explore"
-                found = {"kind": kind, **row(work, curves, chosen, int(seed), key, old)}
+                found = {"kind": kind, **row(work, curves, kind, int(seed), key, old)}
                 with options.out.open("a") as file:
                     file.write(json.dumps(found) + "\n")
                 print(

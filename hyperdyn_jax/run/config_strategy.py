@@ -90,8 +90,8 @@ def _check_sections(
       A line for each problem, and the config without the wrong settings.
     """
     problems, config = [], dict(config)
-    # Schedules first, then explore, which builds on them.
-    order = ("explore", *(n for n in STRATEGIES if n != "explore"))[::-1]
+    # Schedules first, then those that build on them.
+    order = sorted(STRATEGIES, key=("explore", "race").__contains__)
     for name in (name for name in order if name in config and name != "replay"):
         if not isinstance(config[name], Mapping):
             problems.append(f"config.{name} must be a section, got {config[name]!r}")

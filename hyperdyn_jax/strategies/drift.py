@@ -10,7 +10,9 @@ minus delta. The last term leaves the level of every horizon open, so that only
 differences between arms at one horizon count. Drift, length scale and noise are
 integrated out over a grid, with priors from learning curves (`benchmarks/suite`), and
 the amplitude exactly; what is carried on of the drift is as much as the data say.
-Models without a signal compete, with noise that is independent or stays with an arm.
+
+Whether there is anything to see is no question to the model, which would take noise
+that stays with an arm for a signal, but one to an exact test (`order_by_chance`).
 
 In NumPy, as nothing here is worth compiling: n is at most 64.
 """
@@ -31,17 +33,18 @@ LENGTH_PRIOR = (1.6, 0.5)  # median, deviation of the logarithm
 NOISES = (0.01, 0.05, 0.25)  # variances as shares of the amplitude
 NOISE_PRIOR = (0.05, 1.5)
 AMPLITUDE_PRIOR = (2.0, 4.0)  # inverse gamma
-STAYING = (
-    0.0,
-    0.75,
-)  # in each of the models: share of the noise that stays with an arm
 FORGETTING = 50.0  # beta of K2, of the logarithm of the horizon
 LEVEL_VARIANCE = 30.0  # of the level of a horizon
 SATURATION = 3.0  # scores further behind than this are all alike
 SAMPLES = 64
 CARRIED = 0.85  # of the drift, beyond the last horizon: it tends to slow down
 COMPONENTS = 24  # of the mixture, at most
-LEVEL = 0.1  # posterior weight of the models without a signal to leave a base at
+LEVEL = 0.05  # of the test that arms differ by more than noise
+LENIENT = 0.2  # the same where there is no base to lose
+SHUFFLES = 2000  # of it
+AHEAD = 0.7  # probability that the best place is ahead, to leave a base
+AHEAD_OF_LEADER = 0.9  # the same for a base that leads; what warms up proves little
+WARMING = 0.6  # drift of what is still warming up
 GRID, CLOUD = 64, 192  # places that are compared, on one axis and on several
 
 
@@ -51,6 +54,7 @@ class Belief(NamedTuple):
     differ: not all scores are the same.
     told_apart: arms differ by more than noise.
     best: f64[d], the place with the best expected score.
+    ahead: probability that it is better than the base.
     leaves_base: it is better than the base by more than noise.
     places: f64[s, d], where samples of the score at the end have their best.
     drifts: f64[s], the drift of each of them.
@@ -61,6 +65,7 @@ class Belief(NamedTuple):
     differ: bool
     told_apart: bool
     best: np.ndarray
+    ahead: float
     leaves_base: bool
     places: np.ndarray
     drifts: np.ndarray
@@ -84,6 +89,7 @@ def believe(
     spans: np.ndarray,
     end: float,
     base: np.ndarray | None,
+    base_leads: bool,
     seed: int,
 ) -> Belief:
     """The belief after some rounds.
@@ -96,10 +102,13 @@ def believe(
       spans: f[d], points are from 0 to these.
       end: logarithm of the steps of the whole run.
       base: f[d], the user's own setting.
+      base_leads: it has the best score at the last horizon.
       seed: of the samples.
     """
     points, times, scores = (np.asarray(x, np.float64) for x in (points, times, scores))
     rng = np.random.default_rng(seed)
+    chance = order_by_chance(points[:, axis], times, scores, rng)
+    apart = chance <= (LEVEL if base is not None else LENIENT)
     end = times.max() + CARRIED * (end - times.max())
     places = _places(spans, points, base)
     gains, unit = standardized(times, scores)
@@ -108,16 +117,18 @@ def believe(
         values = mixture.samples(rng)
     expected = mixture.weights @ mixture.means
     best = int(expected.argmax())
-    leaves = False
+    leaves, ahead = False, 1.0
     if base is not None:  # the last place
         gain = expected[best] - expected[-1]
         ahead = float(np.mean(values[:, best] > values[:, -1]))
-        clear = mixture.no_signal <= LEVEL and gain > mixture.noise
-        leaves = clear and ahead > 0.5
+        warming = mixture.weights @ mixture.drifts > WARMING
+        sure = AHEAD_OF_LEADER if base_leads and not warming else AHEAD
+        leaves = apart and gain > mixture.noise and ahead > sure
     return Belief(
         differ=bool(np.ptp(gains) > 0),
-        told_apart=bool(np.ptp(gains) > 0 and mixture.alone < 0.5),
+        told_apart=apart,
         best=places[best],
+        ahead=ahead,
         leaves_base=leaves,
         places=places[values.argmax(1)],
         drifts=mixture.drifts[mixture.draws],
@@ -130,20 +141,58 @@ def believe(
 def standardized(times: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, float]:
     """By how much every score is behind the best at its horizon, f64[n], at most 0.
 
-    In units of the gap between the best and the third best, and saturating: how bad the
-    bad ones are says nothing of where the best is.
+    In units of the gap between the best and the third best of the fullest round, and
+    saturating: how bad the bad ones are says nothing of where the best is.
     """
-    gaps, units = np.zeros_like(scores), []
+    gaps = np.zeros_like(scores)
     for time in np.unique(times):
         here = times == time
-        ranked = np.sort(scores[here][np.isfinite(scores[here])])[::-1]
-        if len(ranked):
-            gaps[here] = ranked[0] - scores[here]
-        if len(ranked) >= 3 and ranked[0] > ranked[2]:
-            units.append(ranked[0] - ranked[2])
-    unit = float(np.median(units)) if units else float(gaps[np.isfinite(gaps)].max())
-    unit = unit if unit > 0 else 1.0
+        gaps[here] = scores[here].max() - scores[here]
+    ranked = np.sort(gaps[_fullest(times)])
+    unit = ranked[min(2, len(ranked) - 1)]
+    if not 0 < unit < np.inf:
+        known = gaps[np.isfinite(gaps) & (gaps > 0)]
+        unit = float(np.median(known)) if len(known) else 1.0
     return -SATURATION * -np.expm1(-gaps / unit / SATURATION), unit
+
+
+def order_by_chance(
+    places: np.ndarray, times: np.ndarray, scores: np.ndarray, rng: np.random.Generator
+) -> float:
+    """The p-value of a permutation test that scores do not depend on the setting.
+
+    Where they do, they rise to the best along the axis of the rate and fall after it.
+    The statistic is the number of pairs that are out of that order. The test is exact
+    however the noise of an arm is distributed, and however much of it stays with the
+    arm: it looks at one horizon, the last of those with the most arms.
+    """
+    here = _fullest(times)
+    _, ranks = np.unique(scores[here][np.argsort(places[here])], return_inverse=True)
+    shuffled = [ranks, *(rng.permutation(ranks) for _ in range(SHUFFLES))]
+    found = _out_of_order(np.array(shuffled))
+    return float(np.mean(found <= found[0]))
+
+
+def _fullest(times: np.ndarray) -> np.ndarray:
+    """Which rows are of the last horizon with the most arms: bool[n]."""
+    horizons, counts = np.unique(times, return_counts=True)
+    last: np.ndarray = times == horizons[counts == counts.max()].max()
+    return last
+
+
+def _out_of_order(ranks: np.ndarray) -> np.ndarray:
+    """Pairs that do not rise to a peak and fall after it, of the best peak: i64[p]."""
+    steps = np.sign(ranks[:, None, :] - ranks[:, :, None])
+    later = np.triu(np.ones(steps.shape[1:], bool), 1)
+    falls, rises = (steps < 0) & later, (steps > 0) & later
+    peaks = range(ranks.shape[1])
+    return np.min(
+        [
+            falls[:, : k + 1, : k + 1].sum((1, 2)) + rises[:, k:, k:].sum((1, 2))
+            for k in peaks
+        ],
+        axis=0,
+    )
 
 
 class _Mixture(NamedTuple):
@@ -152,8 +201,6 @@ class _Mixture(NamedTuple):
     weights: f64[p]; means: f64[p, q]; factors: f64[p, q, q] of the covariances.
     drifts: f64[p].
     noise: f64[], standard deviation of a standardised score.
-    no_signal: f64[], posterior weight of the models without a signal.
-    alone: f64[], of the one with independent noise.
     """
 
     weights: np.ndarray
@@ -161,8 +208,6 @@ class _Mixture(NamedTuple):
     factors: np.ndarray
     drifts: np.ndarray
     noise: float
-    no_signal: float
-    alone: float
 
     @property
     def draws(self) -> np.ndarray:
@@ -195,11 +240,7 @@ def _mixture(
     near = _matern52(_distances(moved, moved) / lengths)
     covariance = near * time + noises[:, None, None] * np.eye(count) + level
     evidence, inverse, squares = _evidence(covariance, gains)
-    blank = _evidence(_no_signals(points, times) + level, gains)[0]
     posterior = evidence + prior
-    signal = np.logaddexp.reduce(posterior)
-    no_signal = _weight(np.logaddexp.reduce(blank) - math.log(len(blank)), signal)
-
     weights = np.exp(posterior - posterior.max())
     kept = np.argsort(-weights, kind="stable")[:COMPONENTS]
     kept = kept[weights[kept] > 1e-3]
@@ -216,17 +257,11 @@ def _mixture(
     covariances = covariances + 1e-6 * np.eye(len(places))
     factors = np.linalg.cholesky(covariances) * np.sqrt(scales)[:, None, None]
     noise = math.sqrt(float(weights @ (noises[kept] * scales)))
-    alone = _weight(blank[0], signal)
-    return _Mixture(weights, means, factors, drifts[kept], noise, no_signal, alone)
-
-
-def _weight(blank: float, signal: float) -> float:
-    """Posterior weight of a model without a signal, against those with one."""
-    return 1 / (1 + math.exp(min(signal - blank, 700.0)))
+    return _Mixture(weights, means, factors, drifts[kept], noise)
 
 
 def _components() -> tuple[np.ndarray, ...]:
-    """Log prior weights, drifts, lengths and noises of the models with a signal."""
+    """Log prior weights, drifts, lengths and noises of the models."""
     grid = np.meshgrid(DRIFTS, LENGTHS, NOISES, indexing="ij")
     drifts, lengths, noises = (axis.ravel() for axis in grid)
     ordinary, warming = (
@@ -238,15 +273,6 @@ def _components() -> tuple[np.ndarray, ...]:
         + (np.log(noises / NOISE_PRIOR[0]) / NOISE_PRIOR[1]) ** 2
     )
     return log_prior - np.logaddexp.reduce(log_prior), drifts, lengths, noises
-
-
-def _no_signals(points: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Covariances of noise that is independent, or in part stays with an arm."""
-    same = (_distances(points[None], points[None])[0] < 1e-6).astype(float)
-    staying = same * _time_kernel(times[:, None] - times[None])
-    shares = np.array(STAYING)[:, None, None]
-    covariances: np.ndarray = shares * staying + (1 - shares) * np.eye(len(points))
-    return covariances
 
 
 def _evidence(

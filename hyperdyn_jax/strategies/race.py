@@ -1,19 +1,22 @@
 """Race: a few settings train side by side, for longer and longer, and the best goes on.
 
-The random start of the paper with growing horizons. Short trials favour learning rates
-that are too large later on (short-horizon bias: Wu et al. 2018, 1803.02021), and the
-best rate drifts with the horizon nearly as a power of it. So every arm keeps its
-weights and trains on, and a Gaussian process over (log rate, log horizon) carries the
-drift that it sees on to the whole run, as far as it is sure of it (`drift`).
+The paper's algorithm in three parts:
 
-  race  arms that cover the range, and the user's own setting; at horizons that grow,
-        those go on that the model needs to know better, and the user's own always. As
-        in any population, the run is the arm that leads
-  run   the arm nearest to what is expected to end best goes on with that, for the steps
-        that are left: held constant and cooled down over the last fifth or, with a base
-        that has a shape, in that shape
+  random start      arms that cover the range, and the user's own setting, train from
+                    the untrained network. Short trials favour rates that are too large
+                    later on (short-horizon bias: Wu et al. 2018, 1803.02021), so the
+                    horizon grows from round to round, and arms keep their weights
+  Gaussian process  over (log rate, log horizon), with the paper's kernel over time. The
+                    best rate drifts with the horizon, nearly as a power of it, and the
+                    model carries the drift on to the whole run (`drift`). Those arms go
+                    on that it expects to be next to the best, soon or at the end
+  wait and watch    the run goes on from the arm nearest to what is expected to be best
+                    at the end: held constant and cooled down over the last fifth or,
+                    with a base that has a shape, in that shape. A stretch that falls
+                    far behind is done again at a smaller rate
 
-Decisions are differences between arms in units of their noise: nothing depends on the
+The user's own setting stays unless arms differ by a test of known level and another is
+expected to end better. Decisions are differences between arms: nothing depends on the
 unit or the sign of the scores, or on the score of the untrained network.
 """
 
@@ -25,7 +28,7 @@ from typing import ClassVar, NamedTuple
 import jax
 import numpy as np
 
-from hyperdyn_jax.strategies import common, drift
+from hyperdyn_jax.strategies import common, drift, probing
 from hyperdyn_jax.strategies.explore_then_commit import peak_values
 from hyperdyn_jax.strategies.schedules import Schedule
 from hyperdyn_jax.tuner import cpu_jit
@@ -46,14 +49,15 @@ SPACING = math.log(3.2)  # between the first arms, as a logarithm of the rate
 HORIZONS = (1, 2, 4, 6)  # of the rounds, in those of the first
 KEPT = (4, 3, 3)  # arms that go on to the next round at most, the base among them
 NEEDED = 0.04  # share of what is expected to be best that an arm has to be next to
+SETTLED = 0.6  # below this probability of a better setting, a base that leads stays
 SAME = 1e-4  # settings that are nearer to each other than this are one
-ARMS = (3, 12)  # of the first round, fewest and most
+ARMS = (7, 12)  # of the first round: fewer cannot show that they follow the rate
+FEWEST = 3  # of them, where the budget has no room for more
 FIRST = 0.01  # of the budget, trained by each arm of the first round
 LEAST = 10  # steps of the first round; fewer only where the budget has no room for them
 SHORTEST = 2  # steps of it that tell anything at all
 COOLDOWN = 0.2  # of the path
 CUT = 1 / 3  # of the rate, where a run has fallen behind
-PATIENCE = 2  # stretches behind the best before a run goes back to it
 SMALLEST = CUT**4  # what the rate is divided by at most
 CAPACITY = 64  # observations
 
@@ -75,9 +79,8 @@ class RaceState(NamedTuple):
     chosen: f32[d] the point that won; NaN before.
     kept: bool[], the base won.
     scale: f32[], what the chosen rate has been multiplied by since.
-    first: f32[], score of the arm that won.
+    first: f32[], an early score, to see how much has been gained.
     best: f32[], the best score of the run.
-    behind: i32[], stretches in a row that were clearly worse than the best.
     noise: f32[], of a score, as the race saw it.
     """
 
@@ -96,7 +99,6 @@ class RaceState(NamedTuple):
     scale: Leaf
     first: Leaf
     best: Leaf
-    behind: Leaf
     noise: Leaf
 
 
@@ -117,7 +119,9 @@ class Race(Strategy):
       steps_per_epoch: a trial has whole steps, and the budget is kept to the step.
       base: the schedule to stay with unless something is better by more than noise.
         Where it changes over the run its shape is kept and its rate is multiplied.
+        With fewer than seven arms, in a budget of less than about 340 steps, it stays.
       max_overhead: steps of the race over those of the rest of the run; never exceeded.
+        A stretch that is done again comes on top, within the budget.
       metric: what scores are.
       averaging: power of the polynomial average that scores are of
         (`optimizers.averaged`).
@@ -243,7 +247,6 @@ class Race(Strategy):
             scale=np.float32(1),
             first=unknown,
             best=unknown,
-            behind=np.int32(0),
             noise=np.float32(0),
         )
         return self._with_arms(state, self._cover(state.key))
@@ -259,10 +262,7 @@ class Race(Strategy):
             self._setting(point, middle / self.accepted_steps(state))
             for point in state.arms[:count]
         ]
-        trials = Trials.of(_stack(settings))
-        return trials._replace(
-            parents=state.parents[:count], epochs=steps / self.steps_per_epoch
-        )
+        return self._trials(settings, steps)._replace(parents=state.parents[:count])
 
     def tell(
         self, state: RaceState, trials: Trials, scores: np.ndarray
@@ -304,27 +304,21 @@ class Race(Strategy):
     @property
     def _first_arms(self) -> int:
         """Arms that cover the space, with the base among them where there is one."""
-        least, most = ARMS
         wanted = round(self._spans[self._rate] / SPACING) + 2 * (len(self.space) - 1)
         # So that half of the allowance is enough for a few steps of each.
-        return max(least, min(wanted, most, self.allowance // 8))
+        return max(FEWEST, min(int(np.clip(wanted, *ARMS)), self.allowance // 8))
 
     def _cover(self, key: np.ndarray) -> np.ndarray:
         """The first arms, f32[m, d]: evenly over the space, from the base or shifted at
         random."""
-        count, axes = self._first_arms, len(self.space)
-        index = np.arange(count)[:, None]
-        if axes == 1:
-            places = index / count
-        else:  # the additive recurrence, as in `probing.cover`
-            root = 2.0
-            for _ in range(64):
-                root = (1 + root) ** (1 / (axes + 1))
-            places = index * root ** -np.arange(1.0, axes + 1)
-        shift = _uniform(key, axes) / (count if axes == 1 else 1)
+        count, rng = self._first_arms, np.random.default_rng(key.ravel())
+        if len(self.space) == 1:
+            places = (np.arange(count)[:, None] + rng.random()) / count
+        else:
+            places = cpu_jit.to_unit(self, probing.cover((self.space, count), key))
         if self._base is not None:
-            shift = self._base
-        return np.asarray((places + shift) % 1.0, np.float32)
+            places = places - places[0] + self._base
+        return np.asarray(places % 1.0, np.float32)
 
     @functools.cached_property
     def _base(self) -> np.ndarray | None:
@@ -359,13 +353,16 @@ class Race(Strategy):
         state = state._replace(
             spent=state.spent + np.int32((count - 1) * steps), done=state.following
         )
-        belief = self._believe(state)
+        leader = np.argmax(np.where(np.isfinite(scores), scores, -np.inf))
+        base_leads = bool(self._is_base(points)[leader])
+        belief = self._believe(state, base_leads)
         rounds = int(state.rounds)
-        alike = not belief.told_apart and np.isfinite(scores).sum() >= ARMS[0]
+        alike = not belief.told_apart and np.isfinite(scores).sum() >= FEWEST
         if not rounds and alike:
             return self._longer(state, belief, scores)
         state = state._replace(rounds=np.int32(rounds + 1))
-        if rounds + 1 == len(HORIZONS):
+        settled = rounds and base_leads and belief.ahead < SETTLED
+        if settled or rounds + 1 == len(HORIZONS):
             return self._choose(state, belief, scores)
         growth = HORIZONS[rounds + 1] / HORIZONS[rounds]
         following = round(int(state.done) * growth)
@@ -378,19 +375,50 @@ class Race(Strategy):
         """Whether there is room for a round; one arm of it is the run's."""
         return int(state.spent) + (count - 1) * steps <= self.allowance
 
-    def _believe(self, state: RaceState) -> drift.Belief:
+    def _believe(self, state: RaceState, base_leads: bool) -> drift.Belief:
         rows = state.data.feasible | state.data.infeasible
         gains = np.where(state.data.feasible, state.data.gains, -np.inf)
+        times, length = state.data.epochs[rows], self.accepted_steps(state)
+        points = [
+            self._moved(point, math.exp(time) / length)
+            for point, time in zip(state.data.points[rows], times, strict=True)
+        ]
+        base = None if self._base is None else self._moved(self._base, 1)
         return drift.believe(
-            state.data.points[rows] * self._spans,
-            state.data.epochs[rows],
+            np.array(points),
+            times,
             gains[rows],
             axis=self._rate,
             spans=self._spans,
-            end=math.log(self.accepted_steps(state)),
-            base=None if self._base is None else self._base * self._spans,
+            end=math.log(length),
+            base=base,
+            base_leads=base_leads,
             seed=int(state.key.ravel()[-1]),
         )
+
+    def _moved(self, point: np.ndarray, share: float) -> np.ndarray:
+        """A point as the model sees it: in factors of e, of the rate that was in effect
+        up to a share of the path."""
+        moved = point * self._spans
+        moved[..., self._rate] += self._effect(share)
+        return moved
+
+    def _back(self, moved: np.ndarray, share: float) -> np.ndarray:
+        """The inverse of `_moved`."""
+        point = moved.copy()
+        point[..., self._rate] -= self._effect(share)
+        return point / self._spans
+
+    def _effect(self, share: float) -> float:
+        """Logarithm of the rate in effect up to a share of the path, the root mean
+        square of the base's shape, over that of a constant with a cooldown."""
+        if self.base is None or self._is_flat:
+            return 0.0
+        rate = list(self.space)[self._rate]
+        shares = share * (np.arange(64) + 0.5) / 64
+        played = [self.base.at(x * self.epochs)[rate] for x in shares]
+        usual = [float(self.anchor[rate]) * wsd(x) for x in shares]
+        return 0.5 * math.log(np.mean(np.square(played)) / np.mean(np.square(usual)))
 
     def _gaps(self, points: np.ndarray, point: np.ndarray) -> np.ndarray:
         gaps: np.ndarray = np.linalg.norm((points - point) * self._spans, axis=1)
@@ -414,7 +442,9 @@ class Race(Strategy):
         to lie, and the base."""
         sound = np.flatnonzero(np.isfinite(scores))
         points = state.arms[sound]
-        wanted = belief.optima(math.log(following)) / self._spans
+        share = following / self.accepted_steps(state)
+        wanted = self._back(belief.optima(math.log(following)), share)
+        wanted = np.concatenate([wanted, self._back(belief.places, 1)])
         shares = np.zeros(len(sound))
         for place in wanted:
             near = np.argsort(self._gaps(points, place), stable=True)[:2]
@@ -440,28 +470,20 @@ class Race(Strategy):
     def _longer(
         self, state: RaceState, belief: drift.Belief, scores: np.ndarray
     ) -> tuple[RaceState, Decision]:
-        """The same arms for twice as long, as they differ by no more than noise; where
-        there is no room for all of them, every second one."""
+        """The same arms for twice as long, as they differ by no more than noise."""
         sound, steps = np.flatnonzero(np.isfinite(scores)), int(state.done)
-        while len(sound) > ARMS[0] and not self._room(state, len(sound), steps):
-            sound = self._thinned(state, sound)
-        if len(sound) < ARMS[0] or not self._room(state, len(sound), steps):
-            if self.base is not None:
+        if not self._room(state, len(sound), steps):
+            if self.base is not None or belief.differ:
                 return self._choose(state, belief, scores)
             raise CannotTellError(
-                f"{len(scores)} settings of {', '.join(self.space)} score alike after "
-                f"{steps} steps each, so none can be chosen: check that train uses "
-                f"hparams, give more epochs, or a base to stay with"
+                f"{len(scores)} settings of {', '.join(self.space)} all score "
+                f"{scores.max():.6g} after {steps} steps each, so none can be chosen; "
+                f"check that train uses hparams and evaluate uses the state, give more "
+                f"epochs, or a base to stay with"
             )
         if not belief.differ:  # which says nothing of what the longer trials will see
             state = state._replace(data=Observations.empty(CAPACITY, len(self.space)))
         return self._go_on(state, scores, sound, 2 * steps)
-
-    def _thinned(self, state: RaceState, sound: np.ndarray) -> np.ndarray:
-        """Every second arm along the rate, the base always."""
-        order = sound[np.argsort(state.arms[sound, self._rate])]
-        start = int(np.argmax(self._is_base(state.arms[order]))) % 2
-        return np.sort(order[start::2])
 
     def _all_diverged(
         self, state: RaceState, count: int, steps: int
@@ -473,9 +495,10 @@ class Race(Strategy):
         points = state.arms[:count].copy()
         lower = points[:, self._rate] - math.log(100) / self._spans[self._rate]
         points[:, self._rate] = np.maximum(lower, 0)
+        points = np.unique(points, axis=0)
         points = points[np.argsort(points[:, self._rate], stable=True)]
         room = 1 + max(0, self.allowance - int(state.spent)) // steps
-        state = self._with_arms(state, _distinct(points, self._spans)[:room])
+        state = self._with_arms(state, points[:room])
         return state, common.stay(state.epoch, hold=[count])
 
     def _choose(
@@ -483,22 +506,27 @@ class Race(Strategy):
     ) -> tuple[RaceState, Decision]:
         """What the run goes on with, and the arm whose weights it goes on from."""
         points, base = state.arms[: len(scores)], self._base
-        kept = base is not None and not belief.leaves_base
-        chosen = base if kept else np.clip(belief.best / self._spans, 0, 1)
-        chosen = np.asarray(chosen, np.float32)
         sound = np.flatnonzero(np.isfinite(scores))
+        kept = self._is_base(points[sound]).any() and not belief.leaves_base
+        chosen = base if kept else np.clip(self._back(belief.best, 1), 0, 1)
+        chosen = np.array(chosen, np.float32)
+        # Beyond the largest arm may be a cliff.
+        largest = points[sound, self._rate].max()
+        if not kept:
+            chosen[self._rate] = min(chosen[self._rate], largest)
         arm = int(sound[np.argmin(self._gaps(points[sound], chosen))])
-        decision = common.accept(state.epoch, arm, hold=[arm, arm], kept=kept)
+        decision = common.accept(state.epoch, arm, kept=kept)
+        data = state.data
         state = state._replace(
             phase=np.int32(RUN),
             epoch=state.epoch + np.int32(1),
             chosen=chosen,
             kept=np.bool_(kept),
-            first=scores[arm],
+            first=data.gains[data.feasible][0],
             best=scores[arm],
             noise=np.float32(belief.noise),
         )
-        return state, decision  # held twice: the run, and the best of it so far
+        return state, decision
 
     # The run.
 
@@ -534,38 +562,32 @@ class Race(Strategy):
             steps = min(steps, max(1, round(0.02 * length)))
         setting = self._setting(state.chosen, (at + steps / 2) / length)
         setting[list(self.space)[self._rate]] *= float(state.scale)
-        trials = Trials.of(_stack([setting]))
-        return trials._replace(epochs=steps / self.steps_per_epoch)
+        return self._trials([setting], steps)
+
+    def _trials(self, settings: list[dict[str, float]], steps: int) -> Trials:
+        names = settings[0]
+        columns = {name: [setting[name] for setting in settings] for name in names}
+        return Trials.of(columns)._replace(epochs=steps / self.steps_per_epoch)
 
     def _tell_stretch(
         self, state: RaceState, trials: Trials, scores: np.ndarray
     ) -> tuple[RaceState, Decision]:
         (score,), steps = scores, round(trials.epochs * self.steps_per_epoch)
+        lost = float(state.best) - float(score)
+        clear = 0.25 * float(state.best - state.first) + 3 * float(state.noise)
         cut = np.float32(state.scale * CUT)
-        if not np.isfinite(score):  # from the best again, at a smaller rate
-            state = state._replace(
-                spent=state.spent + np.int32(steps), scale=cut, behind=np.int32(0)
-            )
-            return state, common.stay(state.epoch, hold=[2, 2])
-        new = state._replace(
+        cooling = state.done >= (1 - COOLDOWN) * self.accepted_steps(state)
+        behind = lost > clear and cut > SMALLEST and not cooling
+        if behind or not np.isfinite(score):  # again, at a smaller rate
+            spent = state.spent + np.int32(steps)
+            decision = common.stay(state.epoch, hold=[1])
+            return state._replace(spent=spent, scale=cut), decision
+        state = state._replace(
             epoch=state.epoch + np.int32(1),
             done=state.done + np.int32(steps),
             best=np.maximum(state.best, score),
         )
-        decision = common.accept(state.epoch, 0, kept=state.epoch > 0)
-        if score >= state.best:
-            return new._replace(behind=np.int32(0)), decision._replace(
-                hold=np.array([0, 0], np.int32)
-            )
-        lost = float(state.best) - float(score)
-        clear = 0.25 * float(state.best - state.first) + 3 * float(state.noise)
-        behind = state.behind + np.int32(1) if lost > clear else np.int32(0)
-        if behind >= PATIENCE and cut > SMALLEST:
-            new = new._replace(behind=np.int32(0), scale=cut)
-            return new, decision._replace(hold=np.array([2, 2], np.int32))
-        return new._replace(behind=behind), decision._replace(
-            hold=np.array([0, 2], np.int32)
-        )
+        return state, common.accept(state.epoch - 1, 0, kept=state.epoch > 1)
 
 
 def wsd(share: float) -> float:
@@ -575,26 +597,3 @@ def wsd(share: float) -> float:
 
 def _count(state: RaceState) -> int:
     return int(np.isfinite(state.arms[:, 0]).sum())
-
-
-def _distinct(points: np.ndarray, spans: np.ndarray) -> np.ndarray:
-    """The points without those that are next to an earlier one."""
-    kept: list[np.ndarray] = []
-    for point in points:
-        if all(np.linalg.norm((point - other) * spans) > SAME for other in kept):
-            kept.append(point)
-    return np.array(kept, np.float32)
-
-
-def _stack(settings: list[dict[str, float]]) -> dict[str, np.ndarray]:
-    return {
-        name: np.array([setting[name] for setting in settings], np.float32)
-        for name in settings[0]
-    }
-
-
-def _uniform(key: np.ndarray, count: int) -> np.ndarray:
-    with cpu_jit.on_host():
-        stream = cpu_jit.stream(jax.numpy.asarray(key), 1)
-        draw = jax.random.uniform(stream, (count,), np.float32)
-        return np.asarray(draw)

@@ -16,6 +16,7 @@ from hyperdyn_jax.strategies.explore_then_commit import (
 from hyperdyn_jax.strategies.hyperdyn import Hyperdyn
 from hyperdyn_jax.strategies.learned_schedule import load_schedule, read_schedule
 from hyperdyn_jax.strategies.pb2 import PB2
+from hyperdyn_jax.strategies.race import Race
 from hyperdyn_jax.strategies.schedules import ReduceOnPlateau, Replay, Schedule
 from hyperdyn_jax.strategies.search import (
     DoNothingControl,
@@ -69,28 +70,46 @@ def _scheduled(name: str) -> Callable[[Context], Schedule]:
 def _explore(c: Context) -> ExploreThenCommit:
     """Explore-then-commit over some of the search space, anchored on a schedule."""
     settings = c.section("explore")
-    names = settings.pop("tune", "learning_rate").split(",")
-    base = settings.pop("base", "constant")
     earlier = settings.pop("warm_start", "")
-    if unknown := [name for name in names if name not in c.space]:
-        raise ValueError(
-            f"explore.tune must be among {', '.join(c.space)}, got {unknown[0]!r}"
-        )
-    axes: dict[str, Any] = {name: c.space[name] for name in names}
-    schedule = None
-    if base != "none":
-        if base not in SCHEDULES:
-            known = ", ".join(["none", *SCHEDULES])
-            raise ValueError(f"explore.base must be one of {known}, got {base!r}")
-        schedule = SCHEDULES[base](c)
-        peaks = peak_values(schedule, c.epochs)
-        axes = {n: _holding(n, axis, float(peaks[n])) for n, axis in axes.items()}
-    space = SearchSpace(**axes)
+    space, base = _anchored(c, "explore", settings)
     if earlier:
         settings["earlier"] = earlier_probes(space, _decisions(Path(earlier)))
-    return ExploreThenCommit(
-        space, c.epochs, c.steps_per_epoch, base=schedule, **settings
-    )
+    return ExploreThenCommit(space, c.epochs, c.steps_per_epoch, base=base, **settings)
+
+
+def _race(c: Context) -> Race:
+    """A race over some of the search space, anchored on a schedule."""
+    settings = c.section("race")
+    space, base = _anchored(c, "race", settings)
+    return Race(space, c.epochs, c.steps_per_epoch, base=base, **settings)
+
+
+def _anchored(
+    c: Context, section: str, settings: dict[str, Any]
+) -> tuple[SearchSpace, Schedule | None]:
+    """The axes that are tuned, and the schedule that is stayed with.
+
+    Args:
+      c: what a strategy may be made from.
+      section: name of the settings.
+      settings: of the strategy; `tune` and `base` are taken from them.
+    """
+    names = settings.pop("tune", "learning_rate").split(",")
+    base = settings.pop("base", "constant")
+    if unknown := [name for name in names if name not in c.space]:
+        raise ValueError(
+            f"{section}.tune must be among {', '.join(c.space)}, got {unknown[0]!r}"
+        )
+    axes: dict[str, Any] = {name: c.space[name] for name in names}
+    if base == "none":
+        return SearchSpace(**axes), None
+    if base not in SCHEDULES:
+        known = ", ".join(["none", *SCHEDULES])
+        raise ValueError(f"{section}.base must be one of {known}, got {base!r}")
+    schedule = SCHEDULES[base](c)
+    peaks = peak_values(schedule, c.epochs)
+    axes = {n: _holding(n, axis, float(peaks[n])) for n, axis in axes.items()}
+    return SearchSpace(**axes), schedule
 
 
 def _holding(name: str, axis: Any, value: float) -> Any:
@@ -142,6 +161,7 @@ SCHEDULES: dict[str, Callable[[Context], Schedule]] = {
 STRATEGIES: dict[str, Callable[[Context], Strategy]] = {
     "hyperdyn": lambda c: c.tuner(),
     "explore": _explore,
+    "race": _race,
     # Epoch-based Bayesian optimisation is Hyperdyn without rejection (section 4.1).
     "epoch_bo": lambda c: c.tuner(offset=math.inf),
     "random_search": lambda c: RandomSearch(c.space, **c.section("random_search")),

@@ -10,6 +10,7 @@ from hyperdyn_jax.tuner import cpu_jit, gp
 
 def believe(points, times, scores, base=None, **changes):
     given = {"axis": 0, "spans": np.array([8.0]), "end": np.log(900.0), "seed": 0}
+    given |= {"base_leads": False}
     return drift.believe(
         np.array(points)[:, None],
         np.array(times),
@@ -79,7 +80,7 @@ def test_levels_of_horizons_do_not_count():
 
 
 def test_noise_is_told_from_a_signal():
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(1)
     noise = believe(*rows(lambda x, _: rng.normal(size=x.shape)), base=1.0)
     assert not noise.told_apart
     assert not noise.leaves_base
@@ -87,6 +88,25 @@ def test_noise_is_told_from_a_signal():
     assert not alike.differ
     assert not alike.told_apart
     assert not alike.leaves_base
+
+
+def test_the_test_for_a_signal_has_its_level_and_power():
+    places, times = np.arange(7.0), np.zeros(7)
+    shapes = [
+        -np.abs(places - 4.2),
+        np.array([0, 1, 2, 3, -np.inf, -np.inf, -np.inf]),  # a cliff
+        places,
+    ]
+    for seed, shape in enumerate(shapes):
+        found = drift.order_by_chance(places, times, shape, np.random.default_rng(seed))
+        assert found <= drift.LEVEL
+    by_chance = []
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        noise = rng.standard_cauchy(7)
+        by_chance.append(drift.order_by_chance(places, times, noise, rng))
+    assert np.mean(np.array(by_chance) <= drift.LEVEL) <= 1.5 * drift.LEVEL
+    assert np.mean(np.array(by_chance) <= 0.2) <= 0.25
 
 
 def test_diverged_rows_are_bad_and_no_worse_than_bad():
