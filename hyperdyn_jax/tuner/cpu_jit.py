@@ -93,9 +93,6 @@ def fold(key: jax.Array, index: int | jax.Array) -> jax.Array:
     return jax.random.fold_in(jax.random.wrap_key_data(key), index)
 
 
-stream = fold  # the name that race.py has for it
-
-
 @compiled
 def to_unit(tuner: Any, hparams: dict[str, jax.Array]) -> jax.Array:
     """Settings as points of the unit cube of the tuner's space, f32[n, d]."""
