@@ -127,6 +127,7 @@ def decision_row(
         "epoch": decision.epoch,
         "trials": [trials.setting(i) for i in range(len(trials.parents))],
         "scores": scores,
+        **_parents(trials),
         "score_before": score_before,
         "branch": decision.branch,
         "kept": decision.kept,
@@ -141,3 +142,8 @@ def decision_row(
         "extra_steps": extra_steps,
         "rollback": rollback,
     }
+
+
+def _parents(trials: Trials) -> dict[str, Any]:
+    """The held states that trials start from, where that is not the run for all."""
+    return {"parents": trials.parents} if np.any(trials.parents) else {}

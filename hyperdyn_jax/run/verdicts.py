@@ -74,6 +74,8 @@ def outcome(row: Row) -> str:
     if len(row["trials"]) == 1:
         return "continued"
     if not has_incumbent(row):
+        if row.get("parents"):
+            return "race"
         return "random start" if row["epoch"] == 0 else "best of random"
     return "kept" if row["branch"] == 0 else "switched"
 
@@ -86,6 +88,8 @@ def reason(row: Row) -> str:
     if count == 1:
         return "no trial in this epoch"
     if not has_incumbent(row):
+        if row.get("parents"):
+            return f"the best of {count} that train on side by side"
         return f"the best of {count} random settings"
     probability, draw = known(row.get("keep_probability")), known(row.get("draw"))
     if probability is None or draw is None:

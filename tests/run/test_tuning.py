@@ -72,19 +72,18 @@ def explored():
 
 @pytest.fixture(scope="module")
 def averaged():
-    """The same with a search space alone: in 16 pieces an epoch, of a step each."""
-    loop, size = Loop(), {"epochs": 10, "steps_per_epoch": 16, "key": KEY}
+    """A search space alone: a race, whose trials are in pieces of a step or two."""
+    loop, size = Loop(), {"epochs": 25, "steps_per_epoch": 16, "key": KEY}
     base = {"learning_rate": 1e-3}
     return loop, tune(loop.train, loop.loss, START, SPACE, base=base, **size)
 
 
 def accepted_path(loop, result):
     """The state that the accepted settings lead to."""
-    w, step = START, 0
-    for row in result.metrics:
-        rate = np.float32(row["hyperparams"]["learning_rate"])
-        w = loop.train(w, {"learning_rate": rate}, range(step, row["step"]))
-        step = row["step"]
+    w, rate = START, result.schedule["learning_rate"]
+    for step in range(result.metrics[-1]["step"]):
+        setting = {"learning_rate": np.float32(rate(step))}
+        w = loop.train(w, setting, range(step, step + 1))
     return w
 
 
@@ -103,11 +102,12 @@ def test_own_setting_is_left_for_a_better_one_within_the_budget(explored):
 def test_scores_are_of_the_average_of_every_step_so_far(averaged):
     _, result = averaged
     end = average = np.float64(START)
-    steps = {row["step"]: row for row in result.metrics}
+    # Rows before the last that has a path are of other arms of the race.
+    paths = [i for i, row in enumerate(result.metrics) if "path" in row]
+    steps = {row["step"]: row for row in result.metrics[max(paths, default=0) :]}
+    rate = result.schedule["learning_rate"]
     for t in range(1, max(steps) + 1):
-        row = next(row for step, row in steps.items() if step >= t)
-        rate = np.float64(row["hyperparams"]["learning_rate"])
-        end = end * (1 - rate) + 1e-3 * math.sin(t - 1)
+        end = end * (1 - np.float64(rate(t - 1))) + 1e-3 * math.sin(t - 1)
         average = average + 6 / (t + 5) * (end - average)  # as optimizers.averaged
         if t in steps:
             # The last epoch is that of the end of the path, where that is better.
@@ -115,14 +115,14 @@ def test_scores_are_of_the_average_of_every_step_so_far(averaged):
             best = min(abs(end), abs(average)) if last else abs(average)
             found = steps[t]["validation_loss"] - 1e-3
             np.testing.assert_allclose(found, best, rtol=1e-4, atol=2e-6)
-    assert len(result.metrics) >= 6
+    assert len(steps) >= 20
 
 
 def test_pieces_do_not_change_the_training(averaged):
     loop, result = averaged
     assert max(len(steps) for _, steps in loop.calls) == 1
-    assert sum(len(steps) for _, steps in loop.calls) == 160
-    assert result.metrics[-1]["total_steps"] == 160
+    assert sum(len(steps) for _, steps in loop.calls) == 400
+    assert result.metrics[-1]["total_steps"] == 400
     assert loop.last == accepted_path(Loop(), result)
 
 
@@ -260,12 +260,13 @@ def test_diverged_branches_are_never_taken():
 
 
 @pytest.mark.parametrize(
-    "tuner", [SPACE, baselines.RandomSearch(SPACE)], ids=["explore", "random"]
+    "tuner", [SPACE, baselines.RandomSearch(SPACE)], ids=["race", "random"]
 )
 def test_where_everything_diverges_the_run_gives_up(tuner):
     loop = Loop()
     with pytest.raises(DivergedError, match=r"every branch of epoch 0 diverged, 4 tim"):
-        tune(lambda *a: loop.train(*a) * np.nan, lambda _: -1.0, 1.0, tuner, **SIZE)
+        size = SIZE | {"epochs": 10}
+        tune(lambda *a: loop.train(*a) * np.nan, lambda _: -1.0, 1.0, tuner, **size)
     # Four times the ten settings of random search, or fewer and shorter probes.
     assert sum(len(steps) for _, steps in loop.calls) <= 4 * 10 * 20
 
@@ -327,6 +328,7 @@ def full_train(state, hparams, steps):
 )
 def test_stopped_run_goes_on_and_ends_as_it_would_have(tmp_path, tuner, stops):
     score = Loop().loss if tuner is SPACE else Loop().percent
+    size = SIZE | {"epochs": 20} if tuner is SPACE else SIZE
     evaluations = 0
 
     def evaluate(state):
@@ -337,7 +339,7 @@ def test_stopped_run_goes_on_and_ends_as_it_would_have(tmp_path, tuner, stops):
         return score(state["w"])
 
     def attempt(path):
-        return tune(full_train, evaluate, full_state(), tuner, workdir=path, **SIZE)
+        return tune(full_train, evaluate, full_state(), tuner, workdir=path, **size)
 
     told = []
     for _ in stops:
@@ -345,7 +347,7 @@ def test_stopped_run_goes_on_and_ends_as_it_would_have(tmp_path, tuner, stops):
             attempt(tmp_path / "stopped")
     stopped, stops = attempt(tmp_path / "stopped"), []
     whole = tune(
-        full_train, evaluate, full_state(), tuner, **SIZE,
+        full_train, evaluate, full_state(), tuner, **size,
         workdir=tmp_path / "whole", callback=lambda _, row: told.append(row),
     )  # fmt: skip
     assert whole.metrics == told
@@ -363,8 +365,9 @@ def test_stopped_run_goes_on_and_ends_as_it_would_have(tmp_path, tuner, stops):
     assert without_seconds(metrics) == without_seconds(whole.metrics)
     assert decisions == whole.decisions
     rate = load_schedule(tmp_path / "stopped")["learning_rate"]
-    assert [float(rate(row["step"] - 1)) for row in metrics] == [
-        row["hyperparams"]["learning_rate"] for row in metrics
+    last = max((i for i, row in enumerate(metrics) if "path" in row), default=0)
+    assert [float(rate(row["step"] - 1)) for row in metrics[last:]] == [
+        row["hyperparams"]["learning_rate"] for row in metrics[last:]
     ]
 
 
@@ -443,9 +446,9 @@ def test_report_makes_a_page_of_it(tmp_path, strategy):
         ({"base": {"momentum": 0.9}}, "base must have the search space's hyperparame"),
         ({"tuner": Hyperdyn(SPACE), "base": {}}, "base goes with a SearchSpace"),
         ({"tuner": baselines.AutoLRS(SPACE), "steps_per_epoch": 8}, "of 0.2 steps"),
-        ({"evaluate": lambda _: 50.0}, "score must be minus a loss > 0, got 50"),
-        ({"evaluate": lambda _: math.nan}, "score must be finite"),
-        ({"key": 3}, "key must be one PRNG key such as jax.random.key"),
+        ({"evaluate": lambda _: 50.0, "tuner": AT_THE_END}, "score must be minus a lo"),
+        ({"evaluate": lambda _: math.nan, "epochs": 10}, "score must be finite"),
+        ({"key": 3, "epochs": 10}, "key must be one PRNG key such as jax.random.key"),
     ],
 )  # fmt: skip
 def test_problems_in_one_line_before_anything_is_trained(changes, message):
@@ -512,7 +515,7 @@ SHORT = {"epochs": 10, "steps_per_epoch": 16, "key": KEY}
     ids=["number", "float32", "mapping", "schedule"],
 )  # fmt: skip
 def test_arguments_are_taken_as_people_give_them(base, averaged):
-    size = {"epochs": np.int64(10), "steps_per_epoch": np.int32(16), "key": KEY}
+    size = {"epochs": np.int64(25), "steps_per_epoch": np.int32(16), "key": KEY}
     space = SearchSpace(learning_rate=LogUniform(np.float64(1e-4), np.float64(1.5)))
     loop = Loop()
     result = tune(loop.train, loop.loss, START, space, base=base, **size)
@@ -520,7 +523,7 @@ def test_arguments_are_taken_as_people_give_them(base, averaged):
     assert result.metrics[-1]["hyperparams"] == pytest.approx(
         wanted.metrics[-1]["hyperparams"], rel=1e-5
     )
-    assert result.metrics[-1]["total_steps"] == 160
+    assert result.metrics[-1]["total_steps"] == 400
 
 
 def test_a_schedule_of_optax_counts_steps():
@@ -547,7 +550,7 @@ def test_a_schedule_of_optax_counts_steps():
         ({"base": {"momentum": 0.9}}, "hyperparameters, learning_rate; got momentum"),
         ({"base": [0.1]}, r"or a Schedule; got \[0.1\]"),
         ({"epochs": 2.5}, "epochs must be a whole number >= 1, got 2.5"),
-        ({"epochs": 3, "steps_per_epoch": 2}, "3 x 2 steps are too few to explore"),
+        ({"epochs": 3, "steps_per_epoch": 2}, "3 x 2 steps are too few for a race"),
     ],
 )  # fmt: skip
 def test_arguments_that_cannot_be_are_told_in_a_line(changes, message):
@@ -562,7 +565,7 @@ def test_a_run_that_is_too_short_is_told_what_tune_can_be_given():
             shrink, minus, START, SPACE, **{**SHORT, "epochs": 2, "steps_per_epoch": 2}
         )
     assert "probe" not in str(error.value)
-    for advice in ("epochs", "steps_per_epoch", "ExploreThenCommit(space, 2, 2"):
+    for advice in ("epochs", "steps_per_epoch", "Race(space, 2, 2"):
         assert advice in str(error.value)
 
 
@@ -657,8 +660,8 @@ def _refuse(_):
 def test_it_speaks_when_it_is_asked_to(capsys, averaged):
     result = averaged[1]
     assert len(repr(result)) < 120
-    assert "total_steps=160" in repr(result)
-    assert "160 total steps with every trial" in result.summary()
+    assert "total_steps=400" in repr(result)
+    assert "400 total steps with every trial" in result.summary()
     assert all(len(line) <= 100 for line in result.summary().splitlines())
     assert capsys.readouterr().out == ""
     loop = Loop()
@@ -667,7 +670,7 @@ def test_it_speaks_when_it_is_asked_to(capsys, averaged):
         loop.train, loop.loss, START, SPACE, base=base, progress=True, **SHORT
     )
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(spoken.decisions) > len(spoken.metrics)
-    epochs = [line for line in lines if "probed" not in line and "pair" not in line]
-    assert sum("validation loss" in line for line in epochs) == len(spoken.metrics)
-    assert "probed lr 0.001: validation loss " in lines[0]
+    assert len(lines) == len(spoken.decisions) == len(spoken.metrics)
+    assert all("validation loss" in line for line in lines)
+    assert "random start: the best of 3 random settings" in lines[0]
+    assert "race: the best of 3 that train on side by side" in lines[1]
