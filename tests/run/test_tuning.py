@@ -263,9 +263,8 @@ def test_diverged_branches_are_never_taken():
     "tuner", [SPACE, baselines.RandomSearch(SPACE)], ids=["race", "random"]
 )
 def test_where_everything_diverges_the_run_gives_up(tuner):
-    loop = Loop()
+    loop, size = Loop(), SIZE | {"epochs": 10}
     with pytest.raises(DivergedError, match=r"every branch of epoch 0 diverged, 4 tim"):
-        size = SIZE | {"epochs": 10}
         tune(lambda *a: loop.train(*a) * np.nan, lambda _: -1.0, 1.0, tuner, **size)
     # Four times the ten settings of random search, or fewer and shorter probes.
     assert sum(len(steps) for _, steps in loop.calls) <= 4 * 10 * 20
