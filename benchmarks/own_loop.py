@@ -7,7 +7,7 @@ wide. Every printed figure is the loss on a test split that neither training nor
 has seen, at equal optimizer steps in all: of the tuned run with every probe, of the
 base as it stands, and of the best of five constant rates, which takes five runs to
 find. The digits come as they are, so that other people wrote those of each split, or
-mixed. How many finalists `tune` has was chosen on seeds 0 to 2; the others are fresh.
+mixed. The record is older than the race that `tune` has by now.
 """
 
 import itertools
