@@ -14,20 +14,20 @@ LOGS = ("decisions", "metrics")
 
 
 class Directory(Protocol):
-    """Where the rows and the states of a run go.
-
-    path: the run directory; None where there is none.
-    rows: the rows of each log so far, as they will be read.
-    keeps: True if states are kept, so that it is worth while to collect them.
-    """
+    """Where the rows and the states of a run go; `rows` has those of each log so far,
+    as they will be read."""
 
     rows: dict[str, list[dict[str, Any]]]
 
     @property
-    def path(self) -> Path | None: ...
+    def path(self) -> Path | None:
+        """The run directory; None where there is none."""
+        ...
 
     @property
-    def keeps(self) -> bool: ...
+    def keeps(self) -> bool:
+        """Whether states are kept, so that it is worth while to collect them."""
+        ...
 
     def commit(
         self, rows: Mapping[str, Row], arrays: Any, facts: Mapping[str, Any]
