@@ -146,4 +146,4 @@ def decision_row(
 
 def _parents(trials: Trials) -> dict[str, Any]:
     """The held states that trials start from, where that is not the run for all."""
-    return {"parents": trials.parents} if np.any(trials.parents) else {}
+    return {"parents": trials.parents.tolist()} if np.any(trials.parents) else {}

@@ -270,7 +270,8 @@ class Trackers:
 
 def scalars(metrics: Row, decision: Row) -> dict[str, float]:
     """The numbers of an accepted epoch, by the names that trackers show."""
-    found = {k: v for k, v in metrics.items() if k not in ("step", "hyperparams")}
+    others = ("step", "hyperparams", "path")
+    found = {k: v for k, v in metrics.items() if k not in others}
     found |= {f"hyperparams/{k}": v for k, v in metrics["hyperparams"].items()}
     found |= {k: decision[k] for k in ("keep_probability", "extra_steps")}
     return {name: float(value) for name, value in found.items() if value is not None}

@@ -274,3 +274,12 @@ def test_names_are_checked(monkeypatch):
     monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ValueError, match=r'installed: pip install -e "\.\[mlflow\]"'):
         trackers.parse("tensorboard,mlflow")
+
+
+def test_a_row_that_follows_on_another_state_is_sent_as_any():
+    setting = {"learning_rate": 0.1}
+    row = {"step": 4, "validation_loss": 1.5, "hyperparams": setting}
+    decision = {"keep_probability": None, "extra_steps": 8}
+    expected = trackers.scalars(row, decision)
+    assert expected["validation_loss"] == 1.5
+    assert trackers.scalars(row | {"path": [[2, setting]]}, decision) == expected
