@@ -226,7 +226,7 @@ def _unpack_command(file: Path, folder: Path, schedules: bool) -> None:
 
 def _schedule(metrics: bytes) -> bytes:
     """The schedule.json that a run with these rows has."""
-    from hyperdyn_jax.schedule import to_schedule  # which brings JAX
+    from hyperdyn_jax.strategies.learned_schedule import to_schedule  # which brings JAX
 
     schedule = to_schedule([json.loads(row) for row in metrics.splitlines()])
     return (json.dumps(schedule, indent=1) + "\n").encode()

@@ -45,7 +45,7 @@ autodoc_inherit_docstrings = False
 OTHERS = "jax|jaxlib|numpy|np|nn|flax|optax|tinygp|rich|matplotlib"
 nitpick_ignore_regex = [
     ("py:obj", ".*"),
-    ("py:class", r"hyperdyn_jax\.tuning\.State"),  # stands for any type
+    ("py:class", r"hyperdyn_jax\.(tuning\.State|data\.by_step\.Batch)"),  # any type
     ("py:.*", rf"({OTHERS}|collections|pathlib|typing)\..*"),
     ("py:.*", r"Array(Like)?|Path|Any|Mapping|Sequence|Callable|Iterator|optional"),
 ]

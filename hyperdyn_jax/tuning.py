@@ -165,7 +165,7 @@ def tune(
     Example:
       >>> def train(w, hparams, steps):  # gradient descent on w^2 / 2
       ...     return w * (1 - hparams["learning_rate"]) ** len(steps)
-      >>> halving = Schedule({"learning_rate": lambda epoch: 0.5 ** (epoch + 0.5)})
+      >>> halving = Schedule({"learning_rate": lambda epoch: 0.5 ** (int(epoch) + 1)})
       >>> result = tune(train, lambda w: -abs(w), 1.0, halving,
       ...               epochs=3, steps_per_epoch=4, key=jax.random.key(0))
       >>> [row["hyperparams"]["learning_rate"] for row in result.metrics]

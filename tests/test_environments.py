@@ -197,7 +197,7 @@ CASES = [
     Case("homeless", "prepare cifar10 --data_dir=~/data", 2, NO_HOME),
     # A file system that is mounted read-only.
     Case("read_only", TRAIN, 2, f"error: --workdir={NO_FOLDER}"),
-    Case("read_only", TUNE, 1, "Read-only file system"),
+    Case("read_only", TUNE, 1, f"ConfigError: workdir={NO_FOLDER}"),
     Case("read_only", REPORT, 2, f"error: --output={NO_FOLDER}"),
     Case("read_only", COMPARE, 2, f"error: --output={NO_FOLDER}"),
     Case("read_only", REPLAY_ANEW, 2, f"error: --output={NO_FOLDER}"),

@@ -22,7 +22,7 @@ def sgd(
 ) -> optax.GradientTransformation:
     """SGD with heavy-ball momentum and coupled weight decay (He et al. 2015)."""
     return optax.chain(
-        optax.add_decayed_weights(weight_decay, _kernels),
+        optax.add_decayed_weights(weight_decay, weight_matrices),
         optax.sgd(learning_rate, momentum),
     )
 
@@ -32,7 +32,8 @@ def plain_sgd(
 ) -> optax.GradientTransformation:
     """SGD without momentum, with coupled weight decay."""
     return optax.chain(
-        optax.add_decayed_weights(weight_decay, _kernels), optax.sgd(learning_rate)
+        optax.add_decayed_weights(weight_decay, weight_matrices),
+        optax.sgd(learning_rate),
     )
 
 
@@ -42,7 +43,7 @@ def adam(
     """Adam (Kingma and Ba 2014) with decoupled weight decay, as in AdamW."""
     return optax.chain(
         unbiased(lambda rate: optax.adam(rate, b1, b2), learning_rate, b1, b2),
-        optax.add_decayed_weights(-learning_rate * weight_decay, _kernels),
+        optax.add_decayed_weights(-learning_rate * weight_decay, weight_matrices),
     )
 
 
@@ -52,7 +53,10 @@ def lars(
     """LARS (You et al. 2017, 1708.03888): the step of every array of parameters is in
     proportion to its norm."""
     return optax.lars(
-        learning_rate, weight_decay, weight_decay_mask=_kernels, momentum=momentum
+        learning_rate,
+        weight_decay,
+        weight_decay_mask=weight_matrices,
+        momentum=momentum,
     )
 
 
@@ -62,7 +66,7 @@ def prodigy(
     """Prodigy (Mishchenko and Defazio 2023, 2306.06101): Adam that estimates its own
     rate, which `learning_rate` multiplies; coupled weight decay."""
     return optax.chain(
-        optax.add_decayed_weights(weight_decay, _kernels),
+        optax.add_decayed_weights(weight_decay, weight_matrices),
         unbiased(lambda rate: contrib.prodigy(rate, (b1, b2)), learning_rate, b1, b2),
     )
 
@@ -79,12 +83,12 @@ def schedule_free(
 def salera(learning_rate: float, weight_decay: float) -> optax.GradientTransformation:
     """SALeRA, with coupled weight decay; `learning_rate` is that of the start."""
     return optax.chain(
-        optax.add_decayed_weights(weight_decay, _kernels),
+        optax.add_decayed_weights(weight_decay, weight_matrices),
         salera_lib.salera(learning_rate),
     )
 
 
-def _kernels(params: Any) -> Any:
+def weight_matrices(params: Any) -> Any:
     """Which parameters are weight matrices: BatchNorm's and biases are vectors."""
     return jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
 

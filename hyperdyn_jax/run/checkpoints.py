@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import glob
 import json
 import os
 import shutil
@@ -64,7 +65,8 @@ class Checkpoints:
         plain: bool = True,
     ):
         self._folder, self._say = folder.resolve(), say
-        self._plain = plain
+        # Orbax takes a name with [ in it for a pattern, and misses its own parts.
+        self._plain = plain and not glob.has_magic(str(self._folder))
         # Of several processes one writes, and the others do not wait for it.
         alone = {jax.process_index()} if jax.process_count() > 1 else None
         options = ocp.options.MultiprocessingOptions(

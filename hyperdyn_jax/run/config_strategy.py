@@ -91,7 +91,8 @@ def _check_sections(
     """
     problems, config = [], dict(config)
     # Schedules first, then those that build on them.
-    order = sorted(STRATEGIES, key=("explore", "race").__contains__)
+    chosen = config.get("strategy")
+    order = sorted(STRATEGIES, key=lambda n: (n in ("explore", "race"), n != chosen))
     for name in (name for name in order if name in config and name != "replay"):
         if not isinstance(config[name], Mapping):
             problems.append(f"config.{name} must be a section, got {config[name]!r}")
@@ -100,7 +101,10 @@ def _check_sections(
         settings = {k: v for k, v in config[name].items() if k != "warm_start"}
         make = functools.partial(_make_section, config, name, axes)
         wrong = errors.wrong_settings(make, settings)
-        problems += errors.in_section(name, wrong)
+        # What a schedule cannot be started from is told once, not of each section.
+        told = {line.partition(": ")[2] for line in problems} - {""}
+        found = errors.in_section(name, wrong)
+        problems += [line for line in found if line.partition(": ")[2] not in told]
         left = {k: v for k, v in config[name].items() if k not in wrong}
         config[name] = left if "" not in wrong else {}
     return problems, config

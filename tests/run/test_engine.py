@@ -210,6 +210,23 @@ def kept(tmp_path):
     return tmp_path, again
 
 
+@pytest.mark.parametrize("name", ["a[b]", "a*?", "[é] #1"])
+def test_a_folder_with_a_name_like_a_pattern_can_be_gone_on_with(tmp_path, name):
+    calls = 0
+
+    def evaluate(state):
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return float(state)
+
+    options = {"epochs": 4, "evaluate": evaluate, "workdir": tmp_path / name}
+    with pytest.raises(KeyboardInterrupt):
+        run(SOUND, **options)
+    assert run(SOUND, **options).state == 8
+
+
 def test_a_damaged_state_is_told_and_the_one_before_it_goes_on(kept, capsys):
     path, again = kept
     newest = max((path / "checkpoints").iterdir(), key=lambda x: int(x.name))

@@ -28,6 +28,7 @@ SECTIONS = {
     "hyperdyn": {"capacity": 16},
     "explore": {"max_overhead": 2.0, "probe": 0.04},
     "autolrs": STAGE,
+    "race": {"max_overhead": 4.0},  # it has 30 steps
     "pb2": {"capacity": 16},
     "manual_large_batch": {"warmup": 1.0},
 }
@@ -38,6 +39,7 @@ TOTAL = {
     "greedy": (5 + 2 + 2) * STEPS,
     "control": (5 + 2 + 2) * STEPS,
     "explore": 3 * STEPS,
+    "race": 3 * STEPS,
     "random_search": 3 * 10 * STEPS,
     "hyperband": 3 * 10 * STEPS,
     "pb2": 3 * 4 * STEPS,
@@ -93,8 +95,8 @@ def test_a_strategy_counts_the_steps_that_were_trained(strategy, tmp_path):
     loop, run = play(strategy, tmp_path)
     result = run()
     last = result.metrics[-1]
-    if strategy == "explore":
-        assert 10 <= last["step"] <= 3 * STEPS - 5
+    if strategy in ("explore", "race"):
+        assert 5 <= last["step"] <= 3 * STEPS - 5
     else:
         assert last["step"] == 3 * STEPS
     assert result.state[1] == result.metrics[result.best_epoch]["step"]
@@ -187,11 +189,12 @@ def test_explore_is_anchored_on_the_optimizers_own_values():
     assert explore(base="none").base is None
 
 
-def test_space_is_widened_to_hold_the_base():
+@pytest.mark.parametrize("name", ["explore", "race"])
+def test_space_is_widened_to_hold_the_base(name):
     space = SearchSpace(learning_rate=LogUniform(1e-3, 1.0))
     for rate in (30.0, 1e-5):
         context = Context(space, {"learning_rate": rate}, 48, 128, 32, {})
-        tuner = STRATEGIES["explore"](context)
+        tuner = STRATEGIES[name](context)
         axis = tuner.space["learning_rate"]
         assert axis.low <= np.float32(rate) <= axis.high
         assert (axis.low <= 1e-3, axis.high >= 1.0) == (True, True)
