@@ -60,6 +60,8 @@ def role(row: Row, index: int) -> str:
         return "probe"
     if len(row["trials"]) == 1:
         return "setting"
+    if row.get("parents"):
+        return "arm"
     if has_incumbent(row):
         return "challenger" if index else "incumbent"
     return "random"
