@@ -362,6 +362,7 @@ def in_process(workdir, **changes):
     return loop.train_and_evaluate(config.to_dict(), workdir)
 
 
+@pytest.mark.slow
 def test_backtracking_ends_at_the_best_epoch(tmp_path):
     """The network that is kept is that of a run which had ended there."""
     rates = [0.05] * 7 + [3.0]  # what is learned is lost

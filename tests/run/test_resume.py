@@ -41,6 +41,7 @@ def config(**changes):
     config.model.width = 8
     config.hyperdyn.update(capacity=16)
     config.explore.update(max_overhead=6.0, probe=0.04)
+    config.race.update(max_overhead=6.0)
     config.update(changes)
     return config.to_dict()
 
@@ -73,7 +74,13 @@ def stop_after(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("strategy", "save_minutes"), [("hyperdyn", 10.0), ("explore", 0.0), ("pb2", 10.0)]
+    ("strategy", "save_minutes"),
+    [
+        ("hyperdyn", 10.0),
+        pytest.param("explore", 0.0, marks=pytest.mark.slow),
+        pytest.param("race", 0.0, marks=pytest.mark.slow),
+        pytest.param("pb2", 10.0, marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_stopped_anywhere_ends_as_if_it_had_not_been(
     tmp_path, stop_after, strategy, save_minutes

@@ -249,7 +249,7 @@ def posterior_means(data, points):
     return mean + scale * kernel(points, x, lag[None]) @ weights
 
 
-@pytest.mark.parametrize("probes", [12, 16])
+@pytest.mark.parametrize("probes", [12, pytest.param(16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("seed", range(3))
 def test_choice_is_that_of_an_independent_process(probes, seed):
     """With these numbers of rows jaxlib 0.10.2's fusion emitters compile the choice to

@@ -305,6 +305,7 @@ def test_devices_that_normalise_alone_average_what_each_finds(digits):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_options_of_the_compiler_change_no_gradient_and_are_the_users_to_set(
     monkeypatch,
 ):

@@ -263,7 +263,11 @@ def test_branches_at_different_steps_are_refused(trainer):
 
 
 @pytest.mark.parametrize(
-    ("name", "averaging", "seed"), [("schedule_free", None, 1), ("plain_sgd", 3.0, 0)]
+    ("name", "averaging", "seed"),
+    [
+        pytest.param("schedule_free", None, 1, marks=pytest.mark.slow),
+        ("plain_sgd", 3.0, 0),
+    ],
 )
 def test_averages_are_scored_with_statistics_of_their_own(
     digits, name, averaging, seed
