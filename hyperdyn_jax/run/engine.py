@@ -125,6 +125,12 @@ class Engine:
             if (path := lineage.elsewhere()) is not None:
                 rows["metrics"]["path"] = path
             new = new._replace(told_step=new.step)
+        elif new.step >= self.length(new):  # the steps that were left went into trials
+            progress = Progress(new.step, new.held[:1], np.zeros((1, 1), np.float32))
+            (branch,) = self.training.score(progress)
+            new = new._replace(epoch=new.epoch + 1)
+            setting = metrics[-1]["hyperparams"]
+            new, accepted, rows["metrics"] = self._accepted(new, setting, branch)
         if (skipped := self.training.skipped()) is not None:
             new = new._replace(skipped=skipped)
             if "metrics" in rows:
@@ -141,7 +147,7 @@ class Engine:
     ) -> tuple[Run, Any, dict[str, Any]]:
         """The run after an accepted epoch, the state as it was scored, and its row of
         metrics.jsonl."""
-        ended = run.step == self.length(run)
+        ended = run.step >= self.length(run)
         if ended:
             branch = self._average_or_end(branch)
             run = run._replace(held=[branch.state, *run.held[1:]], score=branch.score)

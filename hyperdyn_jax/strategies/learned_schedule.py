@@ -25,7 +25,8 @@ def to_schedule(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for row in metrics:
         if "path" in row:
             path = [{"step": step, "hyperparams": x} for step, x in row["path"]]
-        path.append(row)
+        if not path or row["step"] != path[-1]["step"]:  # a last row may add no step
+            path.append(row)
     names = path[0]["hyperparams"] if path else {}
     return {
         "until_step": [row["step"] for row in path],

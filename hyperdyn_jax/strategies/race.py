@@ -373,7 +373,9 @@ class Race(Strategy):
 
     def _room(self, state: RaceState, count: int, steps: int) -> bool:
         """Whether there is room for a round; one arm of it is the run's."""
-        return int(state.spent) + (count - 1) * steps <= self.allowance
+        spent = int(state.spent) + (count - 1) * steps
+        path = int(state.done) + steps
+        return spent <= self.allowance and spent + path < self.budget
 
     def _believe(self, state: RaceState, base_leads: bool) -> drift.Belief:
         rows = state.data.feasible | state.data.infeasible
@@ -577,7 +579,10 @@ class Race(Strategy):
         clear = 0.25 * float(state.best - state.first) + 3 * float(state.noise)
         cut = np.float32(state.scale * CUT)
         cooling = state.done >= (1 - COOLDOWN) * self.accepted_steps(state)
-        behind = lost > clear and cut > SMALLEST and not cooling
+        room = (
+            self.accepted_steps(state) - int(state.done) > 2 * steps
+        )  # to do it again
+        behind = lost > clear and cut > SMALLEST and room and not cooling
         if behind or not np.isfinite(score):  # again, at a smaller rate
             spent = state.spent + np.int32(steps)
             decision = common.stay(state.epoch, hold=[1])

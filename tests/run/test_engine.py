@@ -154,6 +154,36 @@ def test_a_run_that_goes_back_has_the_steps_of_the_state_that_it_goes_on_from(ca
     assert [float(rate(i)) for i in range(6)] == expected.tolist()
 
 
+class Spending(Scripted):
+    """Trials that diverge come out of the run's own steps."""
+
+    def init(self, key, score):  # noqa: ARG002
+        return np.zeros(2, np.int32)  # decisions, steps that are gone
+
+    def ask(self, state):
+        return super().ask(state[0])
+
+    def accepted_steps(self, state):
+        return 8 - int(state[1])
+
+    def tell(self, state, trials, scores):
+        _, decision = super().tell(state[0], trials, scores)
+        gone = 2 * (decision.branch < 0)
+        return state + np.array([1, gone], np.int32), decision
+
+
+def test_a_run_whose_last_steps_went_into_a_trial_ends_where_it_stands(tmp_path):
+    size = {"epochs": 4, "steps_per_epoch": 2, "key": KEY, "workdir": tmp_path}
+    script = Spending(SOUND, BAD, SOUND, BAD)
+    for _ in range(2):  # the second only reads it
+        result = tune(train, float, np.float32(0), script, **size)
+        assert [row["step"] for row in result.metrics] == [2, 4, 4]
+        assert result.metrics[-1]["total_steps"] == 8
+        assert (result.state, result.score, result.best_epoch) == (4, 4, 2)
+        rate = result.schedule["learning_rate"]
+        assert [float(rate(i)) for i in range(4)] == [0.5] * 4
+
+
 class Population(Scripted):
     """Three states, each with a rate of its own; another one leads in every epoch."""
 
