@@ -45,7 +45,12 @@ class Engine:
     def length(self, run: Run) -> int:
         """Steps of the accepted path: of all epochs, less what trials have taken."""
         steps = self.strategy.accepted_steps(run.tuner)
-        return steps or self.training.epochs * self.training.steps_per_epoch
+        return self._budget if steps is None else steps
+
+    @property
+    def _budget(self) -> int:
+        """Steps of all epochs."""
+        return self.training.epochs * self.training.steps_per_epoch
 
     def epochs(self, run: Run) -> int:
         """Epochs of the accepted path, the last of which may be a part of one."""
@@ -85,6 +90,11 @@ class Engine:
             run = decided.run
             self.save(run, directory, decided.rows)
             told(trained, decided)
+        if not directory.rows["metrics"]:
+            raise DivergedError(
+                f"trials took all {self._budget} steps before any was accepted; "
+                f"{self.training.advice}"
+            )
         return run
 
     def decide(self, run: Run, metrics: Sequence[Mapping[str, Any]] = ()) -> Decided:
@@ -119,18 +129,17 @@ class Engine:
             rollback=rollback(run, new),
         )
         rows, accepted = {"decisions": row}, None
+        told: tuple[Mapping[str, Any], Branch] | None = None
         if decision.branch >= 0:
-            setting, branch = trials.setting(decision.branch), branches[decision.branch]
-            new, accepted, rows["metrics"] = self._accepted(new, setting, branch)
+            told = trials.setting(decision.branch), branches[decision.branch]
+        elif metrics and new.step >= self.length(new):  # trials took what was left
+            new = new._replace(epoch=new.epoch + 1)
+            told = metrics[-1]["hyperparams"], self._standing(new)
+        if told is not None:
+            new, accepted, rows["metrics"] = self._accepted(new, *told)
             if (path := lineage.elsewhere()) is not None:
                 rows["metrics"]["path"] = path
             new = new._replace(told_step=new.step)
-        elif new.step >= self.length(new):  # the steps that were left went into trials
-            progress = Progress(new.step, new.held[:1], np.zeros((1, 1), np.float32))
-            (branch,) = self.training.score(progress)
-            new = new._replace(epoch=new.epoch + 1)
-            setting = metrics[-1]["hyperparams"]
-            new, accepted, rows["metrics"] = self._accepted(new, setting, branch)
         if (skipped := self.training.skipped()) is not None:
             new = new._replace(skipped=skipped)
             if "metrics" in rows:
@@ -141,6 +150,12 @@ class Engine:
         others = run.seconds + own * (1 - 1 / len(branches))  # its branches cost alike
         rows["metrics"] |= {"seconds": run.seconds + own, "trial_seconds": others}
         return Decided(new._replace(seconds=0.0), rows, accepted)
+
+    def _standing(self, run: Run) -> Branch:
+        """The state that a run stands at, scored as after an epoch without a step."""
+        losses = np.zeros((1, self.training.steps_per_epoch), np.float32)
+        (branch,) = self.training.score(Progress(run.step, run.held[:1], losses))
+        return branch._replace(train_loss=None)
 
     def _accepted(
         self, run: Run, setting: Mapping[str, np.float32], branch: Branch

@@ -33,9 +33,10 @@ class Lineage(NamedTuple):
         return [start, *(self._other(state, first, start) for state in others)]
 
     def elsewhere(self) -> Path | None:
-        """The path to where the accepted branch started from; None if that is where the
-        rows end."""
-        held = self._parent(self.decision.branch)
+        """The path to where the run goes on from, as the accepted branch or from a
+        state that it held; None if that is where the rows end."""
+        stays = self.decision.branch < 0
+        held = self._parent(self.decision.hold[0] if stays else self.decision.branch)
         if self._goes_on(held):
             return None
         return self._path(self._branches + held)

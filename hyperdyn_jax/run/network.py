@@ -99,10 +99,8 @@ class Network:
             jax.block_until_ready(progress.states)
             now = time.perf_counter()
             pending = Pending(pending.trials, progress, pending.seconds + now - began)
-            began, run = (
-                now,
-                run._replace(pending=pending),
-            )
+            skipped = self.skipped() or ()
+            began, run = now, run._replace(pending=pending, skipped=skipped)
             done, stop = progress.steps == steps, collectives.any_of(signals.asked())
             if stop or not done:
                 engine.save(run, directory)

@@ -19,6 +19,7 @@ from hyperdyn_jax import loop, models, report
 from hyperdyn_jax.commands import cli
 from hyperdyn_jax.data import cifar10, imagenet, tfds_records
 from hyperdyn_jax.run.console import Display
+from hyperdyn_jax.run.engine import Engine
 from hyperdyn_jax.system import signals
 
 pytestmark = pytest.mark.slow
@@ -298,6 +299,21 @@ def test_a_run_names_and_counts_them_and_resumes_to_the_bit(
     again = run(config, tmp_path / "stopped")  # named before are the others
     assert again == warnings[3:]
     assert rows(tmp_path / "stopped") == metrics
+
+    # A state that is saved inside an epoch holds those that were met on the way to it.
+    original, saved = Engine.save, []
+
+    def watched(engine, run, directory, rows=None):
+        saved.append((run.pending is not None, len(run.skipped)))
+        original(engine, run, directory, rows)
+
+    monkeypatch.setattr(Engine, "save", watched)
+    run(config | {"save_minutes": 0.0}, tmp_path / "often")
+    first = saved[: [pending for pending, _ in saved].index(False)]
+    counts = [count for _, count in first]
+    assert 0 < counts[0] <= counts[-1] <= 3
+    assert counts == sorted(counts)
+    assert rows(tmp_path / "often") == metrics
 
     with monkeypatch.context() as patch:
         patch.setattr(imagenet.StreamedDataset, "train_batch", stop_at(4))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hyperdyn_jax import DivergedError, LogUniform, SearchSpace, tune
-from hyperdyn_jax.strategies import common
+from hyperdyn_jax.strategies import common, learned_schedule
 from hyperdyn_jax.tuner.interface import Strategy, Trials
 
 KEY = jax.random.key(0)
@@ -182,6 +182,50 @@ def test_a_run_whose_last_steps_went_into_a_trial_ends_where_it_stands(tmp_path)
         assert (result.state, result.score, result.best_epoch) == (4, 4, 2)
         rate = result.schedule["learning_rate"]
         assert [float(rate(i)) for i in range(4)] == [0.5] * 4
+
+
+def test_a_run_whose_trials_took_every_step_says_so_and_trains_no_more():
+    """Not even where that is none: a length of 0 is not a length that is not given."""
+    trained = 0
+
+    def counting(state, hparams, steps):
+        nonlocal trained
+        trained += len(steps)
+        return train(state, hparams, steps)
+
+    size = {"epochs": 4, "steps_per_epoch": 2, "key": KEY}
+    probing = Spending(PROBE)  # which leaves the run where it is
+    with pytest.raises(
+        DivergedError, match="trials took all 8 steps before any was ac"
+    ):
+        tune(counting, float, np.float32(0), probing, **size)
+    assert trained == 8
+
+
+def test_a_last_row_without_a_step_tells_no_training_and_follows_on_its_state():
+    class Back(Spending):
+        """Goes back to the first state in its last decision, which ends the run."""
+
+        def tell(self, state, trials, scores):  # noqa: ARG002
+            first, last = state[0] == 0, state[0] == 2
+            decision = common.stay(0, [2, 2]) if last else common.accept(0, 0)
+            hold = [0, 0] if first else [2, 2] if last else [0, 2]
+            gone = 6 * last
+            new = state + np.array([1, gone], np.int32)
+            return new, decision._replace(hold=np.array(hold))
+
+    size = {"epochs": 4, "steps_per_epoch": 2, "key": KEY}
+    rates = [([rate], False) for rate in (0.1, 0.2, 0.3)]
+    result = tune(train, float, np.float32(0), Back(*rates), **size)
+    last = result.metrics[-1]
+    assert (last["step"], last["train_loss"], result.state) == (2, None, 2)
+    rate = result.schedule["learning_rate"]
+    assert [float(rate(i)) for i in range(2)] == np.float32([0.1, 0.1]).tolist()
+    assert len(rate_pieces(result)) == 1
+
+
+def rate_pieces(result):
+    return learned_schedule.to_schedule(result.metrics)["until_step"]
 
 
 class Population(Scripted):
