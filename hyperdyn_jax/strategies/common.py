@@ -6,9 +6,6 @@ from typing import Any
 
 import numpy as np
 
-# race.py has them from here.
-from hyperdyn_jax.system.checks import check_number as check_number
-from hyperdyn_jax.system.checks import check_whole as check_whole
 from hyperdyn_jax.tuner.interface import Decision, Leaf
 
 

@@ -23,6 +23,8 @@ from typing import NamedTuple
 import numpy as np
 import threadpoolctl
 
+from hyperdyn_jax.tuner.acquisition import additive_steps
+
 # Priors. Lengths are of the logarithm of the rate.
 DRIFTS = np.linspace(-0.4, 1.2, 9)
 # Weight, mean and deviation: of most training, and of what is still warming up, where
@@ -314,10 +316,7 @@ def _places(
     if len(spans) == 1:
         places = np.linspace(0, spans[0], GRID)[:, None]
     else:
-        root = 2.0
-        for _ in range(64):
-            root = (1 + root) ** (1 / (len(spans) + 1))
-        steps = root ** -np.arange(1.0, len(spans) + 1)
+        steps = additive_steps(len(spans))
         cloud = (0.5 + np.arange(CLOUD)[:, None] * steps) % 1.0
         places = np.concatenate([cloud * spans, np.unique(points, axis=0)])
     return places if base is None else np.concatenate([places, base[None]])

@@ -27,13 +27,13 @@ import numpy as np
 from scipy import special
 
 from hyperdyn_jax.strategies import common, paired_test, probing
+from hyperdyn_jax.strategies.budgeted import Budgeted
 from hyperdyn_jax.strategies.schedules import Schedule
 from hyperdyn_jax.system import checks
 from hyperdyn_jax.tuner import cpu_jit, gp
 from hyperdyn_jax.tuner.interface import (
     Decision,
     Leaf,
-    Strategy,
     TooShortError,
     Trials,
     check_scores,
@@ -75,7 +75,7 @@ class ExploreState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class ExploreThenCommit(Strategy):
+class ExploreThenCommit(Budgeted):
     """One run, with a bounded share of it spent on finding its setting.
 
     Scores are minus a loss greater than 0, such as a cross-entropy, of the average over
@@ -147,9 +147,7 @@ class ExploreThenCommit(Strategy):
     metric: ClassVar[str] = "loss"
 
     def __post_init__(self) -> None:
-        checks.check_whole("epochs", self.epochs, 1)
-        checks.check_whole("steps_per_epoch", self.steps_per_epoch, 1)
-        checks.check_number("max_overhead", self.max_overhead, 0, math.inf)
+        self.check_budget()
         checks.check_number("probe", self.probe, 0, 1)
         checks.check_whole("initial", self.initial, 2)
         checks.check_whole("probes", self.probes, self.initial)
@@ -160,64 +158,32 @@ class ExploreThenCommit(Strategy):
         checks.check_whole("pair", self.pair, 1)
         checks.check_number("worth", self.worth, 0, math.inf, "[)")
         checks.check_whole("finalists", self.finalists, 1)
-        if self.averaging is not None:
-            checks.check_number("averaging", self.averaging, 0, math.inf, "[)")
-        if self.base is not None:
-            self._check_base(self.base)
         if any(len(setting) != len(self.space) for setting, _ in self.earlier):
             raise ValueError("earlier probes must have the space's hyperparameters")
         if self.probe_limit < self._first:
             needed = self._first * self.probe_steps + self._reserved
             raise TooShortError(
-                f"max_overhead={self.max_overhead:g} of {self._budget} steps is room "
+                f"max_overhead={self.max_overhead:g} of {self.budget} steps is room "
                 f"for {self.allowance} steps of probes, and it takes {needed}: more "
                 f"epochs, a larger max_overhead, a smaller probe or another strategy"
             )
         final = self.finalists * self.steps_per_epoch if self.finalists > 1 else 0
-        if final > self._budget - self.allowance:
+        if final > self.budget - self.allowance:
             raise TooShortError(
                 f"finalists={self.finalists} take an epoch each, and probes leave "
-                f"{self._budget - self.allowance} of {self._budget} steps: more "
+                f"{self.budget - self.allowance} of {self.budget} steps: more "
                 f"epochs or fewer of them"
             )
-
-    def _check_base(self, base: Schedule) -> None:
-        if missing := sorted(set(self.space) - set(base.hparams)):
-            raise ValueError(f"base must be a schedule of {missing} too")
-        for name, value in self.anchor.items():
-            axis = self.space[name]
-            if not axis.low <= value <= axis.high:
-                raise ValueError(
-                    f"the space must hold the base's {name}, {value:g}, "
-                    f"got {axis.low:g} to {axis.high:g}"
-                )
-
-    @property
-    def anchor(self) -> dict[str, np.float32]:
-        """The base schedule's setting, the largest value of each hyperparameter."""
-        assert self.base is not None
-        peaks = peak_values(self.base, self.epochs)
-        return {name: peaks[name] for name in self.space}
 
     @property
     def probe_steps(self) -> int:
         """Optimizer steps of a probe."""
-        return max(1, round(self.probe * self._budget))
+        return max(1, round(self.probe * self.budget))
 
     @property
     def probe_limit(self) -> int:
         """Largest number of probes before any that confirm."""
         return min(self.probes, (self.allowance - self._reserved) // self.probe_steps)
-
-    @property
-    def _budget(self) -> int:
-        return self.epochs * self.steps_per_epoch
-
-    @property
-    def allowance(self) -> int:
-        """Steps that max_overhead allows for probes, whatever they are for."""
-        share = self.max_overhead / (1 + self.max_overhead)
-        return math.floor(self._budget * share + 1e-9)
 
     @property
     def _pair_steps(self) -> int:
@@ -234,15 +200,6 @@ class ExploreThenCommit(Strategy):
     def _first(self) -> int:
         """Probes of the first trials."""
         return (1 if self.earlier else self.initial) + (self.base is not None)
-
-    @property
-    def made_for(self) -> dict[str, int]:
-        """The run that its budget is of."""
-        return {"epochs": self.epochs, "steps_per_epoch": self.steps_per_epoch}
-
-    def accepted_steps(self, state: ExploreState) -> int:
-        """Optimizer steps of the accepted path, if no more are spent on probes."""
-        return self._budget - int(state.spent)
 
     def init(self, key: jax.Array, score: float) -> ExploreState:
         """State of a run that starts at a network with this score."""
@@ -401,7 +358,7 @@ class ExploreThenCommit(Strategy):
         As logarithms of the loss, which falls no faster than one over the steps.
         """
         _, (_, _, improvement), _ = probing.propose(self.space, state.key, state.data)
-        return bool(improvement[0] > self.worth * self.probe_steps / self._budget)
+        return bool(improvement[0] > self.worth * self.probe_steps / self.budget)
 
     def _choose(self, state: ExploreState) -> ExploreState:
         """The best of what was tried, to be confirmed where there is a base."""
@@ -496,13 +453,6 @@ class ExploreThenCommit(Strategy):
         point = cpu_jit.to_unit(self, common.stack(self.space, [setting]))
         near = np.all(np.abs(state.data.points - point) < 1e-4, axis=1)
         return near & _tried(state.data)
-
-
-def peak_values(schedule: Schedule, epochs: int) -> dict[str, np.float32]:
-    """The largest value of each hyperparameter of a schedule, at half epochs."""
-    settings = [schedule.at(0.5 * i) for i in range(2 * epochs + 1)]
-    names = schedule.hparams
-    return {name: np.float32(max(x[name] for x in settings)) for name in names}
 
 
 def earlier_probes(

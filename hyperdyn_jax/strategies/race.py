@@ -29,13 +29,12 @@ import jax
 import numpy as np
 
 from hyperdyn_jax.strategies import common, drift, probing
-from hyperdyn_jax.strategies.explore_then_commit import peak_values
+from hyperdyn_jax.strategies.budgeted import Budgeted
 from hyperdyn_jax.strategies.schedules import Schedule
 from hyperdyn_jax.tuner import cpu_jit
 from hyperdyn_jax.tuner.interface import (
     Decision,
     Leaf,
-    Strategy,
     TooShortError,
     Trials,
     check_scores,
@@ -107,7 +106,7 @@ class CannotTellError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Race(Strategy):
+class Race(Budgeted):
     """One run, with a bounded share of it spent on a race for its setting.
 
     Scores are any finite numbers, more being better, of the average over the path since
@@ -150,17 +149,8 @@ class Race(Strategy):
     shortest_trial: ClassVar[float] = math.inf  # it has whole steps of its own
 
     def __post_init__(self) -> None:
-        common.check_whole("epochs", self.epochs, 1)
-        common.check_whole("steps_per_epoch", self.steps_per_epoch, 1)
-        common.check_number("max_overhead", self.max_overhead, 0, math.inf)
-        if self.averaging is not None:
-            common.check_number("averaging", self.averaging, 0, math.inf, "[)")
-        if self.base is not None:
-            self._check_base(self.base)
-        if self.metric not in ("loss", "accuracy"):
-            raise ValueError(
-                f"metric must be 'loss' or 'accuracy', got {self.metric!r}"
-            )
+        self.check_budget()
+        common.check_metric(self.metric)
         if self.horizons[0] < SHORTEST:
             needed = SHORTEST * self._weight
             raise TooShortError(
@@ -168,35 +158,6 @@ class Race(Strategy):
                 f"for {self.allowance} steps of trials, and a race takes {needed}; "
                 f"give more epochs or a larger max_overhead"
             )
-
-    def _check_base(self, base: Schedule) -> None:
-        if missing := sorted(set(self.space) - set(base.hparams)):
-            raise ValueError(f"base must be a schedule of {', '.join(missing)} too")
-        for name, value in self.anchor.items():
-            axis = self.space[name]
-            if not axis.low <= value <= axis.high:
-                raise ValueError(
-                    f"the space must hold the base's {name}, {value:g}, "
-                    f"got {axis.low:g} to {axis.high:g}"
-                )
-
-    @functools.cached_property
-    def anchor(self) -> dict[str, np.float32]:
-        """The base's setting, the largest value of each hyperparameter."""
-        assert self.base is not None
-        peaks = peak_values(self.base, self.epochs)
-        return {name: peaks[name] for name in self.space}
-
-    @property
-    def budget(self) -> int:
-        """Optimizer steps of everything."""
-        return self.epochs * self.steps_per_epoch
-
-    @property
-    def allowance(self) -> int:
-        """Steps that max_overhead allows for the race."""
-        share = self.max_overhead / (1 + self.max_overhead)
-        return math.floor(self.budget * share + 1e-9)
 
     @property
     def horizons(self) -> list[int]:
@@ -215,16 +176,6 @@ class Race(Strategy):
             (min(count, arms[0]) - 1) * int(length)
             for count, length in zip(arms, lengths, strict=True)
         )
-
-    @property
-    def made_for(self) -> dict[str, int]:
-        """The run that its budget is of."""
-        return {"epochs": self.epochs, "steps_per_epoch": self.steps_per_epoch}
-
-    def accepted_steps(self, state: RaceState) -> int:
-        """Optimizer steps of the accepted path, if there are no more rounds and nothing
-        diverges."""
-        return self.budget - int(state.spent)
 
     def init(self, key: jax.Array, score: float) -> RaceState:
         """State of a run that starts at a network with this score, which is not
@@ -579,9 +530,8 @@ class Race(Strategy):
         clear = 0.25 * float(state.best - state.first) + 3 * float(state.noise)
         cut = np.float32(state.scale * CUT)
         cooling = state.done >= (1 - COOLDOWN) * self.accepted_steps(state)
-        room = (
-            self.accepted_steps(state) - int(state.done) > 2 * steps
-        )  # to do it again
+        left = self.accepted_steps(state) - int(state.done)
+        room = left > 2 * steps  # to train the stretch again
         behind = lost > clear and cut > SMALLEST and room and not cooling
         if behind or not np.isfinite(score):  # again, at a smaller rate
             spent = state.spent + np.int32(steps)

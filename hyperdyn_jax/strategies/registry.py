@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from hyperdyn_jax.strategies.autolrs import AutoLRS
+from hyperdyn_jax.strategies.budgeted import peak_values
 from hyperdyn_jax.strategies.explore_then_commit import (
     ExploreThenCommit,
     earlier_probes,
-    peak_values,
 )
 from hyperdyn_jax.strategies.hyperdyn import Hyperdyn
 from hyperdyn_jax.strategies.learned_schedule import load_schedule, read_schedule

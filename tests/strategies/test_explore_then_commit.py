@@ -452,7 +452,7 @@ def test_an_earlier_run_of_another_space_is_refused():
         ({"confirmations": 1}, "confirmations must be a whole number >= 2, got 1"),
         ({"pair": 0}, "pair must be a whole number >= 1, got 0"),
         ({"worth": -1}, r"worth must be a number >= 0 and finite, got -1"),
-        ({"base": Schedule.constant(momentum=0.9)}, r"a schedule of \['learning_rate'"),
+        ({"base": Schedule.constant(momentum=0.9)}, "a schedule of learning_rate too"),
         (
             {"base": Schedule.constant(learning_rate=3.0)},
             "the space must hold the base's learning_rate, 3, got 0.001 to 1",
