@@ -58,6 +58,7 @@ class Belief(NamedTuple):
     best: f64[d], the place with the best expected score.
     ahead: probability that it is better than the base.
     leaves_base: it is better than the base by more than noise.
+    warming: the best rate drifts as fast as where something is still warming up.
     places: f64[s, d], where samples of the score at the end have their best.
     drifts: f64[s], the drift of each of them.
     end, axis: log horizon of the end; the axis that drifts.
@@ -69,6 +70,7 @@ class Belief(NamedTuple):
     best: np.ndarray
     ahead: float
     leaves_base: bool
+    warming: bool
     places: np.ndarray
     drifts: np.ndarray
     end: float
@@ -120,10 +122,10 @@ def believe(
     expected = mixture.weights @ mixture.means
     best = int(expected.argmax())
     leaves, ahead = False, 1.0
+    warming = bool(mixture.weights @ mixture.drifts > WARMING)
     if base is not None:  # the last place
         gain = expected[best] - expected[-1]
         ahead = float(np.mean(values[:, best] > values[:, -1]))
-        warming = mixture.weights @ mixture.drifts > WARMING
         sure = AHEAD_OF_LEADER if base_leads and not warming else AHEAD
         leaves = apart and gain > mixture.noise and ahead > sure
     return Belief(
@@ -132,6 +134,7 @@ def believe(
         best=places[best],
         ahead=ahead,
         leaves_base=leaves,
+        warming=warming,
         places=places[values.argmax(1)],
         drifts=mixture.drifts[mixture.draws],
         end=end,

@@ -12,8 +12,8 @@ The paper's algorithm in three parts:
                     on that it expects to be next to the best, soon or at the end
   wait and watch    the run goes on from the arm nearest to what is expected to be best
                     at the end: held constant and cooled down over the last fifth or,
-                    with a base that has a shape, in that shape. A stretch that falls
-                    far behind is done again at a smaller rate
+                    with a base that has a shape, in that shape. Where it falls clearly
+                    behind its best, it goes back there and on at a smaller rate
 
 The user's own setting stays unless arms differ by a test of known level and another is
 expected to end better. Decisions are differences between arms: nothing depends on the
@@ -56,6 +56,7 @@ FIRST = 0.01  # of the budget, trained by each arm of the first round
 LEAST = 10  # steps of the first round; fewer only where the budget has no room for them
 SHORTEST = 2  # steps of it that tell anything at all
 COOLDOWN = 0.2  # of the path
+BEHIND = 0.1  # of what the run has gained; right rates fall back by 0.03 at most
 CUT = 1 / 3  # of the rate, where a run has fallen behind
 SMALLEST = CUT**4  # what the rate is divided by at most
 CAPACITY = 64  # observations
@@ -80,6 +81,7 @@ class RaceState(NamedTuple):
     scale: f32[], what the chosen rate has been multiplied by since.
     first: f32[], an early score, to see how much has been gained.
     best: f32[], the best score of the run.
+    best_done: i32[], steps of the accepted path behind it.
     noise: f32[], of a score, as the race saw it.
     """
 
@@ -98,6 +100,7 @@ class RaceState(NamedTuple):
     scale: Leaf
     first: Leaf
     best: Leaf
+    best_done: Leaf
     noise: Leaf
 
 
@@ -120,7 +123,8 @@ class Race(Budgeted):
         Where it changes over the run its shape is kept and its rate is multiplied.
         With fewer than seven arms, in a budget of less than about 340 steps, it stays.
       max_overhead: steps of the race over those of the rest of the run; never exceeded.
-        A stretch that is done again comes on top, within the budget.
+        What a run that goes back has trained since its best comes on top, within
+        the budget.
       metric: what scores are.
       averaging: power of the polynomial average that scores are of
         (`optimizers.averaged`).
@@ -198,6 +202,7 @@ class Race(Budgeted):
             scale=np.float32(1),
             first=unknown,
             best=unknown,
+            best_done=np.int32(0),
             noise=np.float32(0),
         )
         return self._with_arms(state, self._cover(state.key))
@@ -312,8 +317,8 @@ class Race(Budgeted):
         if not rounds and alike:
             return self._longer(state, belief, scores)
         state = state._replace(rounds=np.int32(rounds + 1))
-        settled = rounds and base_leads and belief.ahead < SETTLED
-        if settled or rounds + 1 == len(HORIZONS):
+        right = base_leads and not belief.warming and belief.ahead < SETTLED
+        if (rounds and right) or rounds + 1 == len(HORIZONS):
             return self._choose(state, belief, scores)
         growth = HORIZONS[rounds + 1] / HORIZONS[rounds]
         following = round(int(state.done) * growth)
@@ -477,6 +482,7 @@ class Race(Budgeted):
             kept=np.bool_(kept),
             first=data.gains[data.feasible][0],
             best=scores[arm],
+            best_done=state.done,
             noise=np.float32(belief.noise),
         )
         return state, decision
@@ -526,23 +532,35 @@ class Race(Budgeted):
         self, state: RaceState, trials: Trials, scores: np.ndarray
     ) -> tuple[RaceState, Decision]:
         (score,), steps = scores, round(trials.epochs * self.steps_per_epoch)
-        lost = float(state.best) - float(score)
-        clear = 0.25 * float(state.best - state.first) + 3 * float(state.noise)
-        cut = np.float32(state.scale * CUT)
-        cooling = state.done >= (1 - COOLDOWN) * self.accepted_steps(state)
-        left = self.accepted_steps(state) - int(state.done)
-        room = left > 2 * steps  # to train the stretch again
-        behind = lost > clear and cut > SMALLEST and room and not cooling
-        if behind or not np.isfinite(score):  # again, at a smaller rate
-            spent = state.spent + np.int32(steps)
-            decision = common.stay(state.epoch, hold=[1])
-            return state._replace(spent=spent, scale=cut), decision
-        state = state._replace(
+        since = int(state.done - state.best_done)  # where the run has not been better
+        best = 1 if since == 0 else 2  # the state of it, after the stretch and the run
+        if self._is_behind(state, score, steps) or not np.isfinite(score):
+            decision = common.stay(state.epoch, hold=[best])
+            return state._replace(
+                spent=state.spent + np.int32(since + steps),
+                done=state.best_done,
+                scale=np.float32(state.scale * CUT),
+            ), decision
+        done, better = state.done + np.int32(steps), score >= state.best
+        hold = [0] if better else [0, best]
+        decision = common.accept(state.epoch, 0, hold=hold, kept=state.epoch > 0)
+        return state._replace(
             epoch=state.epoch + np.int32(1),
-            done=state.done + np.int32(steps),
+            done=done,
             best=np.maximum(state.best, score),
-        )
-        return state, common.accept(state.epoch - 1, 0, kept=state.epoch > 1)
+            best_done=done if better else state.best_done,
+        ), decision
+
+    def _is_behind(self, state: RaceState, score: np.float32, steps: int) -> bool:
+        """Whether the run is clearly behind its best, and there is time to mend it."""
+        gained = float(state.best - state.first)
+        clear = BEHIND * gained + 3 * float(state.noise)
+        left = self.accepted_steps(state) - int(state.done)
+        cooling = state.done >= (1 - COOLDOWN) * self.accepted_steps(state)
+        smallest = state.scale * CUT <= SMALLEST
+        if smallest or cooling or left <= 2 * steps:
+            return False
+        return float(state.best) - float(score) > clear
 
 
 def wsd(share: float) -> float:
