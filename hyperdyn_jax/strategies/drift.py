@@ -44,8 +44,6 @@ COMPONENTS = 24  # of the mixture, at most
 LEVEL = 0.05  # of the test that arms differ by more than noise
 LENIENT = 0.2  # the same where there is no base to lose
 SHUFFLES = 2000  # of it
-AHEAD = 0.7  # probability that the best place is ahead, to leave a base
-AHEAD_OF_LEADER = 0.9  # the same for a base that leads; what warms up proves little
 WARMING = 0.6  # drift of what is still warming up
 GRID, CLOUD = 64, 192  # places that are compared, on one axis and on several
 
@@ -93,7 +91,6 @@ def believe(
     spans: np.ndarray,
     end: float,
     base: np.ndarray | None,
-    base_leads: bool,
     seed: int,
 ) -> Belief:
     """The belief after some rounds.
@@ -106,7 +103,6 @@ def believe(
       spans: f[d], points are from 0 to these.
       end: logarithm of the steps of the whole run.
       base: f[d], the user's own setting.
-      base_leads: it has the best score at the last horizon.
       seed: of the samples.
     """
     points, times, scores = (np.asarray(x, np.float64) for x in (points, times, scores))
@@ -126,8 +122,7 @@ def believe(
     if base is not None:  # the last place
         gain = expected[best] - expected[-1]
         ahead = float(np.mean(values[:, best] > values[:, -1]))
-        sure = AHEAD_OF_LEADER if base_leads and not warming else AHEAD
-        leaves = apart and gain > mixture.noise and ahead > sure
+        leaves = apart and gain > mixture.noise and ahead > 0.5
     return Belief(
         differ=bool(np.ptp(gains) > 0),
         told_apart=apart,

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from hyperdyn_jax import LogComplement, LogUniform, SearchSpace, tune
 from hyperdyn_jax.strategies import Schedule
-from hyperdyn_jax.strategies.race import RACE, RUN, CannotTellError, Race, wsd
+from hyperdyn_jax.strategies.race import RACE, RUN, CannotTellError, Race
+from hyperdyn_jax.strategies.race_plan import wsd
 from hyperdyn_jax.tuner import cpu_jit
 from hyperdyn_jax.tuner.interface import TooShortError
 
