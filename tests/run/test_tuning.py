@@ -17,9 +17,9 @@ import pytest
 
 from hyperdyn_jax import (
     DivergedError,
-    ExploreThenCommit,
     Hyperdyn,
     LogUniform,
+    Race,
     Schedule,
     SearchSpace,
     load_schedule,
@@ -27,16 +27,18 @@ from hyperdyn_jax import (
     tune,
 )
 from hyperdyn_jax import strategies as baselines
+from hyperdyn_jax.strategies.learned_schedule import to_schedule
 
 SPACE = SearchSpace(learning_rate=LogUniform(1e-4, 1.5))
 KEY = jax.random.key(0)
 START = np.float32(10)
 SIZE = {"epochs": 6, "steps_per_epoch": 20, "key": KEY}
+LONGER = {"epochs": 25, "steps_per_epoch": 16, "key": KEY}  # as a race needs
 
 
-# Explore-then-commit scored at the end of its path, as the other strategies are.
-AT_THE_END = ExploreThenCommit(
-    SPACE, 6, 20, base=Schedule.constant(learning_rate=1e-3),
+# A race scored at the end of its path, as the other strategies are.
+AT_THE_END = Race(
+    SPACE, 25, 16, base=Schedule.constant(learning_rate=1e-3),
     averaging=None, backtracking=False,
 )  # fmt: skip
 
@@ -60,22 +62,21 @@ class Loop:
         return -float(abs(w)) - 1e-3
 
     def percent(self, w):
-        return 100 * math.exp(-float(abs(w)))
+        return 100 * math.exp(-0.1 * float(abs(w)))
 
 
 @pytest.fixture(scope="module")
-def explored():
-    """An explore-then-commit run, and the loop that it drove."""
+def raced():
+    """A race without an average, and the loop that it drove."""
     loop = Loop()
-    return loop, tune(loop.train, loop.loss, START, AT_THE_END, **SIZE)
+    return loop, tune(loop.train, loop.loss, START, AT_THE_END, **LONGER)
 
 
 @pytest.fixture(scope="module")
 def averaged():
     """A search space alone: a race, whose trials are in pieces of a step or two."""
-    loop, size = Loop(), {"epochs": 25, "steps_per_epoch": 16, "key": KEY}
-    base = {"learning_rate": 1e-3}
-    return loop, tune(loop.train, loop.loss, START, SPACE, base=base, **size)
+    loop, base = Loop(), {"learning_rate": 1e-3}
+    return loop, tune(loop.train, loop.loss, START, SPACE, base=base, **LONGER)
 
 
 def accepted_path(loop, result):
@@ -87,13 +88,19 @@ def accepted_path(loop, result):
     return w
 
 
-def test_own_setting_is_left_for_a_better_one_within_the_budget(explored):
-    loop, result = explored
+def of_its_path(metrics):
+    """Rows of the arm that won: those before the last with a path are of others."""
+    paths = [i for i, row in enumerate(metrics) if "path" in row]
+    return metrics[max(paths, default=0) :]
+
+
+def test_own_setting_is_left_for_a_better_one_within_the_budget(raced):
+    loop, result = raced
     last = result.metrics[-1]
-    assert last["hyperparams"]["learning_rate"] > 0.01
-    assert last["total_steps"] == sum(len(steps) for _, steps in loop.calls) == 120
-    assert 100 <= last["step"] < 120  # max_overhead = 0.2
-    plain = Loop().train(START, {"learning_rate": 1e-3}, range(120))
+    assert max(row["hyperparams"]["learning_rate"] for row in result.metrics) > 0.01
+    assert last["total_steps"] == sum(len(steps) for _, steps in loop.calls) == 400
+    assert 400 / 1.2 <= last["step"] < 400  # max_overhead = 0.2
+    plain = Loop().train(START, {"learning_rate": 1e-3}, range(400))
     assert abs(result.state) < 0.1 * abs(plain)
     assert result.score == loop.loss(result.state) == -last["validation_loss"]
     assert last["validation_accuracy"] is None
@@ -102,9 +109,7 @@ def test_own_setting_is_left_for_a_better_one_within_the_budget(explored):
 def test_scores_are_of_the_average_of_every_step_so_far(averaged):
     _, result = averaged
     end = average = np.float64(START)
-    # Rows before the last that has a path are of other arms of the race.
-    paths = [i for i, row in enumerate(result.metrics) if "path" in row]
-    steps = {row["step"]: row for row in result.metrics[max(paths, default=0) :]}
+    steps = {row["step"]: row for row in of_its_path(result.metrics)}
     rate = result.schedule["learning_rate"]
     for t in range(1, max(steps) + 1):
         end = end * (1 - np.float64(rate(t - 1))) + 1e-3 * math.sin(t - 1)
@@ -126,17 +131,42 @@ def test_pieces_do_not_change_the_training(averaged):
     assert loop.last == accepted_path(Loop(), result)
 
 
+def test_a_piece_of_several_steps_weighs_as_all_of_them():
+    """As one step after the other, where the path is at the end of its piece."""
+    loop, scored = Loop(), []
+
+    def evaluate(w):
+        scored.append(w)
+        return loop.loss(w)
+
+    constant = Averaged({"learning_rate": 0.02})
+    size = {"epochs": 3, "steps_per_epoch": 37, "key": KEY}
+    tune(loop.train, evaluate, np.float64(START), constant, **size)
+    pieces = [steps for _, steps in loop.calls]
+    assert {len(steps) for steps in pieces} == {3, 1}
+    w, average, expected = np.float64(START), 0.0, []
+    for steps in pieces:
+        w = Loop().train(w, {"learning_rate": np.float32(0.02)}, steps)
+        for step in steps:
+            average += 6 / (step + 1 + 5) * (w - average)  # as optimizers.averaged
+        if steps.stop % 37 == 0:
+            expected.append(average)
+    np.testing.assert_allclose(scored[1:4], expected, rtol=1e-6)
+
+
+class Averaged(Schedule):
+    averaging = 5.0
+
+
 def test_a_trial_is_in_sixteen_pieces_at_most():
-    loop, size = Loop(), {"epochs": 2, "steps_per_epoch": 150, "key": KEY}
-    tuner = ExploreThenCommit(SPACE, 2, 150)
-    result = tune(loop.train, loop.loss, START, tuner, **size)
+    loop, size = Loop(), {"epochs": 4, "steps_per_epoch": 150, "key": KEY}
+    result = tune(loop.train, loop.loss, START, SPACE, **size)
     ranges = [steps for _, steps in loop.calls]
-    trials = [[ranges[0]]]
+    trials, ends = [[ranges[0]]], {row["step"] for row in result.metrics}
     for before, steps in itertools.pairwise(ranges):
-        begins = steps.start != before.stop or steps.start == 150
+        begins = steps.start != before.stop or steps.start in ends
         trials += [[steps]] if begins else [[*trials.pop(), steps]]
-    assert [len(steps) for steps in trials[-2]] == [10] * 15
-    assert trials[-2][-1].stop == 150
+    assert [10] * 15 in [[len(steps) for steps in trial] for trial in trials]
     assert max(map(len, trials)) <= 16
     assert loop.last == accepted_path(Loop(), result)
 
@@ -144,53 +174,53 @@ def test_a_trial_is_in_sixteen_pieces_at_most():
 @pytest.mark.parametrize("backtracking", [True, False])
 def test_the_best_epoch_is_the_result_where_the_strategy_goes_back(backtracking):
     """A state that counts its steps, and is best after some 60 of them."""
-    tuner = ExploreThenCommit(SPACE, 6, 20, averaging=None, backtracking=backtracking)
+
+    class Constant(Schedule):
+        pass
+
+    Constant.backtracking = backtracking
+    tuner = Constant({"learning_rate": 0.1})
     result = tune(
         lambda state, _, steps: state + len(steps),
-        lambda state: -1.0 - abs(state - 60), 0.0, tuner, **SIZE,
+        lambda state: 200.0 - abs(state - 60), 0.0, tuner, **SIZE,
     )  # fmt: skip
-    losses = [row["validation_loss"] for row in result.metrics]
-    assert len(losses) == result.metrics[-1]["epoch"] + 1 == 6
-    assert result.best_epoch == (np.argmin(losses) if backtracking else 5)
+    scores = [row["validation_accuracy"] for row in result.metrics]
+    assert len(scores) == result.metrics[-1]["epoch"] + 1 == 6
+    assert result.best_epoch == (np.argmax(scores) if backtracking else 5)
     assert result.state == result.metrics[result.best_epoch]["step"]
-    assert result.score == -losses[result.best_epoch]
-    assert losses[5] > min(losses)
+    assert result.score == scores[result.best_epoch]
+    assert scores[5] < max(scores)
 
 
-def test_branches_that_are_compared_have_the_same_steps(explored):
-    loop, result = explored
+def test_branches_that_are_compared_have_the_same_steps(raced):
+    loop, result = raced
     calls = iter(loop.calls)
-    pairs = []
-    for row in result.decisions:
-        ranges = [next(calls)[1] for _ in row["trials"]]
-        assert len(set(ranges)) == 1
-        if len(row["trials"]) == 2:
-            pairs.append(ranges[0])
-    # The pairs that confirm each have fresh data, none of the probes' own.
-    assert len(pairs) >= 3
-    assert pairs[0].start > 0
-    assert all(a.stop == b.start for a, b in itertools.pairwise(pairs))
+    ranges = [{next(calls)[1] for _ in row["trials"]} for row in result.decisions]
+    assert max(len(row["trials"]) for row in result.decisions) >= 3
+    assert all(len(each) == 1 for each in ranges)
+    assert next(calls, None) is None
 
 
-def test_state_is_that_of_the_accepted_path(explored):
-    loop, result = explored
+def test_state_is_that_of_the_accepted_path(raced):
+    loop, result = raced
     assert accepted_path(loop, result) == result.state
 
 
-def test_schedule_of_the_result_is_the_accepted_path(explored):
-    _, result = explored
-    rate, step = result.schedule["learning_rate"], 0
-    for row in result.metrics:
+def test_schedule_of_the_result_is_the_accepted_path(raced):
+    _, result = raced
+    rows = of_its_path(result.metrics)
+    rate, step = result.schedule["learning_rate"], rows[0]["step"] - 1
+    for row in rows:
         for step in (step, row["step"] - 1):  # noqa: B020 (both ends of the epoch)
             assert rate(step) == np.float32(row["hyperparams"]["learning_rate"])
         step = row["step"]
 
 
-def test_replay_has_the_same_setting_at_every_step(explored):
-    _, result = explored
-    ends = tuple(row["step"] for row in result.metrics)
-    replay, loop = baselines.Replay(result.schedule, ends, 20), Loop()
-    again = tune(loop.train, loop.percent, START, replay, **SIZE)
+def test_replay_has_the_same_setting_at_every_step(raced):
+    _, result = raced
+    ends = tuple(to_schedule(result.metrics)["until_step"])
+    replay, loop = baselines.Replay(result.schedule, ends, 16), Loop()
+    again = tune(loop.train, loop.percent, START, replay, **LONGER)
     played = [rate for rate, steps in loop.calls for _ in steps]
     assert len(played) == ends[-1]
     assert played == [
@@ -445,7 +475,8 @@ def test_report_makes_a_page_of_it(tmp_path, strategy):
         ({"base": {"momentum": 0.9}}, "base must have the search space's hyperparame"),
         ({"tuner": Hyperdyn(SPACE), "base": {}}, "base goes with a SearchSpace"),
         ({"tuner": baselines.AutoLRS(SPACE), "steps_per_epoch": 8}, "of 0.2 steps"),
-        ({"evaluate": lambda _: 50.0, "tuner": AT_THE_END}, "score must be minus a lo"),
+        ({"minimize": 1, "epochs": 10}, "minimize must be True, False or None, got 1"),
+        ({"minimize": True, "tuner": Hyperdyn(SPACE)}, "Hyperdyn takes an accuracy in"),
         ({"evaluate": lambda _: math.nan, "epochs": 10}, "score must be finite"),
         ({"key": 3, "epochs": 10}, "key must be one PRNG key such as jax.random.key"),
     ],
@@ -529,13 +560,8 @@ def test_a_schedule_of_optax_counts_steps():
     """It ends at the end of the run, and not of as many epochs."""
     steps = 10 * 16
     base = {"learning_rate": optax.cosine_decay_schedule(0.1, steps)}
-    seen = []
-
-    def train(w, hparams, steps):
-        seen.append((steps.start, float(hparams["learning_rate"])))
-        return w  # nothing is better than anything
-
-    result = tune(train, lambda _: -1.0, START, SPACE, base=base, **SHORT)
+    with pytest.warns(UserWarning, match="all 3 settings that were compared score -1,"):
+        result = tune(shrink, lambda _: -1.0, START, SPACE, base=base, **SHORT)
     rates = [row["hyperparams"]["learning_rate"] for row in result.metrics]
     assert rates[0] > 0.095
     assert rates[-1] < 0.02
@@ -572,7 +598,7 @@ def test_a_run_that_is_too_short_is_told_what_tune_can_be_given():
     "score", [None, (0.1, 0.9), {"loss": 1.0}, "0.1", np.ones(3), jnp.ones((2, 2))]
 )
 def test_what_is_no_score_is_told(score):
-    with pytest.raises(ValueError, match="evaluate must return one number, of which"):
+    with pytest.raises(ValueError, match="evaluate must return one number, a score"):
         tune(shrink, lambda _: score, START, SPACE, **SHORT)
 
 
@@ -670,6 +696,26 @@ def test_it_speaks_when_it_is_asked_to(capsys, averaged):
     )
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(spoken.decisions) == len(spoken.metrics)
-    assert all("validation loss" in line for line in lines)
+    assert all("  score -" in line for line in lines)
+    for line, row in zip(lines, spoken.metrics, strict=True):
+        assert line.startswith(f"step {row['step']:>3}/")
+    assert lines[-1].startswith(f"step {row['step']}/{row['step']}  score ")
     assert "random start: the best of 3 random settings" in lines[0]
     assert "race: the best of 3 that train on side by side" in lines[1]
+
+
+def test_a_loss_can_be_returned_as_it_is(tmp_path, capsys, averaged):
+    """The same run, in the unit of what is returned."""
+    loop, base = Loop(), {"learning_rate": 1e-3}
+    size = LONGER | {"workdir": tmp_path, "minimize": True, "progress": True}
+    result = tune(loop.train, lambda w: -loop.loss(w), START, SPACE, base=base, **size)
+    _, wanted = averaged
+    assert without_seconds(result.metrics) == without_seconds(wanted.metrics)
+    assert result.decisions == wanted.decisions
+    assert result.score == -wanted.score > 0
+    lines = capsys.readouterr().out.splitlines()
+    loss = result.metrics[0]["validation_loss"]
+    assert lines[0].startswith("step   ")
+    assert f"  loss {loss:.6g}  " in lines[0]
+    with pytest.raises(ValueError, match="holds a run of another config"):
+        tune(loop.train, loop.loss, START, SPACE, base=base, workdir=tmp_path, **LONGER)
