@@ -126,7 +126,7 @@ def long_run() -> list[float]:
     ended = []
     with tempfile.TemporaryDirectory() as folder:
         tune(
-            lambda w, hparams, steps: w * (1 - hparams["learning_rate"]) + 1e-3,
+            lambda w, hparams, _: w * (1 - hparams["learning_rate"]) + 1e-3,
             lambda w: -float((w**2).sum()),
             np.full(4, 10, np.float32),
             SPACES["rate"],
