@@ -17,7 +17,7 @@ from hyperdyn_jax import ByStep, LogUniform, SearchSpace, tune
 from hyperdyn_jax.data.dataset import load_digits
 from hyperdyn_jax.optimizers import set_hyperparams
 
-EPOCHS, STEPS_PER_EPOCH, BATCH = 10, 16, 32
+EPOCHS, STEPS_PER_EPOCH, BATCH = 20, 20, 32
 STEPS = EPOCHS * STEPS_PER_EPOCH
 SIZE = {"epochs": EPOCHS, "steps_per_epoch": STEPS_PER_EPOCH, "key": jax.random.key(0)}
 SPACE = SearchSpace(learning_rate=LogUniform(1e-4, 1.0))
@@ -71,7 +71,7 @@ def mlp_score(state):
 
 def plain_mlp():
     model = MLP()
-    params = model.init(jax.random.key(0), IMAGES[:1])
+    params = jax.jit(model.init)(jax.random.key(0), IMAGES[:1])
     optimizer = optax.sgd(learning_rate=0.1)
     state = TrainState.create(apply_fn=model.apply, params=params, tx=optimizer)
     for epoch in range(EPOCHS):
@@ -82,7 +82,7 @@ def plain_mlp():
 
 def tuned_mlp(**options):
     model = MLP()
-    params = model.init(jax.random.key(0), IMAGES[:1])
+    params = jax.jit(model.init)(jax.random.key(0), IMAGES[:1])
     optimizer = optax.inject_hyperparams(optax.sgd, **F32)(learning_rate=0.1)
     state = TrainState.create(apply_fn=model.apply, params=params, tx=optimizer)
     batches = ByStep(loader)
@@ -100,6 +100,7 @@ def tuned_mlp(**options):
 # A variational autoencoder, whose loss is tuned as it is.
 
 
+@jax.jit
 def vae_init(key):
     shapes = {"in": (64, 32), "mean": (32, 4), "width": (32, 4)}
     shapes |= {"hidden": (4, 32), "out": (32, 64)}
@@ -167,20 +168,20 @@ WALK = np.cumsum(np.random.default_rng(0).choice([1, 2, 5], 4000)) % 16
 WINDOWS = np.int32(np.lib.stride_tricks.sliding_window_view(WALK, 9))
 
 
-class Transformer(nn.Module):
-    @nn.compact
-    def __call__(self, codes):
-        x = nn.Embed(16, 16)(codes) + self.param(
-            "places", nn.initializers.normal(0.02), (1, 8, 16)
-        )
-        mask = nn.make_causal_mask(codes)
-        x = x + nn.MultiHeadDotProductAttention(2)(nn.LayerNorm()(x), mask=mask)
-        return nn.Dense(16)(x + nn.Dense(16)(nn.gelu(nn.Dense(32)(nn.LayerNorm()(x)))))
+def transformer_init(seed):
+    shapes = {"letters": (16, 16), "places": (8, 16), "attend": (16, 48)}
+    shapes |= {"in": (16, 32), "out": (32, 16), "read": (16, 16)}
+    rng = np.random.default_rng(seed)
+    return {name: np.float32(rng.normal(0, 0.2, x)) for name, x in shapes.items()}
 
 
 def transformer_loss(params, windows):
-    logits = Transformer().apply(params, windows[:, :-1])
-    return cross_entropy(logits, windows[:, 1:])
+    x = params["letters"][windows[:, :-1]] + params["places"]
+    queries, keys, values = jnp.split(x @ params["attend"], 3, axis=-1)
+    scores = queries @ keys.swapaxes(1, 2) + jnp.where(jnp.tri(8), 0, -1e9)
+    x = x + jax.nn.softmax(scores) @ values
+    x = x + jax.nn.gelu(x @ params["in"]) @ params["out"]
+    return cross_entropy(x @ params["read"], windows[:, 1:])
 
 
 @jax.jit
@@ -190,7 +191,7 @@ def transformer_score(state):
 
 def plain_transformer():
     optimizer = optax.adamw(learning_rate=1e-3, weight_decay=1e-2)
-    params = Transformer().init(jax.random.key(0), WINDOWS[:1, :-1])
+    params = transformer_init(0)
     state = params, optimizer.init(params)
 
     @jax.jit
@@ -209,7 +210,7 @@ def tuned_transformer(**options):
     optimizer = optax.inject_hyperparams(optax.adamw, **F32)(
         learning_rate=1e-3, weight_decay=1e-2
     )
-    params = Transformer().init(jax.random.key(0), WINDOWS[:1, :-1])
+    params = transformer_init(0)
     state = params, optimizer.init(params)
 
     @jax.jit
@@ -242,6 +243,11 @@ class ResNet(nn.Module):
 
 
 @jax.jit
+def resnet_init(key, images):
+    return ResNet().init(key, images, train=False)
+
+
+@jax.jit
 def resnet_score(state):
     variables = {"params": state[0], "batch_stats": state[1]}
     logits = ResNet().apply(variables, IMAGES[TRAIN:], train=False)
@@ -256,7 +262,7 @@ def resnet_loss(params, batch_stats, batch):
 
 def plain_resnet():
     optimizer = optax.sgd(learning_rate=0.1, momentum=0.9)
-    variables = ResNet().init(jax.random.key(0), IMAGES[:1], train=False)
+    variables = resnet_init(jax.random.key(0), IMAGES[:1])
     params, batch_stats = variables["params"], variables["batch_stats"]
     state = params, batch_stats, optimizer.init(params)
 
@@ -276,7 +282,7 @@ def tuned_resnet(**options):
     optimizer = optax.inject_hyperparams(optax.sgd, **F32)(
         learning_rate=0.1, momentum=0.9
     )
-    variables = ResNet().init(jax.random.key(0), IMAGES[:1], train=False)
+    variables = resnet_init(jax.random.key(0), IMAGES[:1])
     params, batch_stats = variables["params"], variables["batch_stats"]
     state = params, batch_stats, optimizer.init(params)
 
@@ -376,7 +382,7 @@ def rnn_score(state):
 
 def plain_rnn():
     optimizer = optax.adam(learning_rate=1e-3)
-    model = RNN(jax.random.key(0))
+    model = eqx.filter_jit(RNN)(jax.random.key(0))
     state = model, optimizer.init(eqx.filter(model, eqx.is_array))
 
     @eqx.filter_jit
@@ -393,7 +399,7 @@ def plain_rnn():
 
 def tuned_rnn(**options):
     optimizer = optax.inject_hyperparams(optax.adam, **F32)(learning_rate=1e-3)
-    model = RNN(jax.random.key(0))
+    model = eqx.filter_jit(RNN)(jax.random.key(0))
     state = model, optimizer.init(eqx.filter(model, eqx.is_array))
 
     @eqx.filter_jit
@@ -479,6 +485,7 @@ def pinn_score(state):
     return jnp.abs(found - jnp.sin(POINTS)).max()
 
 
+@jax.jit
 def pinn_init(key):
     values = jax.random.normal(key, (3, 16))
     return {"a": values[0], "b": values[1], "c": 0.1 * values[2]}

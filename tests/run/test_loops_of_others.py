@@ -11,7 +11,7 @@ import pytest
 
 KINDS = ("mlp", "vae", "transformer", "resnet", "accumulated", "rnn", "sharded",
          "pinn", "reinforce", "bfloat16")  # fmt: skip
-HEAVY = ("transformer", "resnet", "rnn")  # to compile
+HEAVY = ("vae", "transformer", "resnet", "rnn")  # to compile
 LOSSES = ("vae", "pinn")
 CHANGED = 10  # lines at most
 
@@ -56,11 +56,12 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", marked(KINDS))
 def test_it_runs_as_it_is_and_tuned(kind, whole):
-    sign = -1 if kind in LOSSES else 1
-    plain, result = sign * getattr(loops, f"plain_{kind}")(), whole(kind)
+    """As many steps in all, and no worse for them."""
+    plain, result = float(getattr(loops, f"plain_{kind}")()), whole(kind)
     assert result.metrics[-1]["total_steps"] == loops.STEPS
-    untrained = result.decisions[0]["score_before"]
-    assert min(float(plain), sign * result.score) > untrained
+    untrained, sign = result.decisions[0]["score_before"], -1 if kind in LOSSES else 1
+    gains = [sign * score - untrained for score in (plain, result.score)]
+    assert gains[1] > 0.95 * gains[0] > 0
 
 
 @pytest.mark.parametrize(
