@@ -33,7 +33,7 @@ SPACE = SearchSpace(learning_rate=LogUniform(1e-4, 1.5))
 KEY = jax.random.key(0)
 START = np.float32(10)
 SIZE = {"epochs": 6, "steps_per_epoch": 20, "key": KEY}
-LONGER = {"epochs": 25, "steps_per_epoch": 16, "key": KEY}  # as a race needs
+LONG = {"epochs": 25, "steps_per_epoch": 16, "key": KEY}  # as a race needs
 
 
 # A race scored at the end of its path, as the other strategies are.
@@ -69,14 +69,14 @@ class Loop:
 def raced():
     """A race without an average, and the loop that it drove."""
     loop = Loop()
-    return loop, tune(loop.train, loop.loss, START, AT_THE_END, **LONGER)
+    return loop, tune(loop.train, loop.loss, START, AT_THE_END, **LONG)
 
 
 @pytest.fixture(scope="module")
 def averaged():
     """A search space alone: a race, whose trials are in pieces of a step or two."""
     loop, base = Loop(), {"learning_rate": 1e-3}
-    return loop, tune(loop.train, loop.loss, START, SPACE, base=base, **LONGER)
+    return loop, tune(loop.train, loop.loss, START, SPACE, base=base, **LONG)
 
 
 def accepted_path(loop, result):
@@ -171,22 +171,21 @@ def test_a_trial_is_in_sixteen_pieces_at_most():
     assert loop.last == accepted_path(Loop(), result)
 
 
-@pytest.mark.parametrize("backtracking", [True, False])
-def test_the_best_epoch_is_the_result_where_the_strategy_goes_back(backtracking):
+@pytest.mark.parametrize("going_back", [True, False])
+def test_the_best_epoch_is_the_result_where_the_strategy_goes_back(going_back):
     """A state that counts its steps, and is best after some 60 of them."""
 
-    class Constant(Schedule):
-        pass
+    class Plays(Schedule):
+        backtracking = going_back
 
-    Constant.backtracking = backtracking
-    tuner = Constant({"learning_rate": 0.1})
+    tuner = Plays.constant(learning_rate=0.1)
     result = tune(
         lambda state, _, steps: state + len(steps),
         lambda state: 200.0 - abs(state - 60), 0.0, tuner, **SIZE,
     )  # fmt: skip
     scores = [row["validation_accuracy"] for row in result.metrics]
     assert len(scores) == result.metrics[-1]["epoch"] + 1 == 6
-    assert result.best_epoch == (np.argmax(scores) if backtracking else 5)
+    assert result.best_epoch == (np.argmax(scores) if going_back else 5)
     assert result.state == result.metrics[result.best_epoch]["step"]
     assert result.score == scores[result.best_epoch]
     assert scores[5] < max(scores)
@@ -220,7 +219,7 @@ def test_replay_has_the_same_setting_at_every_step(raced):
     _, result = raced
     ends = tuple(to_schedule(result.metrics)["until_step"])
     replay, loop = baselines.Replay(result.schedule, ends, 16), Loop()
-    again = tune(loop.train, loop.percent, START, replay, **LONGER)
+    again = tune(loop.train, loop.percent, START, replay, **LONG)
     played = [rate for rate, steps in loop.calls for _ in steps]
     assert len(played) == ends[-1]
     assert played == [
@@ -708,7 +707,7 @@ def test_it_speaks_when_it_is_asked_to(capsys, averaged):
 def test_a_loss_can_be_returned_as_it_is(tmp_path, capsys, averaged):
     """The same run, in the unit of what is returned."""
     loop, base = Loop(), {"learning_rate": 1e-3}
-    size = LONGER | {"workdir": tmp_path, "minimize": True, "progress": True}
+    size = LONG | {"workdir": tmp_path, "minimize": True, "progress": True}
     result = tune(loop.train, lambda w: -loop.loss(w), START, SPACE, base=base, **size)
     _, wanted = averaged
     assert without_seconds(result.metrics) == without_seconds(wanted.metrics)
@@ -719,4 +718,4 @@ def test_a_loss_can_be_returned_as_it_is(tmp_path, capsys, averaged):
     assert lines[0].startswith("step   ")
     assert f"  loss {loss:.6g}  " in lines[0]
     with pytest.raises(ValueError, match="holds a run of another config"):
-        tune(loop.train, loop.loss, START, SPACE, base=base, workdir=tmp_path, **LONGER)
+        tune(loop.train, loop.loss, START, SPACE, base=base, workdir=tmp_path, **LONG)
