@@ -128,7 +128,7 @@ def run_scores(evaluate, tuner=SPACE, **options):
 
 def test_a_loss_in_place_of_a_score_is_told_in_the_first_round():
     rows = []
-    with pytest.warns(UserWarning, match=r"as a loss does .* give tune\(\.\.\., minim"):
+    with pytest.warns(UserWarning, match=r"as of a loss; .* give tune\(\.\.\., minim"):
         run_scores(abs, on_decision=rows.append)
     assert misuse.falls(rows[0])
     assert not any(map(misuse.falls, rows[-3:]))
