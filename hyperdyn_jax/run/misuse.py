@@ -111,8 +111,8 @@ class Watch:
         if not likely:
             return None
         return (
-            "the larger the rate, the lower the score, as of a loss; if evaluate returns "
-            "a loss, give tune(..., minimize=True), and if it does not, minimize=False"
+            "the larger the rate, the lower the score, as of a loss; if evaluate "
+            "returns a loss, give tune(..., minimize=True), and if not, minimize=False"
         )
 
     def _fraction(self, row: Row) -> str | None:
