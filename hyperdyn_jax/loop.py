@@ -8,7 +8,7 @@ from typing import Any
 
 from hyperdyn_jax.distributed import collectives
 from hyperdyn_jax.run import config as config_lib
-from hyperdyn_jax.run import run_dir, trackers
+from hyperdyn_jax.run import console, run_dir, trackers
 from hyperdyn_jax.run.console import Display
 from hyperdyn_jax.run.engine import Engine
 from hyperdyn_jax.run.jsonl import Row
@@ -43,7 +43,7 @@ def train_and_evaluate(
     leads = collectives.first()
     setup, path = check(config, workdir), files.expand(workdir)
     setup = dataclasses.replace(setup, tuner=collectives.shared(setup.tuner))
-    display = display or Display(setup.epochs, quiet=not leads)
+    display = display or Display(quiet=not leads)
     # Opened first: what is wrong with it is noticed before anything is shared.
     opened = _directory(path, config, display) if leads else InMemory(path)
     with opened as directory:
@@ -109,11 +109,15 @@ def run_to_end(setup: config_lib.Setup, directory: Directory, display: Display) 
     def told(before: Run, decided: Decided) -> None:
         tell_skipped(setup, display)
         run = decided.run
-        display.epochs = engine.epochs(run)
         images = (run.total_steps - before.total_steps) * setup.dataset.batch_size
         assert before.pending is not None
         speed, left = images / before.pending.seconds, engine.length(run) - run.step
-        display.decision(decided.rows, directory.rows["metrics"], speed, left)
+        where = console.at_step(run.step, engine.length(run))
+        if setup.tuner.accepted_steps(run.tuner) is None:  # it decides once an epoch
+            epoch = decided.rows["decisions"]["epoch"]
+            where = console.at_epoch(epoch, engine.epochs(run))
+        metrics = directory.rows["metrics"]
+        display.decision(where, decided.rows, metrics, speed, left)
 
     if note := small_validation(setup):
         display.say(note)

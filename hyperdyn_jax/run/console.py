@@ -16,15 +16,11 @@ class Display:
     """Lines on a terminal, with a spinner below them; plain lines elsewhere.
 
     Args:
-      epochs: length of the whole run.
       console: the terminal or file to print to; standard output if None.
       quiet: True to print nothing.
     """
 
-    def __init__(
-        self, epochs: int, console: Console | None = None, quiet: bool = False
-    ):
-        self.epochs = epochs
+    def __init__(self, console: Console | None = None, quiet: bool = False):
         self._console = console or Console(highlight=False, soft_wrap=True, quiet=quiet)
         self._status: Status | None = None
 
@@ -43,11 +39,12 @@ class Display:
         self._status = None
 
     def decision(
-        self, rows: Row, metrics: Sequence[Row], images: float, left: int
+        self, where: str, rows: Row, metrics: Sequence[Row], images: float, left: int
     ) -> None:
         """The line of a decision.
 
         Args:
+          where: the run stands after it (`at_epoch`, `at_step`).
           rows: its row of decisions.jsonl and, if it was accepted, of metrics.jsonl.
           metrics: all rows of metrics.jsonl so far.
           images: trained on a second, in all branches.
@@ -55,17 +52,15 @@ class Display:
         """
         decision = rows["decisions"]
         if "metrics" not in rows:
-            self.say(line(decision, None, self.epochs))
+            self.say(f"{where}  {told(decision, None)}")
             return
         recent = [{"step": 0}, *metrics][-4:]
         steps = max(1, recent[-1]["step"] - recent[0]["step"])
         seconds = sum(row["seconds"] for row in recent[1:])
-        text = line(decision, metrics[-1], self.epochs)
-        eta = _clock(left * seconds / steps)
-        self.say(f"{text}  {images:,.0f} img/s  ETA {eta}")
+        text, eta = told(decision, metrics[-1]), _clock(left * seconds / steps)
+        self.say(f"{where}  {text}  {images:,.0f} img/s  ETA {eta}")
         if self._status is not None:
-            following = min(decision["epoch"] + 1, self.epochs - 1)
-            self._status.update(f"epoch {following}/{self.epochs - 1}")
+            self._status.update(f"after {where}")
 
     def summary(self, metrics: Sequence[Row], page: str) -> None:
         """The closing lines of a finished run, and where its report is."""
@@ -83,17 +78,10 @@ class Display:
 NETWORKS, SCORE, LOSS = range(3)  # what scores are called, and their sign
 
 
-def line(decision: Row, accepted: Row | None, epochs: int) -> str:
-    """What a decision of a network's run was about, in a line.
-
-    Args:
-      decision: its row of decisions.jsonl.
-      accepted: its row of metrics.jsonl, None where the run stays where it was.
-      epochs: length of the whole run.
-    """
-    last = str(max(epochs - 1, decision["epoch"]))  # an epoch may have two decisions
-    number = f"epoch {decision['epoch']:>{len(last)}}/{last}"
-    return f"{number}  {told(decision, accepted)}"
+def at_epoch(epoch: int, epochs: int) -> str:
+    """Where a run stands that decides once an epoch, the first being 0."""
+    last = str(max(epochs - 1, epoch))  # an epoch may have two decisions
+    return f"epoch {epoch:>{len(last)}}/{last}"
 
 
 def at_step(step: int, steps: int) -> str:
@@ -105,7 +93,8 @@ def told(decision: Row, accepted: Row | None, words: int = NETWORKS) -> str:
     """What a decision was about, without where the run stands.
 
     Args:
-      decision, accepted: as for `line`.
+      decision: its row of decisions.jsonl.
+      accepted: its row of metrics.jsonl, None where the run stays where it was.
       words: SCORE or LOSS where the user's own function gives the one or the other.
     """
     if accepted is None:

@@ -30,7 +30,7 @@ def digits(**changes):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     path = tmp_path_factory.mktemp("run")
-    loop.train_and_evaluate(digits(), path, Display(3))
+    loop.train_and_evaluate(digits(), path, Display())
     return path
 
 

@@ -13,8 +13,8 @@ def test_lines_of_probes_tell_their_losses():
         "scores": [-2.1, None],
     }
     row |= {"epoch": 0, "score_before": -2.3, "posterior_mean": None}
-    line = console.line(row, None, 3)
-    assert line == "epoch 0/2  probed lr 0.1: validation loss 2.1; lr 0.4: diverged"
+    line = console.told(row, None)
+    assert line == "probed lr 0.1: validation loss 2.1; lr 0.4: diverged"
 
 
 def test_a_line_and_the_page_give_the_same_reason(tmp_path):
@@ -23,7 +23,7 @@ def test_a_line_and_the_page_give_the_same_reason(tmp_path):
     accepted = METRICS[0] | {"validation_loss": 1.0}
     for row, (_, told, _) in zip(DECISIONS, page.decisions(), strict=True):
         outcome, reason = told.split(": ")
-        line = console.line(row, accepted, 4)
+        line = console.told(row, accepted)
         assert f"{outcome.lower()}: {reason}" in line
     lone = decision(0, [A], [50.0], 49.0, 0)
-    assert console.line(lone, accepted, 4).endswith("lr 0.1 momentum 0.9")
+    assert console.told(lone, accepted).endswith("lr 0.1 momentum 0.9")

@@ -26,7 +26,7 @@ class Recorder(Display):
     """Keeps the lines."""
 
     def __init__(self):
-        super().__init__(1)
+        super().__init__()
         self.lines = []
 
     def say(self, line):

@@ -148,7 +148,7 @@ def test_a_network_is_trained_for_the_steps_that_are_told(
         return after
 
     monkeypatch.setattr(Trainer, "train", counting)
-    metrics = loop.train_and_evaluate(settings(strategy), tmp_path, Display(3))
+    metrics = loop.train_and_evaluate(settings(strategy), tmp_path, Display())
     last = metrics[-1]
     assert sum(trained) == last["total_steps"] == TOTAL[strategy]
     assert np.isfinite(last["test_accuracy"])
