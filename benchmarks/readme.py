@@ -256,7 +256,14 @@ def contenders() -> str:
         (f"**race** from {words}", [f"race_{c.usual * factor:g}" for c in problems])
         for factor, words in STARTS.items()
     ]
-    rows.append(("cosine, the best of eight rates", [c.tuned for c in problems]))
+    rows += [
+        (
+            "**race** from a cosine of the usual rate",
+            [f"race_cosine_{c.usual:g}" for c in problems],
+        ),
+        ("**race**, no rate given", ["race_none" for _ in problems]),
+        ("cosine, the best of eight rates", [c.tuned for c in problems]),
+    ]
     rows += [
         (f"cosine, {words}", [f"cosine_{c.usual * factor:g}" for c in problems])
         for factor, words in STARTS.items()
@@ -355,6 +362,40 @@ def suite_seeds() -> str:
         "`python -m benchmarks.suite.race`."
     )
     return markdown("run|" + "|".join(SUITE.values()), table) + "\n\n" + note
+
+
+def control() -> str:
+    """How often a race leaves a base for another training at the base's own rate."""
+    record = json.loads((RESULTS / "control.json").read_text())
+    left, races = record["results"]["left"], record["results"]["decisions"]
+    return (
+        f"{left} of {races} races left the base ({left / races:.1%}). "
+        f"{_machine(record)}; made by `python benchmarks/control.py`."
+    )
+
+
+def quadratic() -> str:
+    """The race on the noisy quadratic, relative to tuned cosine."""
+    record = json.loads((RESULTS / "quadratic.json").read_text())
+    rows = [
+        [
+            row["spectrum"],
+            f"{row['gradient_noise']:g}",
+            f"{row['measurement_noise']:.0%}",
+            f"{row['median']:.2f}",
+            f"{row['p90']:.2f}",
+            f"{row['greedy']:.1f}",
+        ]
+        for row in record["results"]
+    ]
+    head = "curvatures|gradient noise|measurement noise|median|90th percentile|greedy"
+    draws = len(record["results"][0]["ratios"])
+    text = (
+        f"Final loss over that of a cosine that is tuned for the very problem; {draws} "
+        f"draws; *greedy* takes the rate with the least loss after each epoch; "
+        f"{_machine(record)}; made by `python benchmarks/quadratic.py`."
+    )
+    return markdown(head, rows) + "\n\n" + text
 
 
 def calibration() -> str:
@@ -478,6 +519,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "suite_seeds": suite_seeds,
     "digits": digits,
     "contenders": contenders,
+    "control": control,
+    "quadratic": quadratic,
     "twin": lambda: strategies("twin", 768),
     "characters": lambda: strategies("characters", 1536),
     "options": options,
@@ -501,6 +544,8 @@ DOCUMENTS = {
     "docs/results.md": [
         "suite_seeds",
         "contenders",
+        "control",
+        "quadratic",
         "twin",
         "characters",
         "options",

@@ -20,7 +20,6 @@ from hyperdyn_jax.run import network as network_lib
 from hyperdyn_jax.run.config import Setup
 from hyperdyn_jax.run.config_schema import Config
 from hyperdyn_jax.run.jsonl import dump
-from hyperdyn_jax.strategies.explore_then_commit import ExploreThenCommit
 from hyperdyn_jax.strategies.hyperdyn import Hyperdyn
 from hyperdyn_jax.strategies.race import Race
 from hyperdyn_jax.strategies.search import DoNothingControl
@@ -89,10 +88,8 @@ def count_steps(setup: Setup) -> tuple[int, int, str]:
     if isinstance(tuner, Hyperdyn):
         branches = (1 + tuner.suggestions) * (setup.epochs - 1)
         return steps, (tuner.initial_points + branches) * each, ""
-    if isinstance(tuner, ExploreThenCommit | Race):
+    if isinstance(tuner, Race):
         most = tuner.allowance
-        if isinstance(tuner, ExploreThenCommit):
-            most += (tuner.finalists - 1) * each
         fewest = steps - most
         bound = f"{most:,} steps, {most / fewest:+.1%} of the accepted"
         return fewest, steps, bound
