@@ -20,8 +20,8 @@ from archive import RESULTS, unpacked
 from PIL import Image
 
 from hyperdyn_jax import paper, report
-from hyperdyn_jax.report import numbers, paper_figures
 from hyperdyn_jax.report import figures as figure_files
+from hyperdyn_jax.report import numbers, paper_figures
 from hyperdyn_jax.report.parts import markdown
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,7 +6,6 @@ Nothing is fetched, neither by the build nor by a reader's browser.
 """
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
