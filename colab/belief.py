@@ -12,8 +12,8 @@
 # # What the Gaussian process believes
 #
 # The paper's method on one hyperparameter, epoch by epoch: what it had seen, what gain
-# in accuracy it expected from every learning rate, which it tried, and what that gained.
-# The loop is written out: `ask`, train, `tell`.
+# in accuracy it expected from every learning rate, which it tried, and what that
+# gained. The loop is written out: `ask`, train, `tell`.
 
 # %%
 # Installs the library if it is not there: from the folder that the notebook is in or,

@@ -92,8 +92,8 @@ for workdir, rows in runs.items():
     print(f"  ({last['total_steps']:,} with every trial)")
 
 # %% [markdown]
-# Both runs, over accepted and over total steps (with every trial). One seed says little:
-# `python -m hyperdyn_jax.study` runs many.
+# Both runs, over accepted and over total steps (with every trial). One seed says
+# little: `python -m hyperdyn_jax.study` runs many.
 
 # %%
 from IPython.display import Image, display

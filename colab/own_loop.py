@@ -11,8 +11,8 @@
 # %% [markdown]
 # # Your own training loop
 #
-# `tune` takes two functions of a training state, which is any pytree: one that trains and
-# one that scores. Here the state is the parameters of an MLP and the optimizer's state.
+# `tune` takes two functions of a training state, which is any pytree: one that trains
+# and one that scores. Here the state is the parameters of an MLP and the optimizer's state.
 
 # %%
 # Installs the library if it is not there: from the folder that the notebook is in or,
@@ -98,8 +98,8 @@ def train_step(params, opt_state, step):
 
 
 # %% [markdown]
-# **Train.** `steps` is a range of step numbers. Take batches from these numbers, so that
-# trials which are compared see the same batches. Never change the state in place.
+# **Train.** `steps` is a range of step numbers. Take batches from these numbers, so
+# that trials which are compared see the same batches. Never change the state in place.
 #
 # **Evaluate.** More is better, on data held out of training: here minus the loss. The
 # weights that it is given are averaged over the steps so far, as short trials of
@@ -140,7 +140,7 @@ result = tune(
 
 total = EPOCHS * STEPS_PER_EPOCH  # every trial counted
 plain = evaluate(train(state, start, range(total)))
-print(f"{result.score:.4f} tuned, {plain:.4f} with the rate to start from, {total} steps each")
+print(f"{result.score:.4f} tuned, {plain:.4f} at the first rate, {total} steps each")
 assert result.score > plain
 
 # %% [markdown]

@@ -11,8 +11,8 @@
 # %% [markdown]
 # # Quick start: digits
 #
-# A small ResNet on 1,797 handwritten digits, which come with the package. Seven learning
-# rates train side by side for a few steps (a race), the better ones train on, and the
+# A small ResNet on 1,797 handwritten digits, which come with the package. Seven
+# learning rates train side by side for a few steps (a race), the better ones train on, and the
 # run continues from one of them. It takes about a minute on a CPU.
 
 # %%
@@ -67,8 +67,8 @@ rows = loop.train_and_evaluate(config.to_dict(), f"runs/digits_{EPOCHS}")
 
 # %% [markdown]
 # `rows` are those of `metrics.jsonl`, one per accepted epoch. The last one has the test
-# accuracy. Run the cell above again: the run is finished and is read from its files. Stop
-# it in the middle and run it again: it goes on, and ends with the same bits.
+# accuracy. Run the cell above again: the run is finished and is read from its files.
+# Stop it in the middle and run it again: it goes on, and ends with the same bits.
 
 # %%
 last = rows[-1]
