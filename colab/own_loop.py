@@ -12,7 +12,8 @@
 # # Your own training loop
 #
 # `tune` takes two functions of a training state, which is any pytree: one that trains
-# and one that scores. Here the state is the parameters of an MLP and the optimizer's state.
+# and one that scores. Here the state is the parameters of an MLP and the optimizer's
+# state.
 
 # %%
 # Installs the library if it is not there: from the folder that the notebook is in or,

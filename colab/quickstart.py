@@ -12,8 +12,8 @@
 # # Quick start: digits
 #
 # A small ResNet on 1,797 handwritten digits, which come with the package. Seven
-# learning rates train side by side for a few steps (a race), the better ones train on, and the
-# run continues from one of them. It takes about a minute on a CPU.
+# learning rates train side by side for a few steps (a race), the better ones train
+# on, and the run continues from one of them. It takes about a minute on a CPU.
 
 # %%
 # Installs the library if it is not there: from the folder that the notebook is in or,

@@ -84,6 +84,6 @@ state = params, optimizer.init(params)
 result = tune(train, evaluate, state, space, epochs=EPOCHS, base=start,
               steps_per_epoch=STEPS_PER_EPOCH, key=jax.random.key(2))  # fmt: skip
 
-total = EPOCHS * STEPS_PER_EPOCH  # every probe counted
+total = EPOCHS * STEPS_PER_EPOCH  # every trial counted
 plain = evaluate(train(state, start, range(total)))
 print(f"{result.score:.4f} tuned, {plain:.4f} as it started, {total} steps each")

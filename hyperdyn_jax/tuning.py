@@ -9,6 +9,7 @@ that it starts from, score it, tell, go on with one of them.
 import dataclasses
 import numbers
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -17,7 +18,7 @@ import jax
 import numpy as np
 import optax
 
-from hyperdyn_jax.run import console, verdicts
+from hyperdyn_jax.run import console, misuse, verdicts
 from hyperdyn_jax.run import trackers as tracking
 from hyperdyn_jax.run.engine import Engine
 from hyperdyn_jax.run.jsonl import Row
@@ -42,11 +43,11 @@ class TuneResult(Generic[State]):
     """The end of a tuned run.
 
     state: the training's state after the last accepted epoch or the best one.
-    score: the score of that state.
+    score: the score of that state, as `evaluate` returned it.
     best_epoch: the epoch that the state is of; the last one without backtracking.
     metrics: a row an accepted epoch, as in metrics.jsonl; what a loop of your own does
       not tell, such as the training loss, is None.
-    decisions: a row a decision, as in decisions.jsonl.
+    decisions: a row a decision, as in decisions.jsonl; of its scores more is better.
     """
 
     state: State
@@ -94,9 +95,11 @@ def tune(
     steps_per_epoch: int,
     key: jax.Array,
     base: Base = None,
+    minimize: bool | None = None,
     workdir: str | Path | None = None,
     trackers: str = "",
     callback: Callable[[State, Row], Any] | None = None,
+    on_decision: Callable[[Row], Any] | None = None,
     progress: bool = False,
 ) -> TuneResult[State]:
     """Trains any state while its hyperparameters are tuned.
@@ -119,15 +122,16 @@ def tune(
       train: `train(state, hparams, steps)` returns the state after these steps, under
         hyperparameters f32[] by name. `steps` is a range of step numbers, counted over
         the whole run; take batches and random keys from the numbers, so that branches
-        which are compared see the same. Numbers can go past the end of the run: wrap
-        around. An epoch may come in several ranges. It must leave the state that it is
-        given as it was, as other branches start from it: no donation, no change in
-        place.
-      evaluate: `evaluate(state)` returns the score on data held out of training; more
-        is better. For a search space it is any number, of any sign and unit. For
-        strategies whose `metric` is 'loss' it is minus a loss, for 'accuracy' it is in
-        percentage points. Not finite says that the state has diverged, as a NaN in it
-        does.
+        which are compared see the same, and each stretch something new: a key in the
+        state is the same again where a run goes back. Numbers can go past the end of
+        the run: wrap around. An epoch may come in several ranges. It must leave the
+        state that it is given as it was, as other branches start from it: no donation,
+        no change in place.
+      evaluate: `evaluate(state)` returns the score on data held out of training: more
+        is better, or less with `minimize`. For a search space it is any number, of any
+        sign and unit. For strategies whose `metric` is 'loss' it is minus a loss, for
+        'accuracy' it is in percentage points. Not finite says that the state has
+        diverged, as a NaN in it does.
       state: to start from, any pytree.
       tuner: a search space, whose settings race each other over growing horizons
         within a fifth of the run (`Race`): the run goes on from the arm that the model
@@ -145,6 +149,8 @@ def tune(
         and is scaled. It is a number where the space has one
         axis; numbers by name, or Optax schedules, which count steps; or a `Schedule`,
         which counts epochs.
+      minimize: True where `evaluate` returns a loss; False where more is better. None
+        is False, with a warning where the scores look like a loss.
       workdir: a directory to write metrics.jsonl, decisions.jsonl, schedule.json and
         the newest state to. The same call again goes on from there, and ends as it
         would have ended; `python -m hyperdyn_jax.report` makes a page of it. One
@@ -153,13 +159,16 @@ def tune(
         is sent to, separated by commas; they need a workdir.
       callback: `callback(state, row)` is told of every accepted epoch: the state that
         was scored, and its row of metrics.jsonl.
+      on_decision: `on_decision(row)` is told of every decision, also of trials that
+        leave the run where it is: its row of decisions.jsonl, before `callback`.
       progress: True to print a line for every decision.
 
     Returns:
       The last state or the best, its score, the rows, and the schedule that led to it.
 
     Raises:
-      ValueError: an argument is out of range, or workdir holds another run.
+      ValueError: an argument is out of range, workdir holds another run, or `train`
+        or `evaluate` does what it may not.
       DivergedError: every branch diverged, several times in a row.
 
     Example:
@@ -185,16 +194,27 @@ def tune(
             f"the state holds {wrong}; branches would share it and it could not be "
             f"saved: keep it outside, and take batches and keys from the step numbers"
         )
-    training = OwnLoop(strategy, train, evaluate, state, epochs, steps_per_epoch)
+    _check_minimize(minimize, strategy)
+    loss = bool(minimize)
+    training = OwnLoop(strategy, train, evaluate, state, epochs, steps_per_epoch, loss)
     engine = Engine(strategy, training, strategy.backtracking)
     own = strategy if isinstance(tuner, SearchSpace) else tuner
     about = _about(own, epochs, steps_per_epoch, key_data(key))
+    about |= {"minimize": True} if loss else {}  # else another run than without
+    watch = misuse.Watch(strategy.metric, minimize)
 
     def told(_: Run, decided: Decided) -> None:
         row = directory.rows["metrics"][-1] if "metrics" in decided.rows else None
+        decision = directory.rows["decisions"][-1]
+        step, steps = decided.run.step, engine.length(decided.run)
+        for note in (*training.news(), *watch.notes(decision, ended=step >= steps)):
+            warnings.warn(note, stacklevel=4)  # at the line that calls tune
         if progress:
-            decision = directory.rows["decisions"][-1]
-            print(console.line(decision, row, engine.epochs(decided.run)))
+            words = console.LOSS if loss else console.SCORE
+            where = console.at_step(step, steps)
+            print(f"{where}  {console.told(decision, row, words)}")
+        if on_decision:
+            on_decision(decision)
         if callback and row:
             callback(decided.accepted.read_out(), row)
 
@@ -202,13 +222,26 @@ def tune(
         run = engine.resume(key, directory) or training.begin(key)
         run = engine.run_to_end(run, directory, told)
     last = run.best_epoch == run.epoch - 1
+    score = run.score if last else run.best_merit
     return TuneResult(
         state=pytrees.writeable(run.held[0].read_out()),
-        score=run.score if last else run.best_merit,
+        score=-score if loss else score,
         best_epoch=run.best_epoch,
         metrics=directory.rows["metrics"],
         decisions=directory.rows["decisions"],
     )
+
+
+def _check_minimize(minimize: Any, strategy: Strategy) -> None:
+    """Raises ValueError where a loss is given to a strategy that takes none."""
+    if not (minimize is None or isinstance(minimize, bool | np.bool_)):
+        raise ValueError(f"minimize must be True, False or None, got {minimize!r}")
+    if minimize and strategy.metric == "accuracy":
+        raise ValueError(
+            f"minimize=True is for a loss, and {type(strategy).__name__} takes an "
+            f"accuracy in percentage points; return one without minimize, or give a "
+            f"strategy with metric='loss' or the search space alone"
+        )
 
 
 def _directory(workdir: str | Path | None, about: Row, names: list[str]) -> Any:

@@ -164,6 +164,7 @@ def _like(old: Any, value: Any) -> jax.Array:
     """A new value that a compiled step cannot tell from the old one: a Python float is
     weakly typed, and an array elsewhere is another program."""
     value = jnp.asarray(value, jnp.float32)
-    if getattr(old, "committed", False):
+    traced = isinstance(old, jax.core.Tracer)  # which is on no device yet
+    if not traced and getattr(old, "committed", False):
         return jax.device_put(value, old.sharding)
     return value

@@ -60,9 +60,9 @@ class Display:
         recent = [{"step": 0}, *metrics][-4:]
         steps = max(1, recent[-1]["step"] - recent[0]["step"])
         seconds = sum(row["seconds"] for row in recent[1:])
-        told = line(decision, metrics[-1], self.epochs)
+        text = line(decision, metrics[-1], self.epochs)
         eta = _clock(left * seconds / steps)
-        self.say(f"{told}  {images:,.0f} img/s  ETA {eta}")
+        self.say(f"{text}  {images:,.0f} img/s  ETA {eta}")
         if self._status is not None:
             following = min(decision["epoch"] + 1, self.epochs - 1)
             self._status.update(f"epoch {following}/{self.epochs - 1}")
@@ -80,8 +80,11 @@ class Display:
         )
 
 
+NETWORKS, SCORE, LOSS = range(3)  # what scores are called, and their sign
+
+
 def line(decision: Row, accepted: Row | None, epochs: int) -> str:
-    """What a decision was about, in a line.
+    """What a decision of a network's run was about, in a line.
 
     Args:
       decision: its row of decisions.jsonl.
@@ -90,16 +93,31 @@ def line(decision: Row, accepted: Row | None, epochs: int) -> str:
     """
     last = str(max(epochs - 1, decision["epoch"]))  # an epoch may have two decisions
     number = f"epoch {decision['epoch']:>{len(last)}}/{last}"
+    return f"{number}  {told(decision, accepted)}"
+
+
+def at_step(step: int, steps: int) -> str:
+    """Where a run stands: at a step, of so many."""
+    return f"step {step:>{len(str(steps))}}/{steps}"
+
+
+def told(decision: Row, accepted: Row | None, words: int = NETWORKS) -> str:
+    """What a decision was about, without where the run stands.
+
+    Args:
+      decision, accepted: as for `line`.
+      words: SCORE or LOSS where the user's own function gives the one or the other.
+    """
     if accepted is None:
-        return f"{number}  {_tried(decision)}"
+        return _tried(decision, words)
     loss, accuracy = accepted["train_loss"], accepted["validation_accuracy"]
     parts = [] if loss is None else [f"loss {loss:.4f}"]
     if accuracy is None:
-        parts.append(f"validation loss {accepted['validation_loss']:.6g}")
+        parts.append(_scored(-accepted["validation_loss"], True, words, ".6g"))
     else:
         parts.append(f"validation {accuracy:.2f}%")
     parts += [verdicts.short(accepted["hyperparams"]), why(decision)]
-    return "  ".join([number, *filter(None, parts)])
+    return "  ".join(filter(None, parts))
 
 
 def spent(metrics: Sequence[Row]) -> str:
@@ -129,7 +147,7 @@ def _of_epoch(last: Row) -> str:
     )
 
 
-def _tried(decision: Row) -> str:
+def _tried(decision: Row, words: int) -> str:
     """What came of trials that leave the run where it was."""
     settings = list(map(verdicts.short, decision["trials"]))
     if verdicts.went_back_to(decision) is not None:
@@ -138,17 +156,19 @@ def _tried(decision: Row) -> str:
         return f"{verdicts.reason(decision)}; diverged: {', '.join(settings)}"
     values = map(verdicts.known, decision["scores"])
     results = "; ".join(
-        f"{name}: {'diverged' if value is None else _scored(value, i == 0)}"
+        f"{name}: {'diverged' if value is None else _scored(value, i == 0, words)}"
         for i, (name, value) in enumerate(zip(settings, values, strict=True))
     )
     return f"probed {results}"
 
 
-def _scored(value: float, named: bool) -> str:
-    """A score; a negative one is minus a loss."""
-    if value >= 0:
-        return f"score {value:.4g}" if named else f"{value:.4g}"
-    return f"validation loss {-value:.4g}" if named else f"{-value:.4g}"
+def _scored(value: float, named: bool, words: int, form: str = ".4g") -> str:
+    """A score; of a network a negative one is minus a loss."""
+    loss = words == LOSS or (words == NETWORKS and value < 0)
+    name = "score"
+    if loss:
+        name, value = "loss" if words == LOSS else "validation loss", -value
+    return f"{name} {value:{form}}" if named else f"{value:{form}}"
 
 
 def why(decision: Row) -> str:

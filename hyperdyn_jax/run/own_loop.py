@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hyperdyn_jax.optimizers import iterate_average
+from hyperdyn_jax.run import misuse
 from hyperdyn_jax.run.engine import Engine, within
 from hyperdyn_jax.run.rows import Directory
 from hyperdyn_jax.run.state import Branch, Pending, Run
@@ -53,6 +54,7 @@ class OwnLoop:
     Args:
       strategy: the strategy of the run; it says what is scored.
       train, evaluate, state, epochs, steps_per_epoch: as `tune` has them.
+      minimize: whether `evaluate` returns a loss.
     """
 
     advice = "lower the upper bounds of the search space"
@@ -65,9 +67,13 @@ class OwnLoop:
         state: Any,
         epochs: int,
         steps_per_epoch: int,
+        minimize: bool = False,
     ):
         self._strategy, self._train, self._evaluate = strategy, train, evaluate
         self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
+        self._sign = -1 if minimize else 1
+        self._news: list[str] = []
+        self._counted = True  # until it was told that steps are not those asked for
         untrained = Held(state, None, 0)
         self._first = untrained if strategy.averaging is None else untrained.end()
 
@@ -92,10 +98,41 @@ class OwnLoop:
             self._branch(run.held[parent], trials, i, count)
             for i, parent in enumerate(trials.parents)
         ]
+        starts = [run.held[parent] for parent in trials.parents]
+        self._check_changed(starts, branches, trials, count)
+        self._check_steps(starts, branches, count)
         losses = np.full((len(branches), count), np.nan, np.float32)
         progress = Progress(branches[0].step - count, branches, losses)
         seconds = time.perf_counter() - began
         return run._replace(pending=Pending(trials, progress, seconds))
+
+    def _check_changed(
+        self, starts: list[Held], ends: list[Held], trials: Trials, count: int
+    ) -> None:
+        """Raises ValueError where the first trials train nothing."""
+        settings = [trials.setting(i) for i in range(len(ends))]
+        idle = any(not any(setting.values()) for setting in settings)  # rates of 0
+        pairs = zip(starts, ends, strict=True)
+        if starts[0].step or idle:
+            return
+        if all(misuse.is_unchanged(a.state, b.state) for a, b in pairs):
+            raise ValueError(misuse.unchanged(settings, count))
+
+    def _check_steps(self, starts: list[Held], ends: list[Held], count: int) -> None:
+        """Notes it once if no trial has taken the steps that it was asked for."""
+        if not self._counted:
+            return
+        taken = [
+            misuse.miscounted(a.state, b.state, count)
+            for a, b in zip(starts, ends, strict=True)
+        ]
+        if (one := taken[0]) is not None and None not in taken:
+            self._counted = False
+            self._news.append(
+                f"train took {one:,} optimizer steps where `steps` had {count:,} "
+                f"numbers; take one for each, with batches by their numbers (ByStep "
+                f"makes such of a loader)"
+            )
 
     def _branch(self, held: Held, trials: Trials, index: int, count: int) -> Held:
         first, averaging = held.step, self._strategy.averaging
@@ -121,6 +158,11 @@ class OwnLoop:
             average = iterate_average.update(average, state, share)
         return Held(state, average, step)
 
+    def news(self) -> list[str]:
+        """What is to be told of the user's functions since the last call."""
+        news, self._news = self._news, []
+        return news
+
     def score(self, progress: Progress) -> list[Branch]:
         """Scores trained branches with `evaluate`."""
         return [*map(self._scored, progress.states)]
@@ -137,7 +179,7 @@ class OwnLoop:
         given = pytrees.read_only(held.read_out())
         before = jax.tree.leaves(given)
         with _told("evaluate"):
-            score = number(self._evaluate(given))
+            score = self._sign * number(self._evaluate(given))
         _check_pure("evaluate", before, jax.tree.leaves(given))
         return score
 
@@ -199,7 +241,8 @@ def number(score: Any) -> float:
         if found.dtype.kind in "fiub" or jnp.issubdtype(found.dtype, jnp.floating):
             return float(found.reshape(()))
     raise ValueError(
-        f"evaluate must return one number, of which more is better, got {score!r:.100}"
+        f"evaluate must return one number, a score or with minimize=True a loss, got "
+        f"{score!r:.100}"
     )
 
 

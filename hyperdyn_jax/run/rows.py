@@ -127,7 +127,7 @@ def decision_row(
         "epoch": decision.epoch,
         "trials": [trials.setting(i) for i in range(len(trials.parents))],
         "scores": scores,
-        **_parents(trials),
+        **_parents(trials, decision),
         "score_before": score_before,
         "branch": decision.branch,
         "kept": decision.kept,
@@ -142,6 +142,8 @@ def decision_row(
     }
 
 
-def _parents(trials: Trials) -> dict[str, Any]:
-    """The held states that trials start from, where that is not the run for all."""
-    return {"parents": trials.parents.tolist()} if np.any(trials.parents) else {}
+def _parents(trials: Trials, decision: Decision) -> dict[str, Any]:
+    """The held states that trials start from, where there are several, before or after:
+    the first round of a race starts from one and ends as many arms."""
+    several = np.any(trials.parents) or len(decision.hold) > 1
+    return {"parents": trials.parents.tolist()} if several else {}

@@ -88,6 +88,8 @@ def reason(row: Row) -> str:
     if count == 1:
         return "no trial in this epoch"
     if not has_incumbent(row):
+        if row.get("kept"):
+            return f"the base stays, as none of {count} is better by more than noise"
         if row.get("parents"):
             return f"the best of {count} that train on side by side"
         return f"the best of {count} random settings"

@@ -29,7 +29,7 @@ from hyperdyn_jax.tuner.acquisition import additive_steps
 DRIFTS = np.linspace(-0.4, 1.2, 9)
 # Weight, mean and deviation: of most training, and of what is still warming up, where
 # the best rate is one over the horizon.
-DRIFT_PRIOR = ((0.7, 0.2, 0.2), (0.3, 1.0, 0.2))
+DRIFT_PRIOR = ((0.7, 0.1, 0.2), (0.3, 1.0, 0.2))
 LENGTHS = (1.0, 1.6, 2.6)
 LENGTH_PRIOR = (1.6, 0.5)  # median, deviation of the logarithm
 NOISES = (0.01, 0.05, 0.25)  # variances as shares of the amplitude
@@ -39,11 +39,12 @@ FORGETTING = 50.0  # beta of K2, of the logarithm of the horizon
 LEVEL_VARIANCE = 30.0  # of the level of a horizon
 SATURATION = 3.0  # scores further behind than this are all alike
 SAMPLES = 64
-CARRIED = 0.85  # of the drift, beyond the last horizon: it tends to slow down
+CARRIED = 0.7  # of the drift, beyond the last horizon: it tends to slow down
 COMPONENTS = 24  # of the mixture, at most
 LEVEL = 0.05  # of the test that arms differ by more than noise
 LENIENT = 0.2  # the same where there is no base to lose
 SHUFFLES = 2000  # of it
+SURE = 0.9  # probability that the best place is ahead, to leave a base that leads
 WARMING = 0.6  # drift of what is still warming up
 GRID, CLOUD = 64, 192  # places that are compared, on one axis and on several
 
@@ -91,6 +92,7 @@ def believe(
     spans: np.ndarray,
     end: float,
     base: np.ndarray | None,
+    base_leads: bool,
     seed: int,
 ) -> Belief:
     """The belief after some rounds.
@@ -103,6 +105,7 @@ def believe(
       spans: f[d], points are from 0 to these.
       end: logarithm of the steps of the whole run.
       base: f[d], the user's own setting.
+      base_leads: it has the best score at the last horizon.
       seed: of the samples.
     """
     points, times, scores = (np.asarray(x, np.float64) for x in (points, times, scores))
@@ -122,7 +125,8 @@ def believe(
     if base is not None:  # the last place
         gain = expected[best] - expected[-1]
         ahead = float(np.mean(values[:, best] > values[:, -1]))
-        leaves = apart and gain > mixture.noise and ahead > 0.5
+        sure = SURE if base_leads and not warming else 0.5
+        leaves = apart and gain > mixture.noise and ahead > sure
     return Belief(
         differ=bool(np.ptp(gains) > 0),
         told_apart=apart,

@@ -286,7 +286,7 @@ class Race(RacePlan):
         )
         leader = np.argmax(np.where(np.isfinite(scores), scores, -np.inf))
         base_leads = bool(self.is_base(points)[leader])
-        belief = self._believe(state)
+        belief = self._believe(state, base_leads)
         rounds = int(state.rounds)
         alike = not belief.told_apart and np.isfinite(scores).sum() >= FEWEST
         if not rounds and alike:
@@ -308,7 +308,7 @@ class Race(RacePlan):
         path = int(state.done) + steps
         return spent <= self.allowance and spent + path < self.budget
 
-    def _believe(self, state: RaceState) -> drift.Belief:
+    def _believe(self, state: RaceState, base_leads: bool) -> drift.Belief:
         rows = state.data.feasible | state.data.infeasible
         gains = np.where(state.data.feasible, state.data.gains, -np.inf)
         times, length = state.data.epochs[rows], self.accepted_steps(state)
@@ -325,6 +325,7 @@ class Race(RacePlan):
             spans=self.spans,
             end=math.log(length),
             base=base,
+            base_leads=base_leads,
             seed=int(state.key.ravel()[-1]),
         )
 

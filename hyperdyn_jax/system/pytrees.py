@@ -49,7 +49,7 @@ def problem(tree: Any) -> str | None:
     for path, leaf in leaves:
         where, kind = jax.tree_util.keystr(path), type(leaf).__name__
         if isinstance(leaf, ARRAYS):
-            if _raw(leaf).dtype.kind in "OUSMm":
+            if raw(leaf).dtype.kind in "OUSMm":
                 return f"an array of {leaf.dtype} at state{where}, which is no number"
         elif not isinstance(leaf, SAVED + FUNCTIONS):
             library = type(leaf).__module__.partition(".")[0]
@@ -149,7 +149,7 @@ def _kind(leaf: Any) -> str:
 def _array(leaf: Any) -> np.ndarray:
     """A leaf as an array of numbers; of text its bytes."""
     if _kind(leaf) != "t":
-        return np.asarray(jax.device_get(_raw(leaf)))
+        return np.asarray(jax.device_get(raw(leaf)))
     text = {"hex": leaf.hex()} if isinstance(leaf, bytes) else leaf
     return np.frombuffer(json.dumps(text).encode(), np.uint8)
 
@@ -170,7 +170,7 @@ def _leaf(kind: str, saved: np.ndarray, like: Any) -> Any:
     return saved[()] if kind == "s" else saved
 
 
-def _raw(leaf: Any) -> Any:
+def raw(leaf: Any) -> Any:
     """A leaf, of a PRNG key its data."""
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.key_data(leaf)

@@ -368,3 +368,16 @@ def test_impossible_values_are_refused_with_the_range(name, value):
 def test_possible_values_are_taken():
     for name, value in (("learning_rate", 0), ("momentum", 0.999), ("b1", 0.0)):
         optimizers.check_hyperparameter(name, value)
+
+
+def test_hyperparameters_can_be_set_inside_of_a_compiled_step():
+    optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)
+
+    @jax.jit
+    def step(opt_state, rate):
+        opt_state = optimizers.set_hyperparams(opt_state, {"learning_rate": rate})
+        updates, _ = optimizer.update(jnp.ones(()), opt_state)
+        return updates
+
+    update = step(optimizer.init(jnp.zeros(())), jnp.float32(0.25))
+    assert float(update) == -0.25

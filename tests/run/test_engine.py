@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 from hyperdyn_jax import DivergedError, LogUniform, SearchSpace, tune
+from hyperdyn_jax.run.engine import Engine
+from hyperdyn_jax.run.own_loop import OwnLoop
+from hyperdyn_jax.run.rows import InMemory
 from hyperdyn_jax.strategies import common, learned_schedule
 from hyperdyn_jax.tuner.interface import Strategy, Trials
 
@@ -93,7 +96,13 @@ def test_seconds_are_those_of_a_clock_with_every_probe_and_score(monkeypatch):
 
     size = {"epochs": 2, "steps_per_epoch": 2, "key": KEY}
     script = Scripted(PROBE, ([0.5, 0.25], True), SOUND, ([0.5, 0.25], False))
-    result = tune(slow(1.0, train), slow(16.0, float), np.float32(0), script, **size)
+
+    def apart(state, hparams, steps):  # by a little, or that is told
+        return (
+            train(state, hparams, steps) + np.float32(1e-3) * hparams["learning_rate"]
+        )
+
+    result = tune(slow(1.0, apart), slow(16.0, float), np.float32(0), script, **size)
     # The score of the untrained state belongs to no epoch.
     assert [row["seconds"] for row in result.metrics] == [4 * 17, 2 * 17]
     assert [row["trial_seconds"] for row in result.metrics] == [3 * 17, 17]
@@ -230,6 +239,22 @@ def rate_pieces(result):
     return learned_schedule.to_schedule(result.metrics)["until_step"]
 
 
+def test_the_last_row_of_a_network_without_a_step_has_no_training_loss():
+    """As the mean over no step would be a number."""
+
+    class Network(OwnLoop):
+        def _scored(self, held):
+            return super()._scored(held)._replace(train_loss=0.5)
+
+    strategy = Spending(SOUND, BAD, SOUND, BAD)
+    training = Network(strategy, train, float, np.float32(0), 4, 2)
+    directory = InMemory()
+    engine = Engine(strategy, training, backtracking=False)
+    engine.run_to_end(training.begin(KEY), directory, lambda *_: None)
+    told = [(row["step"], row["train_loss"]) for row in directory.rows["metrics"]]
+    assert told == [(2, 0.5), (4, 0.5), (4, None)]
+
+
 class Population(Scripted):
     """Three states, each with a rate of its own; another one leads in every epoch."""
 
@@ -255,14 +280,66 @@ def test_the_schedule_is_the_path_of_the_state_that_the_run_ends_with():
 
     size = {"epochs": 4, "steps_per_epoch": 2, "key": KEY}
     start = np.zeros(0, np.float32)
-    whole = tune(remember, float_of_size, start, Population(), **size)
+    whole = tune(remember, last_of, start, Population(), **size)
     rate = whole.schedule["learning_rate"]
     assert [float(rate(i)) for i in range(8)] == whole.state.tolist()
     assert len(set(whole.state.tolist())) == 4
 
 
-def float_of_size(state):
-    return float(len(state))
+class Holding(Strategy):
+    """Decisions that were written down: rates, the held states that they start from,
+    the branch that is accepted (-1 for none), and what is held on to."""
+
+    metric = "loss"
+
+    def __init__(self, *script):
+        self.script = script
+
+    def init(self, key, score):  # noqa: ARG002 (nothing is random)
+        return np.int32(0)
+
+    def ask(self, state):
+        rates, parents, *_ = self.script[int(state)]
+        trials = Trials.of({"learning_rate": rates})
+        return trials._replace(parents=np.array(parents, np.int32))
+
+    def tell(self, state, trials, scores):  # noqa: ARG002
+        *_, branch, hold = self.script[int(state)]
+        stays = branch < 0
+        decision = common.stay(0, hold) if stays else common.accept(0, branch)
+        return state + np.int32(1), decision._replace(hold=np.array(hold))
+
+
+FORK = ([0.1, 0.2], [0, 0], 0, [0, 1])  # the run at 0.1, the other at 0.2
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        # The run becomes the other state before it is trained on.
+        [FORK, ([0.3], [0], -1, [2]), ([0.4], [0], 0, [0]), ([0.5], [0], 0, [0])],
+        # It goes on as the other, and comes back to the one that the rows told.
+        [FORK, ([0.3], [1], 0, [0, 1]), ([0.4], [1], 0, [0]), ([0.5], [0], 0, [0])],
+        # Both: it becomes the other, which is trained on, and comes back.
+        [FORK, ([0.3], [0], -1, [2, 1]), ([0.4], [0], 0, [0, 2]),
+         ([0.5], [1], 0, [0]), ([0.6], [0], 0, [0])],
+    ],
+    ids=["becomes", "comes back", "both"],
+)  # fmt: skip
+def test_the_path_of_a_state_that_was_held_is_its_own(script):
+    def remember(state, hparams, steps):
+        return np.append(state, [hparams["learning_rate"]] * len(steps))
+
+    size = {"epochs": 3, "steps_per_epoch": 2, "key": KEY}
+    start = np.zeros(0, np.float32)
+    result = tune(remember, last_of, start, Holding(*script), **size)
+    rate = result.schedule["learning_rate"]
+    assert len(result.state) == 6
+    assert [float(rate(i)) for i in range(6)] == result.state.tolist()
+
+
+def last_of(state):
+    return float(state[-1]) if len(state) else 0.0
 
 
 @pytest.fixture
@@ -389,7 +466,7 @@ def test_leaves_come_back_as_what_they_became(tmp_path):
         if calls == stop:
             raise KeyboardInterrupt
         seen.append({name: type(x) for name, x in state.items()})
-        return 1.0
+        return 50.0
 
     start = {"count": 0, "w": 0.5, "on": False}
     size = {"epochs": 4, "steps_per_epoch": 49, "key": KEY}
@@ -403,8 +480,14 @@ def test_leaves_come_back_as_what_they_became(tmp_path):
 
 def test_a_score_beyond_float32_is_no_sound_one():
     """The strategy sees an infinity; so does the engine, or the run would never end."""
+    calls = iter(range(20))  # a run without an end would take more
+
+    def evaluate(state):
+        assert next(calls, None) is not None
+        return -1e300 if state else 0.0
+
     with pytest.raises(DivergedError):
-        run(SOUND, evaluate=lambda state: -1e300 if state else 0.0)
+        run(SOUND, evaluate=evaluate)
 
 
 def test_a_finished_run_is_read_whatever_its_scores_were(tmp_path):
@@ -435,6 +518,18 @@ def test_the_callback_is_given_the_state_of_its_row():
     assert told == [(2, 2), (4, 4), (6, 6)]
 
 
+def test_every_decision_is_told_before_what_it_accepts():
+    told = []
+    result = run(
+        PROBE, SOUND, BAD, PROBE, SOUND,
+        callback=lambda _, row: told.append(row), on_decision=told.append,
+    )  # fmt: skip
+    assert [row for row in told if "trials" in row] == result.decisions
+    assert [row for row in told if "trials" not in row] == result.metrics
+    kinds = ["trials" in row for row in told]
+    assert kinds == [True, True, False, True, True, True, False, True, False]
+
+
 def test_the_model_s_lengths_have_the_names_of_its_axes():
     class Modelled(Scripted):
         space = SearchSpace(noise=LogUniform(1e-3, 1), decay=LogUniform(1e-3, 1))
@@ -453,6 +548,29 @@ def test_other_settings_of_a_strategy_without_a_repr_are_another_run(tmp_path):
     run(SOUND, workdir=tmp_path)
     with pytest.raises(ValueError, match="holds a run of another config"):
         run(PROBE, SOUND, workdir=tmp_path)
+
+
+def test_the_same_of_a_class_that_is_no_subclass(tmp_path):
+    class Plain:
+        metric = "loss"
+
+        def __init__(self, rate):
+            self.rate = rate
+
+        def init(self, key, score):  # noqa: ARG002
+            return np.int32(0)
+
+        def ask(self, state):  # noqa: ARG002
+            return Trials.of({"learning_rate": [self.rate]})
+
+        def tell(self, state, trials, scores):  # noqa: ARG002
+            return state, common.accept(0, 0)
+
+    size = {"epochs": 2, "steps_per_epoch": 2, "key": KEY, "workdir": tmp_path}
+    for _ in range(2):
+        assert tune(train, float, np.float32(0), Plain(0.1), **size).state == 4
+    with pytest.raises(ValueError, match="holds a run of another config"):
+        tune(train, float, np.float32(0), Plain(0.2), **size)
 
 
 def test_evaluate_may_not_change_the_state():
@@ -490,5 +608,9 @@ def test_what_branches_would_share_is_refused_before_the_first_step(leaf, messag
 def test_functions_may_stand_in_a_state():
     state = {"w": np.float32(0), "act": jax.nn.relu, "jit": jax.jit(abs), "kind": float}
     size = {"epochs": 1, "steps_per_epoch": 1, "key": KEY}
-    result = tune(lambda s, *_: s, lambda s: s["w"], state, Scripted(SOUND), **size)
+
+    def step(state, *_):
+        return state | {"w": state["w"] + 1}
+
+    result = tune(step, lambda s: s["w"], state, Scripted(SOUND), **size)
     assert result.state["act"] is jax.nn.relu

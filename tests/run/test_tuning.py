@@ -27,19 +27,20 @@ from hyperdyn_jax import (
     tune,
 )
 from hyperdyn_jax import strategies as baselines
+from hyperdyn_jax.strategies.learned_schedule import to_schedule
 
 SPACE = SearchSpace(learning_rate=LogUniform(1e-4, 1.5))
 KEY = jax.random.key(0)
 START = np.float32(10)
 SIZE = {"epochs": 6, "steps_per_epoch": 20, "key": KEY}
+LONG = {"epochs": 25, "steps_per_epoch": 16, "key": KEY}  # as a race needs
 
 
-# A race that is scored at the end of its path, as the other strategies are.
+# A race scored at the end of its path, as the other strategies are.
 AT_THE_END = Race(
     SPACE, 25, 16, base=Schedule.constant(learning_rate=1e-3),
     averaging=None, backtracking=False,
 )  # fmt: skip
-LONG = {"epochs": 25, "steps_per_epoch": 16, "key": KEY}
 
 
 class Loop:
@@ -61,7 +62,7 @@ class Loop:
         return -float(abs(w)) - 1e-3
 
     def percent(self, w):
-        return 100 * math.exp(-float(abs(w)))
+        return 100 * math.exp(-0.1 * float(abs(w)))
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +88,16 @@ def accepted_path(loop, result):
     return w
 
 
+def of_its_path(metrics):
+    """Rows of the arm that won: those before the last with a path are of others."""
+    paths = [i for i, row in enumerate(metrics) if "path" in row]
+    return metrics[max(paths, default=0) :]
+
+
 def test_own_setting_is_left_for_a_better_one_within_the_budget(raced):
     loop, result = raced
     last = result.metrics[-1]
-    assert result.metrics[5]["hyperparams"]["learning_rate"] > 0.01
+    assert max(row["hyperparams"]["learning_rate"] for row in result.metrics) > 0.01
     assert last["total_steps"] == sum(len(steps) for _, steps in loop.calls) == 400
     assert 400 / 1.2 <= last["step"] < 400  # max_overhead = 0.2
     plain = Loop().train(START, {"learning_rate": 1e-3}, range(400))
@@ -102,9 +109,7 @@ def test_own_setting_is_left_for_a_better_one_within_the_budget(raced):
 def test_scores_are_of_the_average_of_every_step_so_far(averaged):
     _, result = averaged
     end = average = np.float64(START)
-    # Rows before the last that has a path are of other arms of the race.
-    paths = [i for i, row in enumerate(result.metrics) if "path" in row]
-    steps = {row["step"]: row for row in result.metrics[max(paths, default=0) :]}
+    steps = {row["step"]: row for row in of_its_path(result.metrics)}
     rate = result.schedule["learning_rate"]
     for t in range(1, max(steps) + 1):
         end = end * (1 - np.float64(rate(t - 1))) + 1e-3 * math.sin(t - 1)
@@ -126,19 +131,40 @@ def test_pieces_do_not_change_the_training(averaged):
     assert loop.last == accepted_path(Loop(), result)
 
 
-def test_a_trial_is_in_sixteen_pieces_at_most():
-    loop, size = Loop(), {"epochs": 6, "steps_per_epoch": 150, "key": KEY}
-    scored = []
+def test_a_piece_of_several_steps_weighs_as_all_of_them():
+    """As one step after the other, where the path is at the end of its piece."""
+    loop, scored = Loop(), []
 
     def evaluate(w):
-        scored.append(len(loop.calls))
+        scored.append(w)
         return loop.loss(w)
 
-    result = tune(loop.train, evaluate, START, SPACE, **size)
+    constant = Averaged({"learning_rate": 0.02})
+    size = {"epochs": 3, "steps_per_epoch": 37, "key": KEY}
+    tune(loop.train, evaluate, np.float64(START), constant, **size)
+    pieces = [steps for _, steps in loop.calls]
+    assert {len(steps) for steps in pieces} == {3, 1}
+    w, average, expected = np.float64(START), 0.0, []
+    for steps in pieces:
+        w = Loop().train(w, {"learning_rate": np.float32(0.02)}, steps)
+        for step in steps:
+            average += 6 / (step + 1 + 5) * (w - average)  # as optimizers.averaged
+        if steps.stop % 37 == 0:
+            expected.append(average)
+    np.testing.assert_allclose(scored[1:4], expected, rtol=1e-6)
+
+
+class Averaged(Schedule):
+    averaging = 5.0
+
+
+def test_a_trial_is_in_sixteen_pieces_at_most():
+    loop, size = Loop(), {"epochs": 4, "steps_per_epoch": 150, "key": KEY}
+    result = tune(loop.train, loop.loss, START, SPACE, **size)
     ranges = [steps for _, steps in loop.calls]
-    trials = [[ranges[0]]]
-    for i, (before, steps) in enumerate(itertools.pairwise(ranges), 1):
-        begins = steps.start != before.stop or i in scored
+    trials, ends = [[ranges[0]]], {row["step"] for row in result.metrics}
+    for before, steps in itertools.pairwise(ranges):
+        begins = steps.start != before.stop or steps.start in ends
         trials += [[steps]] if begins else [[*trials.pop(), steps]]
     assert [10] * 15 in [[len(steps) for steps in trial] for trial in trials]
     assert max(map(len, trials)) <= 16
@@ -150,27 +176,28 @@ def test_the_best_epoch_is_the_result_where_the_strategy_goes_back(going_back):
     """A state that counts its steps, and is best after some 60 of them."""
 
     class Plays(Schedule):
-        metric, backtracking = "loss", going_back
+        backtracking = going_back
 
+    tuner = Plays.constant(learning_rate=0.1)
     result = tune(
         lambda state, _, steps: state + len(steps),
-        lambda state: -1.0 - abs(state - 60), 0.0, Plays.constant(learning_rate=0.1),
-        **SIZE,
+        lambda state: 200.0 - abs(state - 60), 0.0, tuner, **SIZE,
     )  # fmt: skip
-    losses = [row["validation_loss"] for row in result.metrics]
-    assert len(losses) == result.metrics[-1]["epoch"] + 1 == 6
-    assert result.best_epoch == (np.argmin(losses) if going_back else 5)
+    scores = [row["validation_accuracy"] for row in result.metrics]
+    assert len(scores) == result.metrics[-1]["epoch"] + 1 == 6
+    assert result.best_epoch == (np.argmax(scores) if going_back else 5)
     assert result.state == result.metrics[result.best_epoch]["step"]
-    assert result.score == -losses[result.best_epoch]
-    assert losses[5] > min(losses)
+    assert result.score == scores[result.best_epoch]
+    assert scores[5] < max(scores)
 
 
 def test_branches_that_are_compared_have_the_same_steps(raced):
     loop, result = raced
     calls = iter(loop.calls)
-    for row in result.decisions:
-        ranges = [next(calls)[1] for _ in row["trials"]]
-        assert len(set(ranges)) == 1
+    ranges = [{next(calls)[1] for _ in row["trials"]} for row in result.decisions]
+    assert max(len(row["trials"]) for row in result.decisions) >= 3
+    assert all(len(each) == 1 for each in ranges)
+    assert next(calls, None) is None
 
 
 def test_state_is_that_of_the_accepted_path(raced):
@@ -180,11 +207,9 @@ def test_state_is_that_of_the_accepted_path(raced):
 
 def test_schedule_of_the_result_is_the_accepted_path(raced):
     _, result = raced
-    rate, step = result.schedule["learning_rate"], 0
-    # Rows before the last that has a path are of other arms of the race.
-    *_, last = (i for i, row in enumerate(result.metrics) if "path" in row)
-    step = result.metrics[last]["path"][-1][0]
-    for row in result.metrics[last:]:
+    rows = of_its_path(result.metrics)
+    rate, step = result.schedule["learning_rate"], rows[0]["step"] - 1
+    for row in rows:
         for step in (step, row["step"] - 1):  # noqa: B020 (both ends of the epoch)
             assert rate(step) == np.float32(row["hyperparams"]["learning_rate"])
         step = row["step"]
@@ -192,7 +217,7 @@ def test_schedule_of_the_result_is_the_accepted_path(raced):
 
 def test_replay_has_the_same_setting_at_every_step(raced):
     _, result = raced
-    ends = tuple(row["step"] for row in result.metrics)
+    ends = tuple(to_schedule(result.metrics)["until_step"])
     replay, loop = baselines.Replay(result.schedule, ends, 16), Loop()
     again = tune(loop.train, loop.percent, START, replay, **LONG)
     played = [rate for rate, steps in loop.calls for _ in steps]
@@ -449,6 +474,8 @@ def test_report_makes_a_page_of_it(tmp_path, strategy):
         ({"base": {"momentum": 0.9}}, "base must have the search space's hyperparame"),
         ({"tuner": Hyperdyn(SPACE), "base": {}}, "base goes with a SearchSpace"),
         ({"tuner": baselines.AutoLRS(SPACE), "steps_per_epoch": 8}, "of 0.2 steps"),
+        ({"minimize": 1, "epochs": 10}, "minimize must be True, False or None, got 1"),
+        ({"minimize": True, "tuner": Hyperdyn(SPACE)}, "Hyperdyn takes an accuracy in"),
         ({"evaluate": lambda _: math.nan, "epochs": 10}, "score must be finite"),
         ({"key": 3, "epochs": 10}, "key must be one PRNG key such as jax.random.key"),
     ],
@@ -532,13 +559,8 @@ def test_a_schedule_of_optax_counts_steps():
     """It ends at the end of the run, and not of as many epochs."""
     steps = 10 * 16
     base = {"learning_rate": optax.cosine_decay_schedule(0.1, steps)}
-    seen = []
-
-    def train(w, hparams, steps):
-        seen.append((steps.start, float(hparams["learning_rate"])))
-        return w  # nothing is better than anything
-
-    result = tune(train, lambda _: -1.0, START, SPACE, base=base, **SHORT)
+    with pytest.warns(UserWarning, match="all 3 settings that were compared score -1,"):
+        result = tune(shrink, lambda _: -1.0, START, SPACE, base=base, **SHORT)
     rates = [row["hyperparams"]["learning_rate"] for row in result.metrics]
     assert rates[0] > 0.095
     assert rates[-1] < 0.02
@@ -575,7 +597,7 @@ def test_a_run_that_is_too_short_is_told_what_tune_can_be_given():
     "score", [None, (0.1, 0.9), {"loss": 1.0}, "0.1", np.ones(3), jnp.ones((2, 2))]
 )
 def test_what_is_no_score_is_told(score):
-    with pytest.raises(ValueError, match="evaluate must return one number, of which"):
+    with pytest.raises(ValueError, match="evaluate must return one number, a score"):
         tune(shrink, lambda _: score, START, SPACE, **SHORT)
 
 
@@ -673,6 +695,27 @@ def test_it_speaks_when_it_is_asked_to(capsys, averaged):
     )
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(spoken.decisions) == len(spoken.metrics)
-    assert all("validation loss" in line for line in lines)
-    assert "random start: the best of 3 random settings" in lines[0]
-    assert "race: the best of 3 that train on side by side" in lines[1]
+    assert all("  score -" in line for line in lines)
+    for line, row in zip(lines, spoken.metrics, strict=True):
+        assert line.startswith(f"step {row['step']:>3}/")
+    step = spoken.metrics[-1]["step"]
+    assert lines[-1].startswith(f"step {step}/{step}  score ")
+    for line in lines[:2]:
+        assert "race: the best of 3 that train on side by side" in line
+
+
+def test_a_loss_can_be_returned_as_it_is(tmp_path, capsys, averaged):
+    """The same run, in the unit of what is returned."""
+    loop, base = Loop(), {"learning_rate": 1e-3}
+    size = LONG | {"workdir": tmp_path, "minimize": True, "progress": True}
+    result = tune(loop.train, lambda w: -loop.loss(w), START, SPACE, base=base, **size)
+    _, wanted = averaged
+    assert without_seconds(result.metrics) == without_seconds(wanted.metrics)
+    assert result.decisions == wanted.decisions
+    assert result.score == -wanted.score > 0
+    lines = capsys.readouterr().out.splitlines()
+    loss = result.metrics[0]["validation_loss"]
+    assert lines[0].startswith("step   ")
+    assert f"  loss {loss:.6g}  " in lines[0]
+    with pytest.raises(ValueError, match="holds a run of another config"):
+        tune(loop.train, loop.loss, START, SPACE, base=base, workdir=tmp_path, **LONG)
