@@ -19,7 +19,7 @@ def write(output: Path, packages: Iterable[str], results: Any) -> None:
 
 def encode(packages: Iterable[str], results: Any) -> bytes:
     """Hardware, versions, command and results as JSON."""
-    words = ["python", *sys.argv]
+    words = ["python", *_program(), *sys.argv[1:]]
     # Where the data were is not part of a result.
     words = ["--data_dir=DIR" if "--data_dir=" in word else word for word in words]
     words = ["DATA_DIR" if Path(word).is_dir() else word for word in words]
@@ -33,6 +33,12 @@ def encode(packages: Iterable[str], results: Any) -> bytes:
         "results": results,
     }
     return (json.dumps(record, indent=1) + "\n").encode()
+
+
+def _program() -> list[str]:
+    """What was run: a file, or a module by its name."""
+    spec = sys.modules["__main__"].__spec__
+    return ["-m", spec.name] if spec else sys.argv[:1]
 
 
 def _processor() -> str:

@@ -12,13 +12,13 @@
 # # What the Gaussian process believes
 #
 # The paper's method on one hyperparameter, epoch by epoch: what it had seen, what gain
-# it expected of every learning rate, which it tried, and what came of it. The loop is
-# written out: `ask`, train, `tell`.
+# in accuracy it expected from every learning rate, which it tried, and what that
+# gained. The loop is written out: `ask`, train, `tell`.
 
 # %%
-# Installs the library, where it is not there yet: on Colab from a clone of its
-# repository, elsewhere from the folder that the notebook is in.
-REPOSITORY = ""  # on Colab: its address, as `git clone` takes it
+# Installs the library if it is not there: from the folder that the notebook is in or,
+# on Colab, from a clone of the repository.
+REPOSITORY = ""  # on Colab: the address of the repository, as `git clone` takes it
 import importlib.util
 import subprocess
 import sys
@@ -34,7 +34,7 @@ if importlib.util.find_spec("hyperdyn_jax") is None:
     if root is None:
         root = places[-1]
         subprocess.run(["git", "clone", "--depth=1", REPOSITORY, root], check=True)
-    # A new JAX for the accelerator that the one which is there sees, if there is one.
+    # JAX for the accelerator that the runtime has.
     look = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
     found = subprocess.run(look, capture_output=True, text=True).stdout.strip()
     extras = {"gpu": "[cuda12]", "tpu": "[tpu]"}.get(found, "")
@@ -89,7 +89,8 @@ def accuracy(weights):
 
 
 # %% [markdown]
-# The run: five random settings, then the incumbent against a challenger in every epoch.
+# The run: five random settings first. Then in every epoch the present setting (the
+# incumbent) and a new one (the challenger) train from the same weights.
 
 # %%
 space = SearchSpace(learning_rate=LogUniform(1e-4, 10.0))
@@ -152,7 +153,7 @@ for epoch, (data, model, trials, gains, decision) in enumerate(history):
     )
 
 # %% [markdown]
-# In words, which needs no browser:
+# In words:
 
 # %%
 for frame in frames:
@@ -160,16 +161,16 @@ for frame in frames:
     mine, other = (f"{rate:.2g}" for rate in frame["rates"])
     gained = ", ".join(f"{gain:+.1f}" for gain in frame["gains"])
     print(
-        f"epoch {frame['epoch']:2}: expects most of {rates[best]:.2g} "
+        f"epoch {frame['epoch']:2}: expects the most from {rates[best]:.2g} "
         f"({frame['mean'][best]:+.1f} ± {frame['stddev'][best]:.1f} points); incumbent "
         f"{mine} and challenger {other} gained {gained}; "
         f"{'kept' if frame['branch'] == 0 else 'switched'}"
     )
 
 # %% [markdown]
-# And to look at. Line and band: mean and two standard deviations of the gain of one
-# more epoch, in percentage points. Dots: what was seen, paler the longer ago.
-# Triangles: the incumbent (up) and the challenger (down), where their gains came out.
+# As a chart. Line and band: mean and two standard deviations of the gain in the next
+# epoch, in percentage points. Dots: earlier gains, paler the longer ago. Triangles: the
+# gains of the incumbent (up) and of the challenger (down).
 
 # %%
 PAGE = """

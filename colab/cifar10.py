@@ -11,15 +11,15 @@
 # %% [markdown]
 # # CIFAR-10 against the manual schedule
 #
-# The same network, data and number of steps in all, once with the schedule of He et
-# al. (2015) and once tuned. On a CPU the network and the images are small ones (24
-# epochs, a few minutes a run); on an accelerator it is ResNet-20, for as many epochs as
-# you give.
+# The same network, data and total number of steps, once with the schedule of He et al.
+# (2015) and once with a race of learning rates. On a CPU the network and the images are
+# small (24 epochs, a few minutes per run). On an accelerator it is a ResNet-20, for as
+# many epochs as you say.
 
 # %%
-# Installs the library, where it is not there yet: on Colab from a clone of its
-# repository, elsewhere from the folder that the notebook is in.
-REPOSITORY = ""  # on Colab: its address, as `git clone` takes it
+# Installs the library if it is not there: from the folder that the notebook is in or,
+# on Colab, from a clone of the repository.
+REPOSITORY = ""  # on Colab: the address of the repository, as `git clone` takes it
 import importlib.util
 import subprocess
 import sys
@@ -35,7 +35,7 @@ if importlib.util.find_spec("hyperdyn_jax") is None:
     if root is None:
         root = places[-1]
         subprocess.run(["git", "clone", "--depth=1", REPOSITORY, root], check=True)
-    # A new JAX for the accelerator that the one which is there sees, if there is one.
+    # JAX for the accelerator that the runtime has.
     look = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
     found = subprocess.run(look, capture_output=True, text=True).stdout.strip()
     extras = {"gpu": "[cuda12]", "tpu": "[tpu]"}.get(found, "")
@@ -64,8 +64,8 @@ EPOCHS = int(os.environ.get("EPOCHS", 24))  # the paper has 182
 DATA_DIR = os.environ.get("DATA_DIR", "data")
 
 # %% [markdown]
-# The data are downloaded and written once, by tensorflow-datasets, which needs
-# TensorFlow; training does not.
+# tensorflow-datasets downloads and writes the data once. It needs TensorFlow; training
+# does not.
 
 # %%
 if not Path(DATA_DIR, "cifar10").exists():
@@ -92,8 +92,8 @@ for workdir, rows in runs.items():
     print(f"  ({last['total_steps']:,} with every trial)")
 
 # %% [markdown]
-# Both over accepted and over total steps. One seed says little: `python -m
-# hyperdyn_jax.study` runs many.
+# Both runs, over accepted and over total steps (with every trial). One seed says
+# little: `python -m hyperdyn_jax.study` runs many.
 
 # %%
 from IPython.display import Image, display

@@ -11,13 +11,14 @@
 # %% [markdown]
 # # Your own training loop
 #
-# `tune` takes two functions of any pytree of training state: one that trains, one that
-# scores. Here the state is the parameters of a perceptron and its optimizer's state.
+# `tune` takes two functions of a training state, which is any pytree: one that trains
+# and one that scores. Here the state is the parameters of an MLP and the optimizer's
+# state.
 
 # %%
-# Installs the library, where it is not there yet: on Colab from a clone of its
-# repository, elsewhere from the folder that the notebook is in.
-REPOSITORY = ""  # on Colab: its address, as `git clone` takes it
+# Installs the library if it is not there: from the folder that the notebook is in or,
+# on Colab, from a clone of the repository.
+REPOSITORY = ""  # on Colab: the address of the repository, as `git clone` takes it
 import importlib.util
 import subprocess
 import sys
@@ -33,7 +34,7 @@ if importlib.util.find_spec("hyperdyn_jax") is None:
     if root is None:
         root = places[-1]
         subprocess.run(["git", "clone", "--depth=1", REPOSITORY, root], check=True)
-    # A new JAX for the accelerator that the one which is there sees, if there is one.
+    # JAX for the accelerator that the runtime has.
     look = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
     found = subprocess.run(look, capture_output=True, text=True).stdout.strip()
     extras = {"gpu": "[cuda12]", "tpu": "[tpu]"}.get(found, "")
@@ -78,8 +79,8 @@ def loss(params, data):
 
 
 # %% [markdown]
-# Any Optax optimizer will do. This one's hyperparameters can be set between two steps
-# without compiling again.
+# Any Optax optimizer will do. The hyperparameters of this one can be set between two
+# steps without compiling again.
 
 # %%
 optimizer = optimizers.create_optimizer(
@@ -98,12 +99,12 @@ def train_step(params, opt_state, step):
 
 
 # %% [markdown]
-# **Train.** `steps` is a range of step numbers. Batches come from the numbers, so that
-# branches which are compared see the same. The state is never changed in place.
+# **Train.** `steps` is a range of step numbers. Take batches from these numbers, so
+# that trials which are compared see the same batches. Never change the state in place.
 #
 # **Evaluate.** More is better, on data held out of training: here minus the loss. The
-# state that comes is the average of the path so far, which is what the learning rates
-# of short probes are best compared at.
+# weights that it is given are averaged over the steps so far, as short trials of
+# different learning rates are best compared on averaged weights.
 
 
 # %%
@@ -121,8 +122,8 @@ def evaluate(state):
 
 
 # %% [markdown]
-# A learning rate that is far too small to start from. It would stay, unless another is
-# better by a significance test.
+# The learning rate to start from is far too small. The learning rates of a race train
+# side by side, and this one stays unless a significance test says otherwise.
 
 # %%
 keys = jax.random.split(jax.random.key(0))
@@ -138,9 +139,9 @@ result = tune(
     key=jax.random.key(2), base=start, workdir=f"runs/own_{EPOCHS}",
 )  # fmt: skip
 
-total = EPOCHS * STEPS_PER_EPOCH  # every probe counted
+total = EPOCHS * STEPS_PER_EPOCH  # every trial counted
 plain = evaluate(train(state, start, range(total)))
-print(f"{result.score:.4f} tuned, {plain:.4f} as it started, {total} steps each")
+print(f"{result.score:.4f} tuned, {plain:.4f} at the first rate, {total} steps each")
 assert result.score > plain
 
 # %% [markdown]
@@ -153,7 +154,8 @@ for row in result.decisions:
     print(f"epoch {row['epoch']:2}: {tried} -> {scores}")
 
 # %% [markdown]
-# The same with the paper's method, accuracies in percentage points, any strategy:
+# The same with another strategy, the paper's method. Its scores are accuracies in
+# percentage points:
 #
 # ```python
 # from hyperdyn_jax import Hyperdyn

@@ -11,14 +11,14 @@
 # %% [markdown]
 # # Quick start: digits
 #
-# A small ResNet on 1,797 handwritten digits, which come with the package. A fifth of
-# the steps at most goes into short probes of learning rates; the rest of the run trains
-# with what was found. Under two minutes on two CPU cores.
+# A small ResNet on 1,797 handwritten digits, which come with the package. Seven
+# learning rates train side by side for a few steps (a race), the better ones train
+# on, and the run continues from one of them. It takes about a minute on a CPU.
 
 # %%
-# Installs the library, where it is not there yet: on Colab from a clone of its
-# repository, elsewhere from the folder that the notebook is in.
-REPOSITORY = ""  # on Colab: its address, as `git clone` takes it
+# Installs the library if it is not there: from the folder that the notebook is in or,
+# on Colab, from a clone of the repository.
+REPOSITORY = ""  # on Colab: the address of the repository, as `git clone` takes it
 import importlib.util
 import subprocess
 import sys
@@ -34,7 +34,7 @@ if importlib.util.find_spec("hyperdyn_jax") is None:
     if root is None:
         root = places[-1]
         subprocess.run(["git", "clone", "--depth=1", REPOSITORY, root], check=True)
-    # A new JAX for the accelerator that the one which is there sees, if there is one.
+    # JAX for the accelerator that the runtime has.
     look = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
     found = subprocess.run(look, capture_output=True, text=True).stdout.strip()
     extras = {"gpu": "[cuda12]", "tpu": "[tpu]"}.get(found, "")
@@ -66,17 +66,17 @@ config.epochs = EPOCHS
 rows = loop.train_and_evaluate(config.to_dict(), f"runs/digits_{EPOCHS}")
 
 # %% [markdown]
-# `rows` are those of `metrics.jsonl`, one an accepted epoch; the last was tested. Run
-# the cell above again: the run is finished, and is read. Stop it in the middle and run
-# it again: it goes on, and ends as it would have ended.
+# `rows` are those of `metrics.jsonl`, one per accepted epoch. The last one has the test
+# accuracy. Run the cell above again: the run is finished and is read from its files.
+# Stop it in the middle and run it again: it goes on, and ends with the same bits.
 
 # %%
 last = rows[-1]
 print(f"test accuracy {last['test_accuracy']:.1f}% after {last['step']} steps,")
-print(f"{last['total_steps']} with every probe, at {last['hyperparams']}")
+print(f"{last['total_steps']} with every trial, at {last['hyperparams']}")
 
 # %% [markdown]
-# The figures of the report; the page itself is `report.html` in the run directory.
+# The figures of the report. The page itself is `report.html` in the run directory.
 
 # %%
 from IPython.display import Image, display
@@ -86,7 +86,7 @@ for figure in sorted((page.parent / "figures").glob("*.png")):
     display(Image(figure))
 
 # %% [markdown]
-# What was learned is a file, `schedule.json`, that gives Optax schedules:
+# The learning rate that was found is in `schedule.json`. It gives Optax schedules:
 
 # %%
 schedules = load_schedule(f"runs/digits_{EPOCHS}")

@@ -5,13 +5,15 @@
 Nothing is fetched, neither by the build nor by a reader's browser.
 """
 
-import re
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from docutils.nodes import SkipNode
+from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.util.docutils import SphinxDirective
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -33,6 +35,7 @@ myst_heading_anchors = 3
 
 # `name` in a docstring is a link if it can be, and code if not.
 default_role = "py:obj"
+smartquotes = False  # what is typed is what is printed: -- is an option
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
@@ -51,16 +54,18 @@ nitpick_ignore_regex = [
 ]
 
 
-def _links(_app: Any, _path: Path, _docname: str, source: list[str]) -> None:
-    """Links of a text that is included from the top folder: those to docs/ lead there,
-    those to other files, which the site has not, are their names."""
-    text = re.sub(r"\]\(docs/", "](/", source[0])
-    local = r"(?<!!)\[([^\]]+)\]\((?!https?://|/|#)([^)]+)\)"
-    source[0] = re.sub(local, lambda link: _name(link[1], link[2]), text)
+class Help(SphinxDirective):
+    """What a command prints for --help: `{help} study`."""
 
+    required_arguments = 1
 
-def _name(label: str, file: str) -> str:
-    return label if "`" in label else f"`{file}`"
+    def run(self) -> list[nodes.Node]:
+        command = [sys.executable, "-m", f"hyperdyn_jax.{self.arguments[0]}", "--help"]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "80"}
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True
+        )
+        return [nodes.literal_block(done.stdout, done.stdout, language="text")]
 
 
 def _fields(_app: Any, kind: str, _name: str, thing: Any, _options: Any, lines: Any):
@@ -105,17 +110,17 @@ def _signature(
 
 def _inline_math(translator: Any, node: Any) -> None:
     translator.body.append(tex2mathml(node.astext()))
-    raise SkipNode
+    raise nodes.SkipNode
 
 
 def _block_math(translator: Any, node: Any) -> None:
     translator.body.append(tex2mathml(node.astext(), as_block=True))
-    raise SkipNode
+    raise nodes.SkipNode
 
 
 def setup(app: Any) -> None:
     app.add_html_math_renderer("mathml", (_inline_math, None), (_block_math, None))
-    app.connect("include-read", _links)
+    app.add_directive("help", Help)
     app.connect("autodoc-process-signature", _signature)
     app.connect("autodoc-skip-member", _skip)
     app.connect("autodoc-process-docstring", _fields, priority=100)

@@ -1,11 +1,13 @@
 """The documentation site: it builds, is whole, and fetches nothing."""
 
+import json
 import re
 import subprocess
 import sys
 import types
 import zlib
 
+import jax
 import jax.numpy as jnp
 import optax
 import pytest
@@ -16,10 +18,11 @@ from hyperdyn_jax import optimizers
 from hyperdyn_jax.data.registry import DATASETS
 from hyperdyn_jax.optimizers import factory
 from hyperdyn_jax.run import config
-
-pytestmark = pytest.mark.slow
+from hyperdyn_jax.strategies.learned_schedule import to_schedule
 
 DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+slow = pytest.mark.slow  # what needs the site
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +43,7 @@ def described(site):
     return {line.split()[0] for line in lines if " py:" in line}
 
 
+@slow
 def test_every_public_name_is_on_a_reference_page(site):
     names = described(site)
     public = {
@@ -58,6 +62,7 @@ def test_every_public_name_is_on_a_reference_page(site):
         assert f"hyperdyn_jax.{name}" in names
 
 
+@slow
 def test_a_page_loads_nothing_from_elsewhere(site):
     pages = list(site.rglob("*.html"))
     assert len(pages) > 20
@@ -68,21 +73,76 @@ def test_a_page_loads_nothing_from_elsewhere(site):
         assert [x for x in loaded if re.match("(https?:)?//", x)] == [], page.name
 
 
+@slow
 def test_formulas_are_mathml(site):
     concepts = (site / "concepts.html").read_text(encoding="utf-8")
     assert concepts.count("<math ") > 40
     assert "$" not in re.sub(r"<pre>.*?</pre>", "", concepts, flags=re.DOTALL)
 
 
-def blocks(page):
+@slow
+def test_a_page_of_each_command_has_its_options_as_they_are_typed(site):
+    listed = {path.stem for path in (DOCS / "commands").glob("*.md")} - {"index"}
+    assert len(listed) == 9
+    for name in listed:
+        page = (site / "commands" / f"{name}.html").read_text(encoding="utf-8")
+        text = re.sub("<[^>]+>", "", page)
+        assert "options:\n" in text, name
+        assert re.search(r"^  (-h, )?--\w+", text, re.MULTILINE), name
+    for page in site.rglob("*.html"):
+        text = re.sub(r"<[^>]+>", "", page.read_text(encoding="utf-8"))
+        assert not re.search(r"[–—]\w+[= ](DIR|FILE|RUN|SECONDS)", text), page.name
+
+
+def code_of(page):
     """Code of a page, as Python."""
-    text = (DOCS / "howto" / page).read_text(encoding="utf-8")
+    text = (DOCS / page).read_text(encoding="utf-8")
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def test_nothing_is_taken_from_the_readme():
+    for page in PAGES:
+        assert "README" not in page.read_text(encoding="utf-8"), page.name
+
+
+RATES = {"learning_rate": 0.1, "momentum": 0.9}  # of the run that a page reads
+# Pages with code that have no test of their own below, and what their code makes.
+MADE = {
+    "concepts.md": lambda names: names["decision"].branch == 1,
+    "howto/many_runs.md": lambda names: set(names["schedules"]) == {*RATES},
+    "index.md": lambda names: names["result"].metrics[-1]["total_steps"] == 400,
+    "scaling.md": lambda names: names["seconds"].shape == (16,),
+}
+TESTED = {"howto/data.md", "howto/optimizer.md", "howto/own_loop.md"}
+
+
+def test_code_of_every_page_is_run():
+    pages = {str(path.relative_to(DOCS)) for path in PAGES}
+    assert {page for page in pages if code_of(page)} == {*MADE, *TESTED}
+
+
+@pytest.mark.parametrize("page", MADE)
+def test_code_runs_as_it_stands(page, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "runs" / "digits"
+    run.mkdir(parents=True)
+    rows = [{"epoch": 0, "step": 40, "hyperparams": RATES}]
+    (run / "schedule.json").write_text(json.dumps(to_schedule(rows)))
+    names = {}
+    with jax.numpy_dtype_promotion("standard"):  # what a user has
+        for code in code_of(page):
+            exec(code, names)
+    assert MADE[page](names)
+    if page == "index.md":
+        shown = re.search(r"TuneResult\(.*", (DOCS / page).read_text())[0]
+        number = r"-?\d+(\.\d+)?"
+        printed = capsys.readouterr().out.strip()
+        assert re.sub(number, "#", printed) == re.sub(number, "#", shown)
 
 
 def test_own_data_set_as_told(monkeypatch):
     monkeypatch.setitem(DATASETS, "blobs", None)  # taken out at the end
-    (code,) = blocks("data.md")
+    (code,) = code_of("howto/data.md")
     names = {}
     exec(code, names)
     dataset = config.build(names["get_config"]().to_dict()).dataset
@@ -98,7 +158,7 @@ def test_own_data_set_as_told(monkeypatch):
 def test_another_optimizer_as_told(monkeypatch):
     for table in ("OPTIMIZERS", "HYPERPARAMETERS"):
         monkeypatch.setattr(factory, table, dict(getattr(factory, table)))
-    (code,) = blocks("optimizer.md")
+    (code,) = code_of("howto/optimizer.md")
     names = {}
     exec(code, names)
     params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
@@ -115,7 +175,7 @@ def test_another_optimizer_as_told(monkeypatch):
 def test_own_loop_as_told(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     names = {}
-    for code in blocks("own_loop.md"):
+    for code in code_of("howto/own_loop.md"):
         exec(code, names)
     assert names["trials"].hparams["learning_rate"].shape == (5,)
     rate = optimizers.get_hyperparams(names["opt_state"])["learning_rate"]
