@@ -1,5 +1,6 @@
 """The command line: from flags to a run, and every way in which they can be wrong."""
 
+import contextlib
 import errno
 import os
 import sys
@@ -141,11 +142,14 @@ def run(
 
 def describe_on(name: str, settings: dict[str, Any]) -> None:
     """Tells what a run would be on a TPU slice, and keeps what took long to find."""
-    try:
-        kept = _cache_folder() / "slices"
-    except (OSError, ValueError):
-        kept = None
-    topology.describe(settings, slices.named(name), kept)
+    topology.describe(settings, slices.named(name), slices_folder())
+
+
+def slices_folder() -> Path | None:
+    """Where it is kept what programs take on slices; None where nothing can be."""
+    with contextlib.suppress(OSError, ValueError):
+        return _cache_folder() / "slices"
+    return None
 
 
 def keep_programs() -> None:
@@ -302,7 +306,7 @@ def _check_config(argv: Sequence[str]) -> list[str]:
             loop.check(settings, None)
         else:
             slices.compute_on_cpu()
-            chips = slices.named(name).count if name in slices.NAMES else 1
+            chips = slices.named(name).chips if name in slices.NAMES else 1
             config_lib.build(settings, chips)
     except ConfigError as error:
         return error.problems

@@ -38,7 +38,7 @@ class Program(NamedTuple):
     """A program as the compiler made it, or could not make it.
 
     name: of the program.
-    seconds: that its compilation took.
+    seconds: of processor time that its compilation took.
     memory: bytes of a chip; where it is more than there is, what XLA says it would be.
     flops, bytes: arithmetic and memory traffic of a chip, as XLA counts them. What is
       in a loop counts once.
@@ -71,14 +71,14 @@ class Program(NamedTuple):
 
 def compiled(name: str, lowered: jax.stages.Lowered) -> Program:
     """Compiles a program. One that does not fit is told of like the others."""
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         done = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         memory, problem = refusal(str(error))
         return Program(name, seconds, memory, problem=problem)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     found: Any = done.memory_analysis()
     memory = found.argument_size_in_bytes + found.output_size_in_bytes
     memory += found.temp_size_in_bytes - found.alias_size_in_bytes
@@ -130,11 +130,15 @@ def collectives(text: str) -> list[Collective]:
 
 
 def _group(rest: str, chips: int) -> int:
-    """Chips of a group: XLA lists the groups, or gives their number and size."""
+    """Chips of a group, which XLA writes in three ways: {{0,1},{2,3}}, [2,2]<=[4] and,
+    with jax 0.12, mesh['branch'=2,'batch'=2] {'batch'}. Without any they are all."""
     if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
         return len(listed[1].split(","))
-    if shaped := re.search(r"replica_groups=\[(\d+),(\d+)\]", rest):
-        return int(shaped[2])
+    if shaped := re.search(r"replica_groups=\[\d+,(\d+)\]", rest):
+        return int(shaped[1])
+    if named := re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", rest):
+        sides = dict(side.split("=") for side in named[1].split(","))
+        return math.prod(int(sides[axis]) for axis in named[2].split(","))
     return chips
 
 

@@ -10,13 +10,12 @@ kept in the user's cache: a large network takes minutes to compile.
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from importlib import metadata
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
+import jaxlib
 
 from hyperdyn_jax.commands import compiled, dry_run
 from hyperdyn_jax.commands.compiled import Program
@@ -28,8 +27,6 @@ from hyperdyn_jax.run.config_schema import Config
 from hyperdyn_jax.run.jsonl import dump
 from hyperdyn_jax.training.trainer import Trainer
 from hyperdyn_jax.tuner.interface import Strategy
-
-DECISIONS = 12  # that are played, to see how many branches they have
 
 
 def describe(
@@ -46,19 +43,17 @@ def describe(
       kept: folder of what was told before; None to compile everything.
       say: is told, in lines.
     """
-
-    setup = config_lib.build(config, slice_.count)
-    trainer, counts = trainer_of(setup, slice_), branch_counts(setup.tuner)
+    setup = config_lib.build(config, slice_.chips)
+    trainer, branches = trainer_of(setup, slice_), most_branches(setup.tuner)
     say(dump(config, indent=1))
     for name, text in dry_run.facts(config, setup, trainer).items():
         dry_run.tell(say, name, text)
     dry_run.tell(say, "slice", in_words(slice_))
-    dry_run.tell(say, "decisions", f"of {' or '.join(map(str, counts))} branches")
-    found = []
-    for program in programs(trainer, slice_, counts, kept, say):
+    lowered, found = trainer.programs(range(1, branches + 1)), list[Program]()
+    for program in compile_all(lowered, slice_, kept, say):
         dry_run.tell(say, "program", program_in_words(program))
         found.append(program)
-    text = memory_in_words(setup, trainer, slice_, counts, found)
+    text = memory_in_words(setup, trainer, slice_, branches, found)
     dry_run.tell(say, "memory", text)
     if not found[0].problem:
         text = speed_in_words(found[0], setup.dataset.batch_size, slice_)
@@ -67,11 +62,11 @@ def describe(
 
 def in_words(slice_: Slice) -> str:
     chip = slice_.chip
-    chips = f"{slice_.count} chip{'s' * (slice_.count > 1)}"
+    chips = f"{slice_.chips} chip{'s' * (slice_.chips > 1)}"
     hosts = f"{slice_.hosts} host{'s' * (slice_.hosts > 1)}"
     return (
         f"{slice_.name}: {chips}, {hosts}; a chip has {chip.memory / GIB:.0f} GiB, "
-        f"{chip.flops / 1e12:.0f} TFLOP/s in bfloat16, {chip.bandwidth / 1e9:,.0f} GB/s "
+        f"{chip.flops / 1e12:.0f} TFLOP/s (bfloat16), {chip.bandwidth / 1e9:,.0f} GB/s "
         f"to its memory and {chip.links / 1e9:.0f} GB/s to other chips"
     )
 
@@ -82,29 +77,23 @@ def trainer_of(setup: Setup, slice_: Slice) -> Trainer:
     return Trainer(setup.model, setup.optimizer, setup.dataset, devices)
 
 
-def branch_counts(strategy: Strategy) -> list[int]:
-    """How many branches the decisions of a run have, those with which it begins."""
-    rng = np.random.default_rng(0)
-    counts: set[int] = set()
-    low, high = (-2.0, -1.0) if strategy.metric == "loss" else (40.0, 60.0)
-    state = strategy.init(jax.random.key(0), low)
-    for _ in range(DECISIONS):
-        trials = strategy.ask(state)
-        counts.add(len(trials.parents))
-        scores = rng.uniform(low, high, len(trials.parents)).astype(np.float32)
-        state, _ = strategy.tell(state, trials, scores)
-    return sorted(counts)
+def most_branches(strategy: Strategy) -> int:
+    """How many branches a decision has at most: none has more than the first. How many
+    the others have depends on scores."""
+    state = strategy.init(
+        jax.random.key(0), -1.0 if strategy.metric == "loss" else 50.0
+    )
+    return len(strategy.ask(state).parents)
 
 
-def programs(
-    trainer: Trainer,
+def compile_all(
+    programs: Iterable[tuple[str, jax.stages.Lowered]],
     slice_: Slice,
-    branches: Sequence[int],
     kept: Path | None = None,
     say: Callable[[str], Any] = print,
 ) -> Iterator[Program]:
-    """Compiles the programs of a run, or finds what was told of them before."""
-    for name, lowered in trainer.programs(branches):
+    """Compiles programs for a slice, or finds what was told of them before."""
+    for name, lowered in programs:
         file = kept / f"{_digest(slice_, lowered)}.json" if kept else None
         if file and (known := _known(file)):
             yield known
@@ -118,9 +107,9 @@ def programs(
 
 def _digest(slice_: Slice, lowered: jax.stages.Lowered) -> str:
     """Of everything that a compiled program depends on."""
-    versions = [metadata.version(name) for name in ("jaxlib", "libtpu")]
     options = [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
-    text = "\n".join([slice_.name, *versions, *options, lowered.as_text()])
+    made_by = [slice_.name, jaxlib.__version__, slices.compiler_version(), *options]
+    text = "\n".join([*made_by, lowered.as_text()])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -151,7 +140,7 @@ def program_in_words(program: Program) -> str:
     return (
         f"{program.name}: {_amount(program.memory)}B of a chip, "
         f"{_amount(program.flops)}FLOP, {_amount(program.bytes)}B read and written, "
-        f"{sent or 'nothing exchanged'} (compiled in {program.seconds:.0f} s)"
+        f"{sent or 'nothing exchanged'} ({program.seconds:.0f} s to compile)"
     )
 
 
@@ -159,28 +148,28 @@ def memory_in_words(
     setup: Setup,
     trainer: Trainer,
     slice_: Slice,
-    counts: Sequence[int],
+    branches: int,
     found: Sequence[Program],
 ) -> str:
     """Whether a run fits, with what a chip holds beside its largest program."""
     largest = max(found, key=lambda program: program.memory)
-    beside, there = held_beside(setup, trainer, counts), slice_.chip.memory
+    beside, there = held_beside(setup, trainer, branches), slice_.chip.memory
     total = largest.memory + beside
     failed = [program for program in found if program.problem]
     fits = "does not fit" if failed or total > there else "fits"
     return (
         f"{fits}: {total / GIB:.2f} GiB of the {there / GIB:.0f} of a chip, "
         f"{largest.memory / GIB:.2f} for its largest program ({largest.name}) and at "
-        f"most {beside / GIB:.2f} for {2 * max(counts)} states of branches and other "
-        f"data beside it"
+        f"most {beside / GIB:.2f} beside it: {branches} branches of a decision where "
+        f"they began and where they are, and the data that score them"
     )
 
 
-def held_beside(setup: Setup, trainer: Trainer, counts: Sequence[int]) -> float:
+def held_beside(setup: Setup, trainer: Trainer, branches: int) -> float:
     """Bytes that a chip holds beside a program, at most: every branch where it began
     and where it is, and the splits that are scored."""
     data = [setup.dataset.resident(split) for split in ("validation", "test")]
-    return 2 * max(counts) * dry_run.size_of(trainer.shapes()) + dry_run.size_of(data)
+    return 2 * branches * dry_run.size_of(trainer.shapes()) + dry_run.size_of(data)
 
 
 def speed_in_words(step: Program, batch: int, slice_: Slice) -> str:
@@ -189,9 +178,9 @@ def speed_in_words(step: Program, batch: int, slice_: Slice) -> str:
     longest = max(times, key=lambda name: times[name])
     others = ", ".join(f"{name} {seconds * 1e3:.3g}" for name, seconds in times.items())
     return (
-        f"at most {batch / times[longest]:,.0f} images/s: a training step takes at least "
-        f"{times[longest] * 1e3:.3g} ms for its {longest} (ms: {others}); the latency of "
-        f"exchanges is left out"
+        f"at most {batch / times[longest]:,.0f} images/s: a training step takes at "
+        f"least {times[longest] * 1e3:.3g} ms for its {longest} (ms: {others}); the "
+        f"latency of exchanges is left out"
     )
 
 

@@ -7,6 +7,7 @@ machine may have is touched.
 import importlib.util
 import math
 import os
+from importlib import metadata
 from typing import NamedTuple
 
 import jax
@@ -46,17 +47,13 @@ NAMES = tuple(f"{kind}:{shape}" for kind in CHIPS for shape in _SHAPES[kind])
 class Slice(NamedTuple):
     """A slice that can be compiled for.
 
-    kind: of its chips. count: of them. hosts: that share them evenly.
+    chips: how many it has. hosts: that share them evenly. chip: each of them.
     """
 
     name: str
-    kind: str
-    count: int
+    chips: int
     hosts: int
-
-    @property
-    def chip(self) -> Chip:
-        return CHIPS[self.kind]
+    chip: Chip
 
 
 def problem(name: str) -> str:
@@ -73,7 +70,13 @@ def named(name: str) -> Slice:
     """A slice of `NAMES`."""
     kind, _, shape = name.partition(":")
     count = math.prod(map(int, shape.split("x")))
-    return Slice(name, kind, count, count // math.prod(_SHAPES[kind][shape]))
+    hosts = count // math.prod(_SHAPES[kind][shape])
+    return Slice(name, count, hosts, CHIPS[kind])
+
+
+def compiler_version() -> str:
+    """That of libtpu."""
+    return metadata.version("libtpu")
 
 
 def compute_on_cpu() -> None:

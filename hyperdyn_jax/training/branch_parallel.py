@@ -106,7 +106,10 @@ class InTurn:
             each, *rest = x.shape[len(lead) :]
             return jax.ShapeDtypeStruct((*lead, count, each // count, *rest), x.dtype)
 
-        return state, held, jax.tree.map(split, batch)
+        everywhere = NamedSharding(self._mesh, P())
+        parts = NamedSharding(self._mesh, _whole(steps))
+        state, held = _shapes_as(everywhere, (state, held))
+        return state, held, _shapes_as(parts, jax.tree.map(split, batch))
 
 
 class SideBySide:

@@ -128,13 +128,13 @@ class Trainer:
                 yield f"{BLOCK} training steps{beside}", lowered
         place = self._layout(1)
         if jax.tree.leaves(state.batch_stats):
-            *_, sent = place.shapes(state, held, batch)
-            measure = self._measure_step.lower(state, held[0], sent)
+            wave, (resident, _), sent = place.shapes(state, held, batch)
+            measure = self._measure_step.lower(wave, resident, sent)
             yield "BatchNorm statistics", measure
         held = _shapes(data.resident("validation"))
         batch = _shapes(next(data.eval_batches("validation")))
-        *_, sent = place.shapes(state, held, batch)
-        yield "evaluation", self._eval_step.lower(state, held, sent)
+        shapes = place.shapes(state, held, batch)
+        yield "evaluation", self._eval_step.lower(*shapes)
 
     def init(self, key: jax.Array) -> TrainState:
         """A network with fresh weights, replicated over the devices."""
