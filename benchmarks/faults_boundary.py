@@ -3,7 +3,7 @@
     python benchmarks/faults_boundary.py [--cases=10000] [--rows=R8,R9,R11] [--audit]
 
   R8   10,000 cases each of ill-posed data through the Gaussian process alone, Hyperdyn
-       and explore-then-commit (`fuzz`)
+       and the race (`fuzz`)
   R9   every bad input of tests/bad_inputs.py as the command that a user would give
   R11  the sources; pickles in checkpoints; a run and its resume under guard, from a
        JSON config with code in it, where there is no network; ports

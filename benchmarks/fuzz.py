@@ -4,12 +4,11 @@
 
   model     the posterior and the fit alone, from a random corner of the parameters
   hyperdyn  ask, tell and ask again, from a state that holds the data
-  explore   a decision, in runs from the untrained network to the commitment
+  race      a decision, in runs from the untrained network to the end
 """
 
 import collections
 import functools
-import math
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -20,12 +19,8 @@ import numpy as np
 
 from hyperdyn_jax import LogComplement, LogUniform, SearchSpace, Uniform
 from hyperdyn_jax.strategies import Schedule
-from hyperdyn_jax.strategies.explore_then_commit import (
-    COMMIT,
-    EXPLORE,
-    ExploreThenCommit,
-)
 from hyperdyn_jax.strategies.hyperdyn import Hyperdyn
+from hyperdyn_jax.strategies.race import RUN, CannotTellError, Race
 from hyperdyn_jax.tuner import cpu_jit, gp
 from hyperdyn_jax.tuner.interface import Trials
 
@@ -279,56 +274,56 @@ def _check_hyperdyn(
 
 
 @functools.cache
-def explore(space: SearchSpace, anchored: bool) -> ExploreThenCommit:
+def race(space: SearchSpace, anchored: bool) -> Race:
     middle = space.from_unit(np.full(len(space), 0.5, np.float32))
     start = {name: float(value) for name, value in middle.items()}
     base = Schedule.constant(**start) if anchored else None
-    return ExploreThenCommit(space, 48, 32, base=base, worth=0.0)
+    return Race(space, 12, 128, base=base)
 
 
-def explore_runs(rng: np.random.Generator, tally: Tally, decisions: int) -> None:
+def race_runs(rng: np.random.Generator, tally: Tally, decisions: int) -> None:
     """Whole runs, each with scores of its own kinds, until there are enough."""
-    end = tally.cases["explore"] + decisions
-    while tally.cases["explore"] < end:
+    end = tally.cases["race"] + decisions
+    while tally.cases["race"] < end:
         space = SPACES[rng.integers(len(SPACES))]
-        tuner = explore(space, bool(rng.integers(2)))
+        tuner = race(space, bool(rng.integers(2)))
         kinds = str(rng.choice(GAINS)), str(rng.choice(DIVERGED))
         start = -np.float32(10.0 ** rng.choice([-30, -3, 0, 1, 30]))
         state = tuner.init(jax.random.key(int(rng.integers(2**31))), start)
         held: list[Any] = [state]
         for _ in range(40):
-            step = functools.partial(_check_explore, tuner, held, kinds, rng)
-            tally.run("explore", ", ".join(kinds), step)
-            done = held[-1].phase == COMMIT or tally.cases["explore"] >= end
-            if done or len(held) == 1:
+            step = functools.partial(_check_race, tuner, held, kinds, rng)
+            tally.run("race", ", ".join(kinds), step)
+            left = len(held) > 1 and tuner.accepted_steps(held[-1]) - held[-1].done
+            if tally.cases["race"] >= end or not left > 0:
                 break
             held = held[-1:]
 
 
-def _check_explore(
-    tuner: ExploreThenCommit,
-    held: list[Any],
-    kinds: tuple[str, str],
-    rng: np.random.Generator,
+def _check_race(
+    tuner: Race, held: list[Any], kinds: tuple[str, str], rng: np.random.Generator
 ) -> Iterator[str]:
     """A decision from the state that is held, and the state after it."""
     state = held[-1]
     trials = tuner.ask(state)
-    modelled = len(trials.parents) == 1 and bool(trials.model)
-    yield from check_trials(tuner.space, trials, model=modelled)
-    numbers = -np.abs(numbers_of(kinds[0], rng, len(trials.parents)))
+    if state.phase != RUN:  # which cools down to rates below the space
+        yield from check_trials(tuner.space, trials, model=False)
+    numbers = numbers_of(kinds[0], rng, len(trials.parents))
     scores = with_diverged(kinds[1], numbers, rng)
-    probing = state.phase == EXPLORE
-    state, _ = tuner.tell(state, trials, scores)
+    try:
+        state, decision = tuner.tell(state, trials, scores)
+    except CannotTellError:
+        if tuner.base is not None or np.ptp(numbers) > 0:
+            raise
+        return
     held.append(state)
-    told = state.data.feasible[-len(scores) :]
-    if probing and not np.array_equal(told, np.isfinite(scores)):
-        yield "out of bounds: the model was given a trial that diverged"
-    yield from check_state(state, allowed=("chosen", "pairs"))
-    if state.phase == COMMIT:
-        yield from check_trials(tuner.space, tuner.ask(state), model=False)
-        if not all(math.isfinite(x) for x in state.chosen.values()):
-            yield f"NaN: committed to {state.chosen}"
+    if decision.branch >= 0 and not np.isfinite(scores[decision.branch]):
+        yield "out of bounds: a branch that diverged"
+    yield from check_state(state, allowed=("arms", "chosen", "first", "best"))
+    if state.phase == RUN and not np.isfinite([*state.chosen, state.best]).all():
+        yield f"NaN: chose {state.chosen} at {state.best}"
+    if state.spent + state.done > tuner.budget:
+        yield f"out of bounds: {state.spent} + {state.done} steps"
 
 
 def run(cases: int, seed: int = 0) -> dict[str, Any]:
@@ -339,7 +334,7 @@ def run(cases: int, seed: int = 0) -> dict[str, Any]:
         kind, data = draw(rng, len(space))
         tally.run("model", kind, model_case(rng, data))
         tally.run("hyperdyn", kind, hyperdyn_case(rng, space, data))
-    explore_runs(rng, tally, cases)
+    race_runs(rng, tally, cases)
     return {
         "cases": dict(tally.cases),
         "kinds_of_data": len(tally.kinds),

@@ -1,9 +1,9 @@
-"""The noisy quadratic of Wu et al. 2018: explore-then-commit against tuned cosine.
+"""The noisy quadratic of Wu et al. 2018: the race against tuned cosine.
 
     python benchmarks/quadratic.py
 
 SGD on a loss of 200 independent coordinates, in expectation and without sampling: 50
-epochs of 100 steps in all, with every probe counted, learning rates from 1e-3 to 10.
+epochs of 100 steps in all, with every trial counted, learning rates from 1e-3 to 10.
 Several spectra and noise levels, because one of each could be won by luck. The peer is
 a cosine to zero whose learning rate is the best of 60 for that very problem.
 """
@@ -18,11 +18,7 @@ import record
 
 from hyperdyn_jax import LogUniform, SearchSpace
 from hyperdyn_jax.strategies import Schedule
-from hyperdyn_jax.strategies.explore_then_commit import (
-    COMMIT,
-    ExploreState,
-    ExploreThenCommit,
-)
+from hyperdyn_jax.strategies.race import Race
 
 RESULTS = Path(__file__).with_name("results")
 DIMENSIONS, EPOCHS, STEPS_PER_EPOCH, DRAWS = 200, 50, 100, 200
@@ -111,17 +107,27 @@ def greedy(problem: NoisyQuadratic, epochs: int, steps: int) -> float:
     return float(problem.loss(now.path))
 
 
-def tuner(seed: int) -> ExploreThenCommit:
-    """The recommended mode, anchored on a constant rate drawn from the whole range."""
+def tuner(seed: int) -> Race:
+    """The race, told a constant rate that is drawn from the whole range."""
     low, high = SPACE["learning_rate"].low, SPACE["learning_rate"].high
     rate = np.exp(np.random.default_rng([seed, 1]).uniform(np.log(low), np.log(high)))
     base = Schedule.constant(learning_rate=float(rate))
-    return ExploreThenCommit(SPACE, EPOCHS, STEPS_PER_EPOCH, base=base)
+    return Race(SPACE, EPOCHS, STEPS_PER_EPOCH, base=base)
 
 
-def explore(
-    problem: NoisyQuadratic, tuner: ExploreThenCommit, noise: float, seed: int
-) -> tuple[np.ndarray, ExploreState]:
+class Played(NamedTuple):
+    """A run to its end.
+
+    rates: of every step of the accepted path, f64[steps]. total: steps of everything.
+    loss: expected, of the average or of the end of the path, whichever is less.
+    """
+
+    rates: np.ndarray
+    total: int
+    loss: float
+
+
+def play(problem: NoisyQuadratic, tuner: Race, noise: float, seed: int) -> Played:
     """Plays a tuner against the problem.
 
     Args:
@@ -129,55 +135,33 @@ def explore(
       tuner: with learning_rate as its one axis.
       noise: of a measured loss, relative.
       seed: of the tuner and the noise.
-
-    Returns:
-      The learning rate of every step of the accepted path, and the tuner's last state.
     """
     rng = np.random.default_rng([seed, 0])
-    begin = float(problem.loss(problem.start().path))
-    state, path = tuner.init(jax.random.key(seed), -begin), []
-    while len(path) < tuner.accepted_steps(state):
+    start = problem.start()
+    state = tuner.init(jax.random.key(seed), -float(problem.loss(start.path)))
+    held: list[tuple[Moments, list[float]]] = [(start, [])]
+    total = 0
+    while len(held[0][1]) < tuner.accepted_steps(state):
         trials = tuner.ask(state)
-        rates = np.float64(trials.hparams["learning_rate"])
+        parents = [held[i] for i in trials.parents]
+        rates, begin = np.float64(trials.hparams["learning_rate"]), len(parents[0][1])
         steps = round(trials.epochs * STEPS_PER_EPOCH)
-        if state.phase == COMMIT:
-            path += [float(rates[0])] * min(
-                steps, tuner.accepted_steps(state) - len(path)
-            )
-            state, _ = tuner.tell(state, trials, np.float32([-begin]))
-            continue
-        now = problem.start(rates.shape)
-        for i in range(steps):
+        steps = min(steps, tuner.accepted_steps(state) - begin)
+        now = Moments(*map(np.stack, zip(*(path for path, _ in parents), strict=True)))
+        for i in range(begin, begin + steps):
             now = problem.step(now, rates, i + 1, tuner.averaging)
+        total += steps * len(rates)
         losses = problem.loss(now.average) * (1 + noise * rng.normal(size=len(rates)))
         scores = np.where(np.isfinite(losses), -losses, np.nan)
-        state, _ = tuner.tell(state, trials, scores.astype(np.float32))
-    return np.array(path), state
-
-
-def commit(problem: NoisyQuadratic, paths: np.ndarray, power: float) -> np.ndarray:
-    """Final losses of the average: f64[n] for the rates of every step, f64[steps, n].
-
-    A path that has ended has rates of NaN, and its loss is that of its end.
-    """
-    now = problem.start(paths.shape[1:])
-    for i, rates in enumerate(paths):
-        new = problem.step(now, rates, i + 1, power)
-        going = np.isfinite(rates)[:, None]
-        now = Moments(*(np.where(going, a, b) for a, b in zip(new, now, strict=True)))
-    return problem.loss(now.average)
-
-
-def run(problem: NoisyQuadratic, noise: float) -> tuple[np.ndarray, list[float]]:
-    """Final losses of all draws, and the rates that they committed to."""
-    paths = []
-    for seed in range(DRAWS):
-        path, _ = explore(problem, tuner(seed), noise, seed)
-        paths.append(path)
-    padded = np.full((EPOCHS * STEPS_PER_EPOCH, DRAWS), np.nan)
-    for i, path in enumerate(paths):
-        padded[: len(path), i] = path
-    return commit(problem, padded, 5.0), [float(path[0]) for path in paths]
+        state, decision = tuner.tell(state, trials, scores.astype(np.float32))
+        branches = [
+            (Moments(*(x[i] for x in now)), parents[i][1] + [rate] * steps)
+            for i, rate in enumerate(map(float, rates))
+        ]
+        held = [[*branches, *held][i] for i in decision.hold]
+    end, path = held[0]
+    loss = min(float(problem.loss(x)) for x in (end.average, end.path))
+    return Played(np.array(path), total, loss)
 
 
 def main() -> None:
@@ -189,8 +173,11 @@ def main() -> None:
             tuned = cosine(problem, RATES, budget)
             behind = greedy(problem, EPOCHS, STEPS_PER_EPOCH) / tuned.min()
             for measured in MEASUREMENT_NOISES:
-                losses, rates = run(problem, measured)
-                ratios = losses / tuned.min()
+                played = [
+                    play(problem, tuner(seed), measured, seed) for seed in range(DRAWS)
+                ]
+                ratios = np.array([run.loss for run in played]) / tuned.min()
+                rates = [run.rates.max() for run in played]
                 rows.append(
                     {
                         "spectrum": spectrum,

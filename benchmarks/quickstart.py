@@ -20,7 +20,7 @@ SEEDS = range(5)
 
 def main() -> None:
     study = {}
-    for strategy, seed in itertools.product(("explore", "hyperdyn"), SEEDS):
+    for strategy, seed in itertools.product(("race", "hyperdyn"), SEEDS):
         with tempfile.TemporaryDirectory() as workdir:
             flags = ("--config=configs/digits.py", f"--config.seed={seed}")
             flags += (f"--config.strategy={strategy}",)

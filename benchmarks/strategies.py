@@ -28,7 +28,7 @@ SEEDS = (0, 1, 2, 3, 4)
 STRATEGIES = (
     "cosine",
     "hyperdyn",
-    "explore",
+    "race",
     "constant",
     "wsd",
     "one_cycle",

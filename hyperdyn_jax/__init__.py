@@ -4,9 +4,6 @@ from hyperdyn_jax import strategies as baselines  # noqa: F401 (the name it had 
 from hyperdyn_jax import strategies as strategies
 from hyperdyn_jax.data.by_step import ByStep as ByStep
 from hyperdyn_jax.strategies import Schedule as Schedule
-from hyperdyn_jax.strategies.explore_then_commit import (
-    ExploreThenCommit as ExploreThenCommit,
-)
 from hyperdyn_jax.strategies.hyperdyn import Hyperdyn as Hyperdyn
 from hyperdyn_jax.strategies.hyperdyn import HyperdynState as HyperdynState
 from hyperdyn_jax.strategies.learned_schedule import load_schedule as load_schedule

@@ -12,11 +12,10 @@ from hyperdyn_jax.run import run_dir, trackers
 from hyperdyn_jax.run.console import Display
 from hyperdyn_jax.run.engine import Engine
 from hyperdyn_jax.run.jsonl import Row
-from hyperdyn_jax.run.network import Network, forked
+from hyperdyn_jax.run.network import Network, forked, smallest_gap
 from hyperdyn_jax.run.rows import Directory, InMemory, is_finished
 from hyperdyn_jax.run.run_dir import RunDirectory
 from hyperdyn_jax.run.state import Decided, Run
-from hyperdyn_jax.strategies import paired_test
 from hyperdyn_jax.system import files
 from hyperdyn_jax.training.train_step import state_shapes
 from hyperdyn_jax.training.trainer import Trainer
@@ -139,7 +138,7 @@ COARSE = 2.0  # percentage points that a validation split should be able to tell
 def small_validation(setup: config_lib.Setup) -> str | None:
     """A note where the validation split is too small for what the tuner has to tell."""
     examples = setup.dataset.size("validation")
-    gap = paired_test.smallest_gap(examples)
+    gap = smallest_gap(examples)
     if gap <= COARSE or not setup.tuner.searched:  # a schedule chooses nothing
         return None
     return (

@@ -6,7 +6,6 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from hyperdyn_jax.strategies.explore_then_commit import ExploreThenCommit
 from hyperdyn_jax.strategies.hyperdyn import Hyperdyn
 from hyperdyn_jax.strategies.race import Race
 
@@ -43,12 +42,6 @@ def _defaults(kind: Any, *without: str) -> dict[str, Any]:
 
 
 HYPERDYN = _defaults(Hyperdyn)  # the paper's values, section 4
-EXPLORE = {
-    "base": "constant",
-    "tune": "learning_rate",
-    **_defaults(ExploreThenCommit, "base", "finalists", "earlier"),
-    "warm_start": "",
-}
 RACE = {
     "base": "constant",
     "tune": "learning_rate",
@@ -72,9 +65,8 @@ def tuning(
         "backtracking": config_dict.placeholder(bool),
         "save_minutes": config_dict.placeholder(float),
         "trackers": "",  # beside TensorBoard: wandb, mlflow
-        "strategy": strategy or STRATEGY.get(optimizer, "explore"),
+        "strategy": strategy or STRATEGY.get(optimizer, "race"),
         "hyperdyn": dict(HYPERDYN),
-        "explore": dict(EXPLORE),
         "race": dict(RACE),
     }
 

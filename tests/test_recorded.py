@@ -27,7 +27,7 @@ def recorded(strategy, seed):
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("strategy", ["explore", "hyperdyn"])
+@pytest.mark.parametrize("strategy", ["hyperdyn", "race"])
 def test_the_same_scores_lead_to_the_same_decisions(strategy, seed):
     config, rows = recorded(strategy, seed)
     tuner = make_tuner(config, STEPS_PER_EPOCH)

@@ -1,6 +1,6 @@
 """The race through `tune` on real training, against the sweep of a table.
 
-    python -m benchmarks.suite.race OUT.jsonl TABLE-0.npz ... [--strategy race|explore]
+    python -m benchmarks.suite.race OUT.jsonl TABLE-0.npz ...
 
 A table's name is its workload's, a dash and its seed (`tables.py`). Bases as in
 `offline.py`, and one of the best rate along a cosine; a row a run, with the ratio of
@@ -30,7 +30,7 @@ from hyperdyn_jax.tuning import tune
 
 
 def row(
-    work: Workload, curves: Curves, kind: str, seed: int, key: int, old: bool
+    work: Workload, curves: Curves, kind: str, seed: int, key: int
 ) -> dict[str, object]:
     """A run: its settings and what it ended with."""
     times, _, shape = kind.partition(":")
@@ -46,22 +46,21 @@ def row(
         own = curves.own(base, shape or "constant")
     if math.isnan(base):
         base, schedule = None, None
-    race = Race(space, STRETCHES, each, base=schedule)
     began = time.monotonic()
     result = tune(
         work.train,
         work.evaluate,
         work.init(jax.random.key(seed)),
-        space if old else race,
+        Race(space, STRETCHES, each, base=schedule),
         epochs=STRETCHES,
         steps_per_epoch=each,
         key=jax.random.key(key),
-        base=schedule if old else None,
     )
     middle, last = result.metrics[len(result.metrics) // 2], result.metrics[-1]
     return {
         "workload": work.name,
-        "strategy": "explore" if old else "race",
+        "strategy": "race",
+        "version": "3",
         "base": base,
         "key": key,
         "ratio": curves.ratio(-result.score),
@@ -82,7 +81,6 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("tables", nargs="+")
     parser.add_argument("--data_dir", default="")
-    parser.add_argument("--strategy", default="race", choices=("race", "explore"))
     parser.add_argument("--keys", type=int, default=1)
     parser.add_argument("--bases", default=",".join(["best:cosine", *BASES]))
     options = parser.parse_args()
@@ -92,8 +90,7 @@ def main() -> None:
         work = workloads.load(name, options.data_dir, int(seed))
         for kind in options.bases.split(","):
             for key in range(options.keys):
-                old = options.strategy == "explore"
-                found = {"kind": kind, **row(work, curves, kind, int(seed), key, old)}
+                found = {"kind": kind, **row(work, curves, kind, int(seed), key)}
                 with options.out.open("a") as file:
                     file.write(json.dumps(found) + "\n")
                 print(

@@ -35,15 +35,13 @@ def section(run: Run, beliefs: Any, number: int, level: int) -> str:
         f'<input type="range" id="{name}-dial" min="0" max="{last}" value="{last}">'
         f'<output for="{name}-dial"></output></div>'
         f'<p class="told" aria-live="polite"></p><div class="{look}"></div>'
-        f"{parts.legend(_keys(run))}</figure>"
+        f"{parts.legend(KEYS)}</figure>"
     )
     note = (
         "A Gaussian process, computed again from the rows of decisions.jsonl: its mean "
         "and the interval in which it expected 90% of trials, along each axis with the "
         "other hyperparameters as they were. The slider also moves with arrow keys."
     )
-    if numbers.unit(run) == "nats":
-        note += " To the model, a probe that lost has gained nothing."
     glances = (panel for moment in _glances(beliefs, data) for panel in moment)
     shown = "".join(
         svg.draw(replace(panel, y=f"{panel.head}: {panel.y}"), (230, 150))
@@ -58,22 +56,16 @@ def chart(run: Run, beliefs: Any) -> Chart:
     """The same at a few decisions, one below the other where there are several axes."""
     moments = _glances(beliefs, _belief_data(run, beliefs))
     panels = [panel for row in zip(*moments, strict=True) for panel in row]
-    keys = [*_keys(run)[:1], *_keys(run)[2:]]  # no earlier trials
+    keys = [KEYS[0], *KEYS[2:]]  # no earlier trials
     return Chart(panels, keys, columns=len(moments), size=(2.3, 2.4))
 
 
-def _keys(run: Run) -> list[Key]:
-    keys = [
-        Key("band line", "c0", "expected gain, 90% interval"),
-        Key("dot", "ink", "earlier trials"),
-    ]
-    if any(verdicts.has_incumbent(row) and row["trials"][1:] for row in run.decisions):
-        keys.append(Key("upright ring", "c2", "incumbent and its gain"))
-        keys.append(Key("upright ring", "c1", "challenger and its gain"))
-    else:
-        keys.append(Key("upright ring", "c1", "next probe and its gain"))
-        keys.append(Key("upright", "c2", "what the run trained with"))
-    return keys
+KEYS = (
+    Key("band line", "c0", "expected gain, 90% interval"),
+    Key("dot", "ink", "earlier trials"),
+    Key("upright ring", "c2", "incumbent and its gain"),
+    Key("upright ring", "c1", "challenger and its gain"),
+)
 
 
 def _ticks(scale: Scale, room: float) -> list[tuple[float, str]]:
@@ -125,15 +117,6 @@ def _belief_step(run: Run, step: Any, at: Any) -> dict[str, Any]:
         "mean": np.rint(step.mean / grain).astype(int).tolist(),
         "half": np.rint(half / grain).astype(int).tolist(),
     }
-    if step.row == len(run.decisions):
-        taken = run.metrics[0]["hyperparams"]
-        chosen = {"role": "chosen", "at": at(taken), "gain": None, "taken": True}
-        text = f"The model had been told of {step.seen} probes."
-        if any(row.get("block") for row in run.decisions):
-            text += " The switch test had the last word."
-        text += f" The run trained with {verdicts.setting(taken)}."
-        title = "after all probes"
-        return {**shown, "title": title, "text": text, "epoch": 0, "trials": [chosen]}
     row = run.decisions[step.row]
     trials = [
         {
@@ -146,8 +129,8 @@ def _belief_step(run: Run, step: Any, at: Any) -> dict[str, Any]:
     ]
     told = ". ".join(_told(row, i) for i in range(len(trials)))
     text = f"{verdicts.outcome(row).capitalize()}: {verdicts.reason(row)}. {told}."
-    title = f"epoch {row['epoch']}" if row["branch"] >= 0 else f"probe {step.seen + 1}"
     epoch = row["epoch"]
+    title = f"epoch {epoch}"
     return {**shown, "title": title, "text": text, "epoch": epoch, "trials": trials}
 
 
@@ -189,7 +172,7 @@ def _glance(
     panel.between("band", xs, lows[number].tolist(), highs[number].tolist(), "c0")
     panel.line(xs, means[number].tolist(), "c0")
     for trial, gain in zip(step["trials"], gains, strict=True):
-        look = "c2" if trial["role"] in ("incumbent", "chosen") else "c1"
+        look = "c2" if trial["role"] == "incumbent" else "c1"
         panel.upright(trial["at"][number], f"{look} thin dashed")
         panel.marks("ring", [trial["at"][number]], [gain], look)
     return panel

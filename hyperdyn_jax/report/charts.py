@@ -126,7 +126,7 @@ def _shades(
     axis, epochs = list(beliefs.space).index(name), len(run.metrics)
     shades = np.zeros((beliefs.steps[0].mean.shape[1], epochs))
     for step in beliefs.steps:
-        if step.row >= len(run.decisions) or run.decisions[step.row]["branch"] < 0:
+        if run.decisions[step.row]["branch"] < 0:
             continue
         mean, epoch = step.mean[axis], int(run.decisions[step.row]["epoch"])
         width = mean.max() - mean.min()

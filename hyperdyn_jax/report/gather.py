@@ -10,6 +10,7 @@ from hyperdyn_jax.run.jsonl import Row, flat
 
 # Strategies with the settings of hyperdyn.
 HYPERDYN = ("hyperdyn", "epoch_bo", "greedy", "control")
+GO_BACK = ("race", "explore")  # to their best epoch by default
 SHOWN = 3  # of many paths in a line
 
 
@@ -123,8 +124,8 @@ def settings(run: Run) -> dict[str, str]:
     if strategy in HYPERDYN:
         own.add("hyperdyn")
     same = ["seed", "name", "data_dir", *MAY_CHANGE]
-    if strategy != "explore" and not config.get("backtracking"):
-        same.append("backtracking")  # which only explore does unless it is told not to
+    if strategy not in GO_BACK and not config.get("backtracking"):
+        same.append("backtracking")  # which others do only where they are told to
     kept = {
         name: value
         for name, value in config.items()

@@ -214,28 +214,6 @@ def pairs(run: Run) -> list[Pair]:
     return found
 
 
-def switch_test(run: Run) -> list[float]:
-    """Of every pair of the switch test, the challenger's score minus the base's."""
-    pairs = [row["scores"] for row in run.decisions if row.get("block")]
-    return [
-        challenger - base
-        for base, challenger in pairs
-        if None not in (base, challenger)
-    ]
-
-
-def verdict(run: Run) -> str:
-    """What the switch test decided, in a sentence; "" of a run without one."""
-    rows = [row for row in run.decisions if row.get("block")]
-    if not rows:
-        return ""
-    left = adopted(run, rows[-1]["trials"][1])
-    text = "left its base for the challenger" if left else "stayed with its base"
-    p_value = rows[-1].get("p_value")
-    told = f" (switch test, p\u00a0=\u00a0{p_value:.3f})" if p_value is not None else ""
-    return f"The run {text}{told}."
-
-
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
     """Mean and half the width of its confidence interval, by Student's t.
 

@@ -82,7 +82,7 @@ function draw(panel, data, axis, step, index) {
     });
   }
   step.trials.forEach((trial, i) => {
-    const look = ["incumbent", "chosen"].includes(trial.role) ? "c2" : "c1";
+    const look = trial.role === "incumbent" ? "c2" : "c1";
     const u = trial.at[axis];
     element(svg, "path", { class: `line thin dashed ${look}`, d: `M${x(u)} ${TOP}V${bottom}` });
     if (trial.gain === null) return;

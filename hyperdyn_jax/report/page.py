@@ -68,8 +68,7 @@ def headline(run: Run) -> str:
             f" The network of epoch {last['best_epoch']} was tested: the last one was "
             f"worse by more than chance."
         )
-    verdict = numbers.verdict(run)
-    return f"{text} {parts.escape(verdict)}" if verdict else text
+    return text
 
 
 def accuracy(runs: Sequence[Run]) -> str:

@@ -154,25 +154,6 @@ def _hindsight(run: Run, found: Sequence[numbers.Pair]) -> str:
     )
 
 
-def switch_test(run: Run) -> Section | None:
-    """The pairs of probes that decide whether a search leaves its base."""
-    differences = numbers.switch_test(run)
-    if not differences:
-        return None
-    last = [row for row in run.decisions if row.get("block")][-1]
-    title = f"Scores in {numbers.unit(run)}, with the 95% interval of their mean"
-    body = _compared(title, "switch", "Base", "Pairs", {"Pairs of probes": differences})
-    base, challenger = map(verdicts.setting, last["trials"])
-    text = f"Base: {base}. Challenger: {challenger}. {numbers.verdict(run)}"
-    note = (
-        "Both probes of a pair start from the untrained network and see the same "
-        "batches, each pair fresh ones. The challenger has to be ahead by more than a "
-        "margin, by a test of known level."
-    )
-    body += f"<p>{parts.escape(text)}</p>"
-    return Section("switch", "The switch test", body, note)
-
-
 def cost(run: Run) -> Section:
     last, spent = run.metrics[-1], numbers.seconds(run)
     rows = [
@@ -223,7 +204,6 @@ SECTIONS: tuple[Callable[[Run], Section | None], ...] = (
     decisions,
     calibration,
     kept,
-    switch_test,
     cost,
     alerts,
     settings,

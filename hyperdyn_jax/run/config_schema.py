@@ -49,7 +49,7 @@ MOST = {
 }
 
 # Settings that are folders, of a run or of data.
-FOLDERS = (("data_dir",), ("fork",), ("explore", "warm_start"), ("replay", "run"))
+FOLDERS = (("data_dir",), ("fork",), ("replay", "run"))
 
 # Settings of earlier versions, with the values that say what every run does now.
 REMOVED: dict[tuple[str, ...], tuple[Any, ...]] = {
@@ -81,6 +81,13 @@ def current(config: Config, finished: bool = False) -> dict[str, Any]:
         there = isinstance(place, dict) and name in place
         if there and (place[name] in usual or (finished and name != "decay_all")):
             del place[name]
+    explored = new.get("strategy") == "explore"  # of earlier versions
+    explore = {} if explored and not finished else new.pop("explore", {})
+    if finished and explored:
+        own = {"averaging": 5.0, "backtracking": True, **explore}
+        for key in ("averaging", "backtracking"):
+            new[key] = own[key] if new.get(key) is None else new[key]
+        new["strategy"] = "constant"
     narrow = new.pop("autolrs_95", {})  # a strategy of its own once
     if new.get("strategy") == "autolrs_95":
         new |= {"strategy": "autolrs", "autolrs": {"kappa": 1.96, **narrow}}

@@ -83,8 +83,8 @@ def _check_sections(
 ) -> tuple[list[str], dict[str, Any]]:
     """The sections of strategies, also of those that are not chosen.
 
-    The section of replay and `explore.warm_start` are left out: they name files, which
-    only have to be there for the run that reads them.
+    The section of replay is left out: it names a run, which only has to be there for
+    the run that plays it.
 
     Returns:
       A line for each problem, and the config without the wrong settings.
@@ -92,15 +92,14 @@ def _check_sections(
     problems, config = [], dict(config)
     # Schedules first, then those that build on them.
     chosen = config.get("strategy")
-    order = sorted(STRATEGIES, key=lambda n: (n in ("explore", "race"), n != chosen))
+    order = sorted(STRATEGIES, key=lambda n: (n == "race", n != chosen))
     for name in (name for name in order if name in config and name != "replay"):
         if not isinstance(config[name], Mapping):
             problems.append(f"config.{name} must be a section, got {config[name]!r}")
             del config[name]
             continue
-        settings = {k: v for k, v in config[name].items() if k != "warm_start"}
         make = functools.partial(_make_section, config, name, axes)
-        wrong = errors.wrong_settings(make, settings)
+        wrong = errors.wrong_settings(make, dict(config[name]))
         # What a schedule cannot be started from is told once, not of each section.
         told = {line.partition(": ")[2] for line in problems} - {""}
         found = errors.in_section(name, wrong)

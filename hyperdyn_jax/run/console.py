@@ -136,15 +136,11 @@ def _tried(decision: Row) -> str:
         return f"{verdicts.reason(decision)}; left: {', '.join(settings)}"
     if not verdicts.probed(decision):
         return f"{verdicts.reason(decision)}; diverged: {', '.join(settings)}"
-    if decision.get("block"):
-        settings = [f"{verdicts.role(decision, i)} {x}" for i, x in enumerate(settings)]
     values = map(verdicts.known, decision["scores"])
     results = "; ".join(
         f"{name}: {'diverged' if value is None else _scored(value, i == 0)}"
         for i, (name, value) in enumerate(zip(settings, values, strict=True))
     )
-    if decision.get("block"):
-        return f"{verdicts.reason(decision)}: {results}"
     return f"probed {results}"
 
 

@@ -333,7 +333,7 @@ def follow(
             epoch=run.epoch + 1,
             attempts=0,
         )
-    if trials.probe or np.isfinite(scores).any():
+    if np.isfinite(scores).any():
         return run
     attempt = f"attempt {run.attempts}"  # a stream apart from those of the steps
     key = streams.stream(jax.random.wrap_key_data(run.key), attempt)

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from scipy import special
 
 from hyperdyn_jax.distributed import collectives
 from hyperdyn_jax.run.checkpoints import Checkpoints
@@ -17,7 +18,6 @@ from hyperdyn_jax.run.config_errors import ConfigError
 from hyperdyn_jax.run.engine import Engine, within
 from hyperdyn_jax.run.rows import Directory
 from hyperdyn_jax.run.state import Branch, Pending, Run
-from hyperdyn_jax.strategies import paired_test
 from hyperdyn_jax.system import signals, streams
 from hyperdyn_jax.training.progress import Evaluation, Progress
 from hyperdyn_jax.training.train_step import TrainState
@@ -118,29 +118,28 @@ class Network:
         strategy, trainer = engine.strategy, self.trainer
         incumbent = strategy.incumbent(run.tuner)
         if incumbent is None or not trainer.takes_turns(2) or jax.process_count() > 1:
-            return self._start(engine, run, strategy.ask(run.tuner))
+            return self._start(run, strategy.ask(run.tuner))
         with ThreadPoolExecutor(1) as pool:
             search = pool.submit(strategy.ask, run.tuner)
             alone = Trials.of({name: [x] for name, x in incumbent.items()})
-            first = self._start(engine, run, alone)
+            first = self._start(run, alone)
             steps = engine.trial_steps(run, first.trials)
 
             def pause() -> bool:
                 return search.done() or signals.asked()
 
             ahead = trainer.train(first.progress, steps, key, pause)
-            pending = self._start(engine, run, search.result())
+            pending = self._start(run, search.result())
         in_turn = trainer.takes_turns(len(pending.progress.states))
         if signals.asked() or not in_turn or trainer.diverged(ahead.losses).any():
             return pending  # as if nothing had been trained yet
         joined = trainer.join(ahead, pending.progress, key, signals.asked)
         return pending._replace(progress=joined)
 
-    def _start(self, engine: Engine, run: Run, trials: Trials) -> Pending:
+    def _start(self, run: Run, trials: Trials) -> Pending:
         """The branches of trials, where they start from."""
         trials = within(run.limit, trials)
-        skipped = trials.block * engine.trial_steps(run, trials)
-        states = [self.trainer.skip(run.held[i], skipped) for i in trials.parents]
+        states = [run.held[i] for i in trials.parents]
         settings = [trials.setting(i) for i in range(len(states))]
         return Pending(trials, self.trainer.begin(states, settings))
 
@@ -177,7 +176,7 @@ class Network:
 
     def chance(self, validation: Evaluation, comparisons: int) -> float:
         """Percentage points by which the best of some epochs looks better by chance."""
-        return paired_test.smallest_gap(validation.count, comparisons=comparisons)
+        return smallest_gap(validation.count, comparisons=comparisons)
 
     def test(self, state: TrainState) -> dict[str, Any]:
         found = self.trainer.evaluate(state, "test")
@@ -211,6 +210,39 @@ class Network:
         """The state on every device."""
         state: TrainState = self.trainer.replicate(TrainState(*arrays))
         return state
+
+
+def smallest_gap(
+    examples: int,
+    level: float = 0.05,
+    differing: float = 0.2,
+    *,
+    comparisons: int = 1,
+) -> float:
+    """Gap of two accuracies that a validation split of this size can just tell.
+
+    Networks that answer differently on a share of the examples differ in accuracy by
+    100 sqrt(share / examples) percentage points by chance, one standard deviation
+    (McNemar 1947).
+
+    Args:
+      examples: size of the validation split, at least 1.
+      level: one-sided.
+      differing: share of the examples that are right in one of the two alone; 0.2 is
+        usual for two runs of a small network.
+      comparisons: of how many gaps the largest is looked at. The best of many epochs
+        always looks better than the last, so each has its share of the level
+        (Bonferroni).
+
+    Returns:
+      Percentage points.
+
+    Example:
+      >>> round(smallest_gap(10_000), 2)
+      0.74
+    """
+    deviations = -special.ndtri(level / comparisons)
+    return float(deviations * 100 * math.sqrt(differing / examples))
 
 
 def sizes(setup: Setup) -> dict[str, int]:

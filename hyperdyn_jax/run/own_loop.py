@@ -98,7 +98,7 @@ class OwnLoop:
         return run._replace(pending=Pending(trials, progress, seconds))
 
     def _branch(self, held: Held, trials: Trials, index: int, count: int) -> Held:
-        first, averaging = held.step + trials.block * count, self._strategy.averaging
+        first, averaging = held.step, self._strategy.averaging
         length = count if averaging is None else math.ceil(count / PIECES)
         for begin in range(first, first + count, length):
             steps = range(begin, min(begin + length, first + count))

@@ -136,8 +136,6 @@ def decision_row(
         "posterior_mean": trials.posterior_mean,
         "posterior_stddev": trials.posterior_stddev,
         "expected_improvement": trials.expected_improvement,
-        "block": trials.block,
-        "p_value": decision.p_value,
         "gp": model or None,
         "extra_steps": extra_steps,
         "rollback": rollback,

@@ -54,8 +54,6 @@ def went_back_to(row: Row) -> int | None:
 
 def role(row: Row, index: int) -> str:
     """What a trial was, in a word."""
-    if row.get("block"):
-        return "challenger" if index else "base"
     if probed(row):
         return "probe"
     if len(row["trials"]) == 1:
@@ -112,11 +110,7 @@ def _reason_to_stay(row: Row) -> str:
         limit = known(back.get("learning_rate_limit"))
         most = f"; learning rate at most {limit:.3g} from now on" if limit else ""
         return text + most
-    if not row.get("block"):
-        return "the run stays where it is"
-    text = f"pair {row['block']} of the switch test"
-    p_value = known(row.get("p_value"))
-    return text if p_value is None else f"{text}; the test ends with p = {p_value:.3f}"
+    return "the run stays where it is"
 
 
 def number(value: float | None, form: str = ".4g") -> str:

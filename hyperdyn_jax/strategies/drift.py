@@ -44,8 +44,6 @@ COMPONENTS = 24  # of the mixture, at most
 LEVEL = 0.05  # of the test that arms differ by more than noise
 LENIENT = 0.2  # the same where there is no base to lose
 SHUFFLES = 2000  # of it
-AHEAD = 0.7  # probability that the best place is ahead, to leave a base
-AHEAD_OF_LEADER = 0.9  # the same for a base that leads; what warms up proves little
 WARMING = 0.6  # drift of what is still warming up
 GRID, CLOUD = 64, 192  # places that are compared, on one axis and on several
 
@@ -58,6 +56,7 @@ class Belief(NamedTuple):
     best: f64[d], the place with the best expected score.
     ahead: probability that it is better than the base.
     leaves_base: it is better than the base by more than noise.
+    warming: the best rate drifts as fast as where something is still warming up.
     places: f64[s, d], where samples of the score at the end have their best.
     drifts: f64[s], the drift of each of them.
     end, axis: log horizon of the end; the axis that drifts.
@@ -69,6 +68,7 @@ class Belief(NamedTuple):
     best: np.ndarray
     ahead: float
     leaves_base: bool
+    warming: bool
     places: np.ndarray
     drifts: np.ndarray
     end: float
@@ -91,7 +91,6 @@ def believe(
     spans: np.ndarray,
     end: float,
     base: np.ndarray | None,
-    base_leads: bool,
     seed: int,
 ) -> Belief:
     """The belief after some rounds.
@@ -104,7 +103,6 @@ def believe(
       spans: f[d], points are from 0 to these.
       end: logarithm of the steps of the whole run.
       base: f[d], the user's own setting.
-      base_leads: it has the best score at the last horizon.
       seed: of the samples.
     """
     points, times, scores = (np.asarray(x, np.float64) for x in (points, times, scores))
@@ -120,18 +118,18 @@ def believe(
     expected = mixture.weights @ mixture.means
     best = int(expected.argmax())
     leaves, ahead = False, 1.0
+    warming = bool(mixture.weights @ mixture.drifts > WARMING)
     if base is not None:  # the last place
         gain = expected[best] - expected[-1]
         ahead = float(np.mean(values[:, best] > values[:, -1]))
-        warming = mixture.weights @ mixture.drifts > WARMING
-        sure = AHEAD_OF_LEADER if base_leads and not warming else AHEAD
-        leaves = apart and gain > mixture.noise and ahead > sure
+        leaves = apart and gain > mixture.noise and ahead > 0.5
     return Belief(
         differ=bool(np.ptp(gains) > 0),
         told_apart=apart,
         best=places[best],
         ahead=ahead,
         leaves_base=leaves,
+        warming=warming,
         places=places[values.argmax(1)],
         drifts=mixture.drifts[mixture.draws],
         end=end,

@@ -12,8 +12,8 @@ The paper's algorithm in three parts:
                     on that it expects to be next to the best, soon or at the end
   wait and watch    the run goes on from the arm nearest to what is expected to be best
                     at the end: held constant and cooled down over the last fifth or,
-                    with a base that has a shape, in that shape. A stretch that falls
-                    far behind is done again at a smaller rate
+                    with a base that has a shape, in that shape. Where it falls clearly
+                    behind its best, it goes back there and on at a smaller rate
 
 The user's own setting stays unless arms differ by a test of known level and another is
 expected to end better. Decisions are differences between arms: nothing depends on the
@@ -21,17 +21,17 @@ unit or the sign of the scores, or on the score of the untrained network.
 """
 
 import dataclasses
-import functools
 import math
 from typing import ClassVar, NamedTuple
 
 import jax
 import numpy as np
 
-from hyperdyn_jax.strategies import common, drift, probing
-from hyperdyn_jax.strategies.budgeted import Budgeted
+from hyperdyn_jax.strategies import common, drift
+from hyperdyn_jax.strategies.race_plan import COOLDOWN, RacePlan
 from hyperdyn_jax.strategies.schedules import Schedule
 from hyperdyn_jax.tuner import cpu_jit
+from hyperdyn_jax.tuner.acquisition import additive_steps
 from hyperdyn_jax.tuner.interface import (
     Decision,
     Leaf,
@@ -40,7 +40,7 @@ from hyperdyn_jax.tuner.interface import (
     check_scores,
 )
 from hyperdyn_jax.tuner.observations import Observations
-from hyperdyn_jax.tuner.search_space import LogUniform, SearchSpace
+from hyperdyn_jax.tuner.search_space import SearchSpace
 
 RACE, RUN = range(2)  # phases
 
@@ -49,13 +49,12 @@ HORIZONS = (1, 2, 4, 6)  # of the rounds, in those of the first
 KEPT = (4, 3, 3)  # arms that go on to the next round at most, the base among them
 NEEDED = 0.04  # share of what is expected to be best that an arm has to be next to
 SETTLED = 0.6  # below this probability of a better setting, a base that leads stays
-SAME = 1e-4  # settings that are nearer to each other than this are one
 ARMS = (7, 12)  # of the first round: fewer cannot show that they follow the rate
 FEWEST = 3  # of them, where the budget has no room for more
 FIRST = 0.01  # of the budget, trained by each arm of the first round
 LEAST = 10  # steps of the first round; fewer only where the budget has no room for them
 SHORTEST = 2  # steps of it that tell anything at all
-COOLDOWN = 0.2  # of the path
+BEHIND = 0.1  # of what the run has gained; right rates fall back by 0.03 at most
 CUT = 1 / 3  # of the rate, where a run has fallen behind
 SMALLEST = CUT**4  # what the rate is divided by at most
 CAPACITY = 64  # observations
@@ -80,6 +79,7 @@ class RaceState(NamedTuple):
     scale: f32[], what the chosen rate has been multiplied by since.
     first: f32[], an early score, to see how much has been gained.
     best: f32[], the best score of the run.
+    best_done: i32[], steps of the accepted path behind it.
     noise: f32[], of a score, as the race saw it.
     """
 
@@ -98,6 +98,7 @@ class RaceState(NamedTuple):
     scale: Leaf
     first: Leaf
     best: Leaf
+    best_done: Leaf
     noise: Leaf
 
 
@@ -106,7 +107,7 @@ class CannotTellError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Race(Budgeted):
+class Race(RacePlan):
     """One run, with a bounded share of it spent on a race for its setting.
 
     Scores are any finite numbers, more being better, of the average over the path since
@@ -120,7 +121,8 @@ class Race(Budgeted):
         Where it changes over the run its shape is kept and its rate is multiplied.
         With fewer than seven arms, in a budget of less than about 340 steps, it stays.
       max_overhead: steps of the race over those of the rest of the run; never exceeded.
-        A stretch that is done again comes on top, within the budget.
+        What a run that goes back has trained since its best comes on top, within
+        the budget.
       metric: what scores are.
       averaging: power of the polynomial average that scores are of
         (`optimizers.averaged`).
@@ -198,6 +200,7 @@ class Race(Budgeted):
             scale=np.float32(1),
             first=unknown,
             best=unknown,
+            best_done=np.int32(0),
             noise=np.float32(0),
         )
         return self._with_arms(state, self._cover(state.key))
@@ -210,7 +213,7 @@ class Race(Budgeted):
         steps = int(state.following - state.done)
         middle = int(state.done) + steps / 2
         settings = [
-            self._setting(point, middle / self.accepted_steps(state))
+            self.setting(point, middle / self.accepted_steps(state))
             for point in state.arms[:count]
         ]
         return self._trials(settings, steps)._replace(parents=state.parents[:count])
@@ -237,25 +240,9 @@ class Race(Budgeted):
     # The race.
 
     @property
-    def _rate(self) -> int:
-        """The axis whose best value drifts with the horizon."""
-        names = list(self.space)
-        return names.index("learning_rate") if "learning_rate" in names else 0
-
-    @functools.cached_property
-    def _spans(self) -> np.ndarray:
-        """Length of every axis: of a logarithmic one that of its logarithm."""
-        return np.array(
-            [
-                math.log(axis.high / axis.low) if isinstance(axis, LogUniform) else 4.0
-                for axis in self.space.values()
-            ]
-        )
-
-    @property
     def _first_arms(self) -> int:
         """Arms that cover the space, with the base among them where there is one."""
-        wanted = round(self._spans[self._rate] / SPACING) + 2 * (len(self.space) - 1)
+        wanted = round(self.spans[self.rate_axis] / SPACING) + 2 * (len(self.space) - 1)
         # So that half of the allowance is enough for a few steps of each.
         return max(FEWEST, min(int(np.clip(wanted, *ARMS)), self.allowance // 8))
 
@@ -266,18 +253,11 @@ class Race(Budgeted):
         if len(self.space) == 1:
             places = (np.arange(count)[:, None] + rng.random()) / count
         else:
-            places = cpu_jit.to_unit(self, probing.cover((self.space, count), key))
-        if self._base is not None:
-            places = places - places[0] + self._base
+            steps = additive_steps(len(self.space))
+            places = rng.random(len(steps)) + np.arange(count)[:, None] * steps
+        if self.base_point is not None:
+            places = places - places[0] + self.base_point
         return np.asarray(places % 1.0, np.float32)
-
-    @functools.cached_property
-    def _base(self) -> np.ndarray | None:
-        """The base's point of the unit cube, f32[d]."""
-        if self.base is None:
-            return None
-        columns = {name: np.array([x], np.float32) for name, x in self.anchor.items()}
-        return np.asarray(cpu_jit.to_unit(self, columns)[0], np.float32)
 
     def _with_arms(
         self, state: RaceState, points: np.ndarray, parents: np.ndarray | None = None
@@ -305,15 +285,15 @@ class Race(Budgeted):
             spent=state.spent + np.int32((count - 1) * steps), done=state.following
         )
         leader = np.argmax(np.where(np.isfinite(scores), scores, -np.inf))
-        base_leads = bool(self._is_base(points)[leader])
-        belief = self._believe(state, base_leads)
+        base_leads = bool(self.is_base(points)[leader])
+        belief = self._believe(state)
         rounds = int(state.rounds)
         alike = not belief.told_apart and np.isfinite(scores).sum() >= FEWEST
         if not rounds and alike:
             return self._longer(state, belief, scores)
         state = state._replace(rounds=np.int32(rounds + 1))
-        settled = rounds and base_leads and belief.ahead < SETTLED
-        if settled or rounds + 1 == len(HORIZONS):
+        right = base_leads and not belief.warming and belief.ahead < SETTLED
+        if (rounds and right) or rounds + 1 == len(HORIZONS):
             return self._choose(state, belief, scores)
         growth = HORIZONS[rounds + 1] / HORIZONS[rounds]
         following = round(int(state.done) * growth)
@@ -328,60 +308,25 @@ class Race(Budgeted):
         path = int(state.done) + steps
         return spent <= self.allowance and spent + path < self.budget
 
-    def _believe(self, state: RaceState, base_leads: bool) -> drift.Belief:
+    def _believe(self, state: RaceState) -> drift.Belief:
         rows = state.data.feasible | state.data.infeasible
         gains = np.where(state.data.feasible, state.data.gains, -np.inf)
         times, length = state.data.epochs[rows], self.accepted_steps(state)
         points = [
-            self._moved(point, math.exp(time) / length)
+            self.moved(point, math.exp(time) / length)
             for point, time in zip(state.data.points[rows], times, strict=True)
         ]
-        base = None if self._base is None else self._moved(self._base, 1)
+        base = None if self.base_point is None else self.moved(self.base_point, 1)
         return drift.believe(
             np.array(points),
             times,
             gains[rows],
-            axis=self._rate,
-            spans=self._spans,
+            axis=self.rate_axis,
+            spans=self.spans,
             end=math.log(length),
             base=base,
-            base_leads=base_leads,
             seed=int(state.key.ravel()[-1]),
         )
-
-    def _moved(self, point: np.ndarray, share: float) -> np.ndarray:
-        """A point as the model sees it: in factors of e, of the rate that was in effect
-        up to a share of the path."""
-        moved = point * self._spans
-        moved[..., self._rate] += self._effect(share)
-        return moved
-
-    def _back(self, moved: np.ndarray, share: float) -> np.ndarray:
-        """The inverse of `_moved`."""
-        point = moved.copy()
-        point[..., self._rate] -= self._effect(share)
-        return point / self._spans
-
-    def _effect(self, share: float) -> float:
-        """Logarithm of the rate in effect up to a share of the path, the root mean
-        square of the base's shape, over that of a constant with a cooldown."""
-        if self.base is None or self._is_flat:
-            return 0.0
-        rate = list(self.space)[self._rate]
-        shares = share * (np.arange(64) + 0.5) / 64
-        played = [self.base.at(x * self.epochs)[rate] for x in shares]
-        usual = [float(self.anchor[rate]) * wsd(x) for x in shares]
-        return 0.5 * math.log(np.mean(np.square(played)) / np.mean(np.square(usual)))
-
-    def _gaps(self, points: np.ndarray, point: np.ndarray) -> np.ndarray:
-        gaps: np.ndarray = np.linalg.norm((points - point) * self._spans, axis=1)
-        return gaps
-
-    def _is_base(self, points: np.ndarray) -> np.ndarray:
-        """Which of the arms is the user's own: bool[k]."""
-        if self._base is None:
-            return np.zeros(len(points), bool)
-        return self._gaps(points, self._base) < SAME
 
     def _survivors(
         self,
@@ -396,14 +341,14 @@ class Race(Budgeted):
         sound = np.flatnonzero(np.isfinite(scores))
         points = state.arms[sound]
         share = following / self.accepted_steps(state)
-        wanted = self._back(belief.optima(math.log(following)), share)
-        wanted = np.concatenate([wanted, self._back(belief.places, 1)])
+        wanted = self.moved_back(belief.optima(math.log(following)), share)
+        wanted = np.concatenate([wanted, self.moved_back(belief.places, 1)])
         shares = np.zeros(len(sound))
         for place in wanted:
-            near = np.argsort(self._gaps(points, place), stable=True)[:2]
+            near = np.argsort(self.gaps(points, place), stable=True)[:2]
             shares[near] += (0.6, 0.4)[: len(near)]
         shares /= len(wanted)
-        shares[self._is_base(points)] = 2  # before all others
+        shares[self.is_base(points)] = 2  # before all others
         order = np.argsort(-shares, stable=True)[:most]
         needed = order[(shares[order] >= NEEDED) | (np.arange(len(order)) < 2)]
         return sound[np.sort(needed)]
@@ -446,10 +391,10 @@ class Race(Budgeted):
         the smallest."""
         state = state._replace(spent=state.spent + np.int32(count * steps))
         points = state.arms[:count].copy()
-        lower = points[:, self._rate] - math.log(100) / self._spans[self._rate]
-        points[:, self._rate] = np.maximum(lower, 0)
+        lower = points[:, self.rate_axis] - math.log(100) / self.spans[self.rate_axis]
+        points[:, self.rate_axis] = np.maximum(lower, 0)
         points = np.unique(points, axis=0)
-        points = points[np.argsort(points[:, self._rate], stable=True)]
+        points = points[np.argsort(points[:, self.rate_axis], stable=True)]
         room = 1 + max(0, self.allowance - int(state.spent)) // steps
         state = self._with_arms(state, points[:room])
         return state, common.stay(state.epoch, hold=[count])
@@ -458,16 +403,16 @@ class Race(Budgeted):
         self, state: RaceState, belief: drift.Belief, scores: np.ndarray
     ) -> tuple[RaceState, Decision]:
         """What the run goes on with, and the arm whose weights it goes on from."""
-        points, base = state.arms[: len(scores)], self._base
+        points, base = state.arms[: len(scores)], self.base_point
         sound = np.flatnonzero(np.isfinite(scores))
-        kept = self._is_base(points[sound]).any() and not belief.leaves_base
-        chosen = base if kept else np.clip(self._back(belief.best, 1), 0, 1)
+        kept = self.is_base(points[sound]).any() and not belief.leaves_base
+        chosen = base if kept else np.clip(self.moved_back(belief.best, 1), 0, 1)
         chosen = np.array(chosen, np.float32)
         # Beyond the largest arm may be a cliff.
-        largest = points[sound, self._rate].max()
+        largest = points[sound, self.rate_axis].max()
         if not kept:
-            chosen[self._rate] = min(chosen[self._rate], largest)
-        arm = int(sound[np.argmin(self._gaps(points[sound], chosen))])
+            chosen[self.rate_axis] = min(chosen[self.rate_axis], largest)
+        arm = int(sound[np.argmin(self.gaps(points[sound], chosen))])
         decision = common.accept(state.epoch, arm, kept=kept)
         data = state.data
         state = state._replace(
@@ -477,32 +422,12 @@ class Race(Budgeted):
             kept=np.bool_(kept),
             first=data.gains[data.feasible][0],
             best=scores[arm],
+            best_done=state.done,
             noise=np.float32(belief.noise),
         )
         return state, decision
 
     # The run.
-
-    def _setting(self, point: np.ndarray, share: float) -> dict[str, float]:
-        """The hyperparameters at a share of the path, of an arm or of the run."""
-        columns = cpu_jit.from_unit(self, point[None])
-        setting = {name: float(values[0]) for name, values in columns.items()}
-        rate = list(self.space)[self._rate]
-        if self.base is None:
-            return setting | {rate: setting[rate] * wsd(share)}
-        played = self.base.at(share * self.epochs)
-        if self._is_flat:
-            return played | setting | {rate: setting[rate] * wsd(share)}
-        factor = setting[rate] / float(self.anchor[rate])
-        return played | setting | {rate: played[rate] * factor}
-
-    @functools.cached_property
-    def _is_flat(self) -> bool:
-        """Whether the base's rate stays what it is for the whole run."""
-        assert self.base is not None
-        rate = list(self.space)[self._rate]
-        values = [self.base.at(self.epochs * i / 64)[rate] for i in range(64)]
-        return max(values) <= min(values) * (1 + 1e-6)
 
     def _stretch(self, state: RaceState) -> Trials:
         """An epoch of the run, less where its rate changes fast."""
@@ -513,8 +438,8 @@ class Race(Budgeted):
             steps = min(steps, begin - at)
         else:
             steps = min(steps, max(1, round(0.02 * length)))
-        setting = self._setting(state.chosen, (at + steps / 2) / length)
-        setting[list(self.space)[self._rate]] *= float(state.scale)
+        setting = self.setting(state.chosen, (at + steps / 2) / length)
+        setting[self.rate] *= float(state.scale)
         return self._trials([setting], steps)
 
     def _trials(self, settings: list[dict[str, float]], steps: int) -> Trials:
@@ -526,28 +451,35 @@ class Race(Budgeted):
         self, state: RaceState, trials: Trials, scores: np.ndarray
     ) -> tuple[RaceState, Decision]:
         (score,), steps = scores, round(trials.epochs * self.steps_per_epoch)
-        lost = float(state.best) - float(score)
-        clear = 0.25 * float(state.best - state.first) + 3 * float(state.noise)
-        cut = np.float32(state.scale * CUT)
-        cooling = state.done >= (1 - COOLDOWN) * self.accepted_steps(state)
-        left = self.accepted_steps(state) - int(state.done)
-        room = left > 2 * steps  # to train the stretch again
-        behind = lost > clear and cut > SMALLEST and room and not cooling
-        if behind or not np.isfinite(score):  # again, at a smaller rate
-            spent = state.spent + np.int32(steps)
-            decision = common.stay(state.epoch, hold=[1])
-            return state._replace(spent=spent, scale=cut), decision
-        state = state._replace(
+        since = int(state.done - state.best_done)  # where the run has not been better
+        best = 1 if since == 0 else 2  # the state of it, after the stretch and the run
+        if self._is_behind(state, score, steps) or not np.isfinite(score):
+            decision = common.stay(state.epoch, hold=[best])
+            return state._replace(
+                spent=state.spent + np.int32(since + steps),
+                done=state.best_done,
+                scale=np.float32(state.scale * CUT),
+            ), decision
+        done, better = state.done + np.int32(steps), score >= state.best
+        hold = [0] if better else [0, best]
+        decision = common.accept(state.epoch, 0, hold=hold, kept=state.epoch > 0)
+        return state._replace(
             epoch=state.epoch + np.int32(1),
-            done=state.done + np.int32(steps),
+            done=done,
             best=np.maximum(state.best, score),
-        )
-        return state, common.accept(state.epoch - 1, 0, kept=state.epoch > 1)
+            best_done=done if better else state.best_done,
+        ), decision
 
-
-def wsd(share: float) -> float:
-    """Constant, then 1 - sqrt over the last fifth (Haegele et al. 2024, 2405.18392)."""
-    return 1 - math.sqrt(max(0.0, share - (1 - COOLDOWN)) / COOLDOWN)
+    def _is_behind(self, state: RaceState, score: np.float32, steps: int) -> bool:
+        """Whether the run is clearly behind its best, and there is time to mend it."""
+        gained = float(state.best - state.first)
+        clear = BEHIND * gained + 3 * float(state.noise)
+        left = self.accepted_steps(state) - int(state.done)
+        cooling = state.done >= (1 - COOLDOWN) * self.accepted_steps(state)
+        smallest = state.scale * CUT <= SMALLEST
+        if smallest or cooling or left <= 2 * steps:
+            return False
+        return float(state.best) - float(score) > clear
 
 
 def _count(state: RaceState) -> int:

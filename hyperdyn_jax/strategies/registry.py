@@ -1,22 +1,16 @@
 """Every strategy by the name that `config.strategy` gives it."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from hyperdyn_jax.strategies.autolrs import AutoLRS
-from hyperdyn_jax.strategies.budgeted import peak_values
-from hyperdyn_jax.strategies.explore_then_commit import (
-    ExploreThenCommit,
-    earlier_probes,
-)
 from hyperdyn_jax.strategies.hyperdyn import Hyperdyn
 from hyperdyn_jax.strategies.learned_schedule import load_schedule, read_schedule
 from hyperdyn_jax.strategies.pb2 import PB2
 from hyperdyn_jax.strategies.race import Race
+from hyperdyn_jax.strategies.race_plan import peak_values
 from hyperdyn_jax.strategies.schedules import ReduceOnPlateau, Replay, Schedule
 from hyperdyn_jax.strategies.search import (
     DoNothingControl,
@@ -67,49 +61,26 @@ def _scheduled(name: str) -> Callable[[Context], Schedule]:
     return lambda c: make(c.epochs, **{**c.base, **c.section(name)})
 
 
-def _explore(c: Context) -> ExploreThenCommit:
-    """Explore-then-commit over some of the search space, anchored on a schedule."""
-    settings = c.section("explore")
-    earlier = settings.pop("warm_start", "")
-    space, base = _anchored(c, "explore", settings)
-    if earlier:
-        settings["earlier"] = earlier_probes(space, _decisions(Path(earlier)))
-    return ExploreThenCommit(space, c.epochs, c.steps_per_epoch, base=base, **settings)
-
-
 def _race(c: Context) -> Race:
-    """A race over some of the search space, anchored on a schedule."""
+    """A race over some of the axes, around the schedule that the run would have had."""
     settings = c.section("race")
-    space, base = _anchored(c, "race", settings)
-    return Race(space, c.epochs, c.steps_per_epoch, base=base, **settings)
-
-
-def _anchored(
-    c: Context, section: str, settings: dict[str, Any]
-) -> tuple[SearchSpace, Schedule | None]:
-    """The axes that are tuned, and the schedule that is stayed with.
-
-    Args:
-      c: what a strategy may be made from.
-      section: name of the settings.
-      settings: of the strategy; `tune` and `base` are taken from them.
-    """
     names = settings.pop("tune", "learning_rate").split(",")
     base = settings.pop("base", "constant")
     if unknown := [name for name in names if name not in c.space]:
         raise ValueError(
-            f"{section}.tune must be among {', '.join(c.space)}, got {unknown[0]!r}"
+            f"race.tune must be among {', '.join(c.space)}, got {unknown[0]!r}"
         )
     axes: dict[str, Any] = {name: c.space[name] for name in names}
-    if base == "none":
-        return SearchSpace(**axes), None
-    if base not in SCHEDULES:
-        known = ", ".join(["none", *SCHEDULES])
-        raise ValueError(f"{section}.base must be one of {known}, got {base!r}")
-    schedule = SCHEDULES[base](c)
-    peaks = peak_values(schedule, c.epochs)
-    axes = {n: _holding(n, axis, float(peaks[n])) for n, axis in axes.items()}
-    return SearchSpace(**axes), schedule
+    schedule = None
+    if base != "none":
+        if base not in SCHEDULES:
+            known = ", ".join(["none", *SCHEDULES])
+            raise ValueError(f"race.base must be one of {known}, got {base!r}")
+        schedule = SCHEDULES[base](c)
+        peaks = peak_values(schedule, c.epochs)
+        axes = {n: _holding(n, axis, float(peaks[n])) for n, axis in axes.items()}
+    space = SearchSpace(**axes)
+    return Race(space, c.epochs, c.steps_per_epoch, base=schedule, **settings)
 
 
 def _holding(name: str, axis: Any, value: float) -> Any:
@@ -137,16 +108,7 @@ def _replay(c: Context) -> Replay:
     return Replay(hparams, tuple(map(int, ends)), c.steps_per_epoch)
 
 
-def _decisions(run: Path) -> list[dict[str, Any]]:
-    """Rows of an earlier run's decisions.jsonl."""
-    try:
-        lines = (run / "decisions.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines]
-    except (OSError, ValueError) as error:
-        raise ValueError(f"explore.warm_start: {error}") from None
-
-
-# Written down before the run: strategies, and what explore may be anchored on.
+# Written down before the run: strategies, and what a race may stay with.
 SCHEDULES: dict[str, Callable[[Context], Schedule]] = {
     "constant": lambda c: Schedule.constant(**{**c.base, **c.section("constant")}),
     **{
@@ -160,7 +122,6 @@ SCHEDULES: dict[str, Callable[[Context], Schedule]] = {
 # The paper's own, its baselines, and what a user would pick instead.
 STRATEGIES: dict[str, Callable[[Context], Strategy]] = {
     "hyperdyn": lambda c: c.tuner(),
-    "explore": _explore,
     "race": _race,
     # Epoch-based Bayesian optimisation is Hyperdyn without rejection (section 4.1).
     "epoch_bo": lambda c: c.tuner(offset=math.inf),

@@ -148,12 +148,6 @@ class Trainer:
             self._numbers = self._layout(1).put(np.arange(self._local, dtype=np.int32))
         return self._replicate(tree, self._numbers)
 
-    def skip(self, state: TrainState, steps: int) -> TrainState:
-        """The same network, as many steps further along the data."""
-        if steps == 0:
-            return state
-        return state._replace(step=self.replicate(state.step + np.int32(steps)))
-
     def begin(
         self,
         states: Sequence[TrainState],

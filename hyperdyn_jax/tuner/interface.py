@@ -1,6 +1,5 @@
 """What a tuner and a training loop say to each other."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
@@ -24,9 +23,6 @@ class Trials(NamedTuple):
     posterior_stddev: f32[c] its standard deviation.
     expected_improvement: f32[c] over the best gain so far, percentage points.
     model: parameters of the model that predicted, arrays by name; empty without one.
-    block: number of the stretch of data, of the trials' own length, that they train on:
-      0 is the one that follows the parent's, 1 the one after that.
-    probe: True if the run stays where it is, whatever comes of them.
     """
 
     hparams: dict[str, np.ndarray]
@@ -36,8 +32,6 @@ class Trials(NamedTuple):
     posterior_stddev: np.ndarray
     expected_improvement: np.ndarray
     model: dict[str, np.ndarray]
-    block: int = 0
-    probe: bool = False
 
     @classmethod
     def of(
@@ -77,7 +71,6 @@ class Decision(NamedTuple):
     draw: the uniform number it was compared with, in [0, 1); NaN where there was none.
     hold: i32[h], states to hold on to for the next trials, by their index in (branches,
       then the states held before). The first becomes the run.
-    p_value: result of the switch test that this decision ends; NaN without one.
     """
 
     epoch: int
@@ -86,7 +79,6 @@ class Decision(NamedTuple):
     keep_probability: float
     draw: float
     hold: np.ndarray
-    p_value: float = math.nan
 
 
 class DivergedError(RuntimeError):

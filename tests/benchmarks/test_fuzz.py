@@ -11,7 +11,7 @@ def test_nothing_comes_of_ill_posed_data(monkeypatch):
     monkeypatch.setattr(fuzz, "SPACES", fuzz.SPACES[1:2])  # each compiles for seconds
     monkeypatch.setattr(fuzz, "KERNELS", ("matern52",))
     found = fuzz.run(40, seed=5)
-    assert found["cases"] == {"model": 40, "hyperdyn": 40, "explore": 40}
+    assert found["cases"] == {"model": 40, "hyperdyn": 40, "race": 40}
     assert found["kinds_of_data"] > 30
     assert found["first"] == {}
     wrong = (found["exceptions"], found["nan"], found["out_of_bounds"])

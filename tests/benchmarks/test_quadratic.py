@@ -35,14 +35,16 @@ def test_long_run_ends_at_the_stationary_variance():
 
 
 def test_rates_past_the_edge_are_infinite_and_the_tuner_stays_below():
-    losses = quadratic.commit(PROBLEM, np.array([[0.5, 3.0]] * 500), 5.0)
-    assert np.isfinite(losses[0])
-    assert np.isinf(losses[1])
+    now = PROBLEM.start((2,))
+    for step in range(500):
+        now = PROBLEM.step(now, np.array([0.5, 3.0]), step + 1, 5.0)
+    assert list(np.isfinite(PROBLEM.loss(now.average))) == [True, False]
     for seed in range(3):
-        tuner = quadratic.tuner(seed)
-        path, state = quadratic.explore(PROBLEM, tuner, 0.02, seed)
-        assert len(path) == tuner.accepted_steps(state)
-        assert 0.03 < path[0] < 2.0
+        played = quadratic.play(PROBLEM, quadratic.tuner(seed), 0.02, seed)
+        assert played.total == quadratic.EPOCHS * quadratic.STEPS_PER_EPOCH
+        assert len(played.rates) * 1.2 >= played.total
+        assert played.rates.max() < 2.0
+        assert played.loss < 0.1 * float(PROBLEM.loss(PROBLEM.start().path))
 
 
 def test_greedy_is_far_behind_where_the_horizon_is_long():

@@ -96,7 +96,7 @@ def test_configs_come_back_from_json_as_they_were(tmp_path, file):
         "--config.averaging=2.5",
         "--config.backtracking=false",
         "--config.hyperdyn.offset=inf",
-        "--config.explore.warm_start=inf",  # a name
+        "--config.name=inf",
     ]
     changed = [
         cli.load_config(["train.py", f, *changes]) for f in (flag, f"--config={file}")
@@ -105,7 +105,7 @@ def test_configs_come_back_from_json_as_they_were(tmp_path, file):
     assert changed[0].averaging == 2.5
     # A number that is not finite comes back as a number.
     content = changed[0].to_dict()
-    content["explore"]["warm_start"] = ""
+    content["name"] = ""
     third = cli.load_config(["train.py", as_json(content, tmp_path)])
     assert third.to_dict() == content
     assert third.hyperdyn.offset == np.inf
@@ -129,12 +129,12 @@ def loaded(*words):
     ],
 )
 def test_a_switch_means_what_is_written_after_it(words, value):
-    for flag in ("--config.backtracking", "--config.explore.backtracking"):
+    for flag in ("--config.backtracking", "--config.race.backtracking"):
         if words and words[0].startswith("="):
             config = loaded(DIGITS, flag + words[0], *words[1:])
         else:
             config = loaded(DIGITS, flag, *words)
-        section = config.explore if "explore" in flag else config
+        section = config.race if "race" in flag else config
         assert section[flag.rpartition(".")[2]] is value
 
 
@@ -164,7 +164,7 @@ def test_a_dry_run_is_one_only_if_it_is_told_so(monkeypatch):
         ("save_minutes=None", None),
         ("image_size=32", 32),
         ("trackers=None", "None"),
-        ("explore.warm_start=1", "1"),
+        ("name=1", "1"),
     ],
 )
 def test_the_type_of_a_setting_is_not_that_of_its_value_by_chance(
@@ -318,7 +318,7 @@ def settings(**changes):
         ({"strategy": "magic"}, "config.strategy must be one of autolrs, "),
         ({"strategy": "cosine", "cosine": {"nope": 1.0}}, "config.cosine sets nope, which the optimizer lacks; it has learning_rate, "),
         ({"strategy": "autolrs", "epochs": 1, "batch_size": 128}, "config.strategy: its shortest trials would be of 0.25 steps"),
-        ({"strategy": "explore", "epochs": 1, "batch_size": 128, "explore": {"max_overhead": 99.0}}, "config.strategy: max_overhead=99 of 10 steps is room for 9 steps of probes, and it takes 17: more"),
+        ({"epochs": 1, "batch_size": 128, "race": {"max_overhead": 1.0}}, "config.strategy: max_overhead=1 of 10 steps is room for 5 steps of trials, and a race takes"),
         ({"averaging": -1.0}, "config.averaging must be None or a number >= 0, got -1.0"),
         ({"backtracking": 1}, "config.backtracking must be None, true or false, got 1"),
         ({"model__depth": 9}, "config.model.depth must be 6 n + 2"),

@@ -20,9 +20,9 @@ def digits(**changes):
     namespace = {}
     exec((ROOT / "configs" / "digits.py").read_text(), namespace)
     config = namespace["get_config"]()
-    config.update(epochs=3, batch_size=128, strategy="explore")
+    config.update(epochs=3, batch_size=128, strategy="race")
     config.model.width = 2
-    config.explore.update(probe=0.04, max_overhead=2.0, base="cosine")
+    config.race.update(max_overhead=4.0, base="cosine")
     config.update(changes)
     return config.to_dict()
 

@@ -87,9 +87,9 @@ def test_runs_are_made_once_each_and_not_again(tmp_path):
             ["--seeds=0,1,2", "--output=README.md"],
             ["--output=README.md cannot be written: README.md is no writable folder"],
         ),
-        (  # nothing of explore, for which two epochs are too few: it is not run
+        (  # nothing of the race, for which two epochs are too few: it is not run
             "cosine,cosin",
-            ["--config.strategy=explore", "--seeds=0,x", "--config.epoch=9"],
+            ["--config.strategy=race", "--seeds=0,x", "--config.epoch=9"],
             [
                 "--config.epoch is no setting; did you mean epochs?",
                 "--seeds must be whole numbers >= 0, got 'x'",

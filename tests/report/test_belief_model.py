@@ -11,6 +11,7 @@ from hyperdyn_jax.report import belief_model, numbers
 from hyperdyn_jax.run import run_dir
 from hyperdyn_jax.run.config_strategy import make_tuner
 from hyperdyn_jax.strategies import registry
+from hyperdyn_jax.strategies.hyperdyn import Hyperdyn
 
 STEPS = 40  # an epoch
 CONFIG = {
@@ -102,21 +103,6 @@ def test_hyperdyn_had_said_the_same(tmp_path, strategy, section):
         assert step.noise[0, 0] == pytest.approx(row["gp"]["noise_stddev"], rel=1e-4)
 
 
-def test_explore_had_said_the_same(tmp_path):
-    settings = {"base": "none", "tune": "learning_rate,momentum", "worth": 0.0}
-    run = play(tmp_path / "run", "explore", -2.3, epochs=40, explore=settings)
-    beliefs = belief_model.recompute(run)
-    modelled = [i for i, row in enumerate(run.decisions) if row["gp"]]
-    # And one more, after the last probe.
-    assert [step.row for step in beliefs.steps] == [*modelled, len(run.decisions)]
-    assert len(modelled) >= 4
-    for step in beliefs.steps[:-1]:
-        row = run.decisions[step.row]
-        told = np.array([row["posterior_mean"][0], row["posterior_stddev"][0]])
-        np.testing.assert_allclose(step.trials[0], told, rtol=1e-4)
-    assert beliefs.steps[-1].seen == len(beliefs.observations)
-
-
 def test_the_slices_go_through_the_first_trial(tmp_path):
     run = play(tmp_path / "run", "hyperdyn", 10.0)
     beliefs = belief_model.recompute(run)
@@ -150,8 +136,8 @@ def test_runs_without_a_model_or_with_a_damaged_config_have_none(tmp_path):
 def test_every_strategy_with_predictions_is_known():
     """One that is added has to be computed again too, or its page says nothing."""
     config = CONFIG | {"epochs": 40}
-    models = ["hyperdyn", "epoch_bo", "greedy", "control", "explore"]
+    models = ["hyperdyn", "epoch_bo", "greedy", "control"]
     for name in set(registry.STRATEGIES) - {"replay"}:
         tuner = make_tuner(config | {"strategy": name}, STEPS)
         tuner = getattr(tuner, "tuner", tuner)
-        assert isinstance(tuner, belief_model.Tuner) == (name in models)
+        assert isinstance(tuner, Hyperdyn) == (name in models)

@@ -234,19 +234,18 @@ def assert_same_run(workdir, whole):
 
 
 @pytest.mark.slow
-def test_killed_probes_end_as_if_they_had_not_been(environment, tmp_path):
-    """In the probes, in the pairs and in the run of the recommended mode."""
+def test_killed_races_end_as_if_they_had_not_been(environment, tmp_path):
+    """In the rounds and in the run of the recommended mode."""
     flags = [
-        "--config.strategy=explore",
         "--config.optimizer.learning_rate=0.001",
-        "--config.explore.max_overhead=1.0",
+        "--config.race.max_overhead=1.0",
         "--config.epochs=12",
     ]
     whole, workdir = tmp_path / "whole", tmp_path / "killed"
     done = run(environment, whole, *flags)
     assert done.returncode == 0, done.stderr
-    blocks = [row["block"] for row in rows(whole, "decisions")]
-    for decisions in (1, blocks.index(2), len(blocks) - 2):
+    count = len(rows(whole, "decisions"))
+    for decisions in (1, 3, count - 2):
         process = subprocess.Popen(
             command(workdir, *flags), env=environment, stdout=subprocess.DEVNULL
         )
@@ -336,8 +335,8 @@ def test_a_run_in_which_everything_diverges_stops_with_its_cause(environment, tm
 @pytest.mark.parametrize(
     ("examples", "strategy", "message"),
     [
-        (257, "explore", "257 validation examples .* less than 4.6 points"),
-        (5000, "explore", None),
+        (257, "race", "257 validation examples .* less than 4.6 points"),
+        (5000, "race", None),
         (257, "cosine", None),
     ],
 )

@@ -40,7 +40,6 @@ def config(**changes):
     config.update(batch_size=2048, eval_batch_size=2048, epochs=4)
     config.model.width = 8
     config.hyperdyn.update(capacity=16)
-    config.explore.update(max_overhead=6.0, probe=0.04)
     config.race.update(max_overhead=6.0)
     config.update(changes)
     return config.to_dict()
@@ -77,7 +76,6 @@ def stop_after(monkeypatch):
     ("strategy", "save_minutes"),
     [
         ("hyperdyn", 10.0),
-        pytest.param("explore", 0.0, marks=pytest.mark.slow),
         pytest.param("race", 0.0, marks=pytest.mark.slow),
         pytest.param("pb2", 10.0, marks=pytest.mark.slow),
     ],

@@ -10,7 +10,6 @@ from hyperdyn_jax.tuner import cpu_jit, gp
 
 def believe(points, times, scores, base=None, **changes):
     given = {"axis": 0, "spans": np.array([8.0]), "end": np.log(900.0), "seed": 0}
-    given |= {"base_leads": False}
     return drift.believe(
         np.array(points)[:, None],
         np.array(times),

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from hyperdyn_jax import LogComplement, LogUniform, SearchSpace, tune
 from hyperdyn_jax.strategies import Schedule
-from hyperdyn_jax.strategies.race import RACE, RUN, CannotTellError, Race, wsd
+from hyperdyn_jax.strategies.race import RACE, RUN, CannotTellError, Race
+from hyperdyn_jax.strategies.race_plan import wsd
 from hyperdyn_jax.tuner import cpu_jit
 from hyperdyn_jax.tuner.interface import TooShortError
 
@@ -62,8 +63,7 @@ class Played:
             self.rows.append((before, trials, scores, decision))
             held = [[*ends, *held][i] for i in decision.hold]
             self.total += count * len(ends)
-            if decision.branch >= 0:
-                self.path += count
+            self.path = held[0]
             if before.phase == RACE and state.phase == RUN:
                 self.horizon = held[0]
         self.state = state
@@ -348,6 +348,29 @@ def test_a_stretch_that_is_far_behind_is_done_again_at_a_smaller_rate(bad):
     assert after == pytest.approx(played.rate / 3, rel=1e-3)
     assert played.total == 1000
     assert run[-1][2][0] == -1.0
+
+
+def test_a_run_that_overfits_goes_back_to_its_best_and_takes_less():
+    def overfits(setting, step):
+        if step < 100:
+            return valley(3e-3)(setting, step)
+        slope = 1e-3 if step < 300 else -1e-3
+        return -1 + slope * (step - 300)
+
+    played = Played(race(), overfits)
+    (back, *_) = (row for row in played.phase(RUN) if row[3].branch < 0)
+    before = back[0]
+    assert before.best_done < before.done
+    assert list(back[3].hold) == [2]  # behind the stretch and the run
+    after = next(row[0] for row in played.rows if row[0].scale < 1)
+    assert after.done == before.best_done
+    assert after.spent == before.spent + before.done - before.best_done + 25
+    assert played.total == 1000
+
+
+def test_a_right_run_under_noise_goes_on():
+    played = Played(race(rate=3e-3), noisy(valley(3e-3, 0.2), 0, 0.02))
+    assert all(row[3].branch == 0 for row in played.phase(RUN))
 
 
 @pytest.mark.parametrize("bad", [1.0, np.nan])

@@ -26,7 +26,6 @@ SPACE = SearchSpace(
 STAGE = {"stage": 2.0, "max_stage": 2.0}
 SECTIONS = {
     "hyperdyn": {"capacity": 16},
-    "explore": {"max_overhead": 2.0, "probe": 0.04},
     "autolrs": STAGE,
     "race": {"max_overhead": 4.0},  # it has 30 steps
     "pb2": {"capacity": 16},
@@ -38,7 +37,6 @@ TOTAL = {
     "epoch_bo": (5 + 2 + 2) * STEPS,
     "greedy": (5 + 2 + 2) * STEPS,
     "control": (5 + 2 + 2) * STEPS,
-    "explore": 3 * STEPS,
     "race": 3 * STEPS,
     "random_search": 3 * 10 * STEPS,
     "hyperband": 3 * 10 * STEPS,
@@ -95,7 +93,7 @@ def test_a_strategy_counts_the_steps_that_were_trained(strategy, tmp_path):
     loop, run = play(strategy, tmp_path)
     result = run()
     last = result.metrics[-1]
-    if strategy in ("explore", "race"):
+    if strategy == "race":
         assert 5 <= last["step"] <= 3 * STEPS - 5
     else:
         assert last["step"] == 3 * STEPS
@@ -132,12 +130,12 @@ def settings(strategy):
     config.model.width = 2
     content = config.to_dict() | {"autolrs": STAGE}
     content["hyperdyn"] |= SECTIONS["hyperdyn"]
-    content["explore"] |= SECTIONS["explore"]
+    content["race"] |= SECTIONS["race"]
     return content
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["hyperdyn", "autolrs", "explore"])
+@pytest.mark.parametrize("strategy", ["hyperdyn", "autolrs", "race"])
 def test_a_network_is_trained_for_the_steps_that_are_told(
     strategy, tmp_path, monkeypatch
 ):
@@ -172,29 +170,28 @@ def test_autolrs_has_the_published_bound_and_that_of_an_interval(
     assert STRATEGIES[strategy](context).kappa == kappa
 
 
-def explore(**changes):
+def race(**changes):
     space = SearchSpace(learning_rate=LogUniform(1e-3, 1.0), momentum=Uniform(0, 0.9))
     base = {"learning_rate": 0.1, "momentum": 0.5}
-    sections = {"explore": changes, "wsd": {"decay": 0.5}}
-    return STRATEGIES["explore"](Context(space, base, 48, 128, 32, sections))
+    sections = {"race": changes, "wsd": {"decay": 0.5}}
+    return STRATEGIES["race"](Context(space, base, 48, 128, 32, sections))
 
 
-def test_explore_is_anchored_on_the_optimizers_own_values():
-    tuner = explore()
+def test_race_is_anchored_on_the_optimizers_own_values():
+    tuner = race()
     assert list(tuner.space) == ["learning_rate"]
     assert tuner.base.setting(40) == {"learning_rate": 0.1, "momentum": 0.5}
-    tuner = explore(base="wsd", tune="learning_rate,momentum")
+    tuner = race(base="wsd", tune="learning_rate,momentum")
     assert list(tuner.space) == ["learning_rate", "momentum"]
     assert tuner.base.setting(36)["learning_rate"] == pytest.approx(0.1 * 23 / 48)
-    assert explore(base="none").base is None
+    assert race(base="none").base is None
 
 
-@pytest.mark.parametrize("name", ["explore", "race"])
-def test_space_is_widened_to_hold_the_base(name):
+def test_space_is_widened_to_hold_the_base():
     space = SearchSpace(learning_rate=LogUniform(1e-3, 1.0))
     for rate in (30.0, 1e-5):
         context = Context(space, {"learning_rate": rate}, 48, 128, 32, {})
-        tuner = STRATEGIES[name](context)
+        tuner = STRATEGIES["race"](context)
         axis = tuner.space["learning_rate"]
         assert axis.low <= np.float32(rate) <= axis.high
         assert (axis.low <= 1e-3, axis.high >= 1.0) == (True, True)
@@ -203,17 +200,16 @@ def test_space_is_widened_to_hold_the_base(name):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"base": "cosin"}, "explore.base must be one of none, constant, cosine"),
+        ({"base": "cosin"}, "race.base must be one of none, constant, cosine"),
         (
             {"tune": "b1"},
-            "explore.tune must be among learning_rate, momentum, got 'b1'",
+            "race.tune must be among learning_rate, momentum, got 'b1'",
         ),
-        ({"warm_start": "nowhere"}, "explore.warm_start: .*nowhere/decisions.jsonl"),
     ],
 )
-def test_what_explore_cannot_be_made_from_is_refused(changes, message):
+def test_what_a_race_cannot_be_made_from_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        explore(**changes)
+        race(**changes)
 
 
 def test_replay_needs_a_run(tmp_path):
@@ -225,26 +221,3 @@ def test_replay_needs_a_run(tmp_path):
         context = Context(space, {"learning_rate": 0.1}, 3, 32, 10, sections)
         with pytest.raises(ValueError, match=message):
             STRATEGIES["replay"](context)
-
-
-@pytest.mark.slow
-def test_pairs_train_on_data_of_their_own(tmp_path, monkeypatch):
-    """Each of them on the stretch after the one before, from the untrained network."""
-    config = settings("explore")
-    config["explore"] |= {"base": "constant", "margin": 0.0}
-    config["optimizer"] |= {"learning_rate": 1e-4}  # far too small
-    begins, train = [], loop.Trainer.train
-
-    def watch(trainer, progress, steps, *others):
-        begins.append((progress.start, len(progress.states), steps))
-        return train(trainer, progress, steps, *others)
-
-    monkeypatch.setattr(loop.Trainer, "train", watch)
-    loop.train_and_evaluate(config, tmp_path / "run", Display(3))
-    lines = (tmp_path / "run" / "decisions.jsonl").read_text().splitlines()
-    blocks = [json.loads(line)["block"] for line in lines]
-    pairs = [begin for begin, block in zip(begins, blocks, strict=True) if block]
-    assert len(pairs) >= 1
-    assert pairs == [(2 * i, 2, 2) for i in range(1, len(pairs) + 1)]
-    run = [begin for begin in begins if begin[1] == 1][-2:]
-    assert [begin for begin, *_ in run] == [0, STEPS]  # not after what was skipped

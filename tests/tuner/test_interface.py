@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from hyperdyn_jax import LogUniform, Schedule, SearchSpace, strategies
-from hyperdyn_jax.strategies.explore_then_commit import ExploreThenCommit
 from hyperdyn_jax.strategies.hyperdyn import Hyperdyn
 from hyperdyn_jax.strategies.race import Race
 from hyperdyn_jax.tuner import interface
@@ -14,7 +13,6 @@ from hyperdyn_jax.tuner import interface
 SPACE = SearchSpace(learning_rate=LogUniform(1e-3, 1.0))
 EVERY = [
     Hyperdyn(SPACE),
-    ExploreThenCommit(SPACE, 48, 32),
     Race(SPACE, 48, 32),
     strategies.RandomSearch(SPACE),
     strategies.HyperbandVariant(SPACE),
@@ -52,10 +50,10 @@ def test_every_strategy_says_all_that_a_loop_reads(strategy):
     assert set(strategy.searched) == (set() if scheduled else {"learning_rate"})
     assert strategy.metric in ("accuracy", "loss")
     assert strategy.incumbent(state) is None  # before its first decision
-    steps = {"ExploreThenCommit": 48 * 32, "Race": 48 * 32, "Replay": 20}
+    steps = {"Race": 48 * 32, "Replay": 20}
     name = type(strategy).__name__
     assert strategy.accepted_steps(state) == steps.get(name)
-    averaged = name in ("ExploreThenCommit", "Race")
+    averaged = name == "Race"
     assert strategy.averaging == (5.0 if averaged else None)
     assert strategy.backtracking == averaged
     trials = {"AutoLRS": 1 / 40, "Race": math.inf}

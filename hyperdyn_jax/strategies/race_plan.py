@@ -1,0 +1,189 @@
+"""What a race knows before it begins: its budget, its space, and the user's schedule.
+
+The model of a race (`drift`) sees settings in factors of e of the rate *in effect*: a
+cosine trains with less than its largest rate, so a larger one is as good as a given
+constant. `moved` and `moved_back` go between the unit cube and these coordinates.
+"""
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from hyperdyn_jax.strategies.schedules import Schedule
+from hyperdyn_jax.system import checks
+from hyperdyn_jax.tuner import cpu_jit
+from hyperdyn_jax.tuner.interface import Strategy
+from hyperdyn_jax.tuner.search_space import LogUniform, SearchSpace
+
+COOLDOWN = 0.2  # of the path
+SAME = 1e-4  # settings that are nearer to each other than this are one
+OTHER_SPAN = 4.0  # of an axis that is not logarithmic, in factors of e of the rate
+
+
+class RacePlan(Strategy):
+    """The fixed part of a strategy over one run, with all of its trials in the run's
+    own budget.
+
+    Its state counts in `spent` the optimizer steps that are no part of the accepted
+    path. `space`, `epochs`, `steps_per_epoch`, `base` and `max_overhead` are as
+    `strategies.race.Race` has them.
+    """
+
+    space: SearchSpace
+    epochs: int
+    steps_per_epoch: int
+    base: Schedule | None
+    max_overhead: float
+
+    # The budget.
+
+    def check_budget(self) -> None:
+        """Raises ValueError if a setting of the budget or of the base is wrong."""
+        checks.check_whole("epochs", self.epochs, 1)
+        checks.check_whole("steps_per_epoch", self.steps_per_epoch, 1)
+        checks.check_number("max_overhead", self.max_overhead, 0, math.inf)
+        if self.averaging is not None:
+            checks.check_number("averaging", self.averaging, 0, math.inf, "[)")
+        if self.base is None:
+            return
+        if missing := sorted(set(self.space) - set(self.base.hparams)):
+            raise ValueError(f"base must be a schedule of {', '.join(missing)} too")
+        for name, value in self.anchor.items():
+            axis = self.space[name]
+            if not axis.low <= value <= axis.high:
+                raise ValueError(
+                    f"the space must hold the base's {name}, {value:g}, "
+                    f"got {axis.low:g} to {axis.high:g}"
+                )
+
+    @property
+    def budget(self) -> int:
+        """Optimizer steps of everything."""
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    def allowance(self) -> int:
+        """Steps that max_overhead allows for trials."""
+        share = self.max_overhead / (1 + self.max_overhead)
+        return math.floor(self.budget * share + 1e-9)
+
+    @property
+    def made_for(self) -> dict[str, int]:
+        """The run that its budget is of."""
+        return {"epochs": self.epochs, "steps_per_epoch": self.steps_per_epoch}
+
+    def accepted_steps(self, state: Any) -> int:
+        """Optimizer steps of the accepted path, if no more are spent on trials."""
+        return self.budget - int(state.spent)
+
+    # The user's schedule.
+
+    @functools.cached_property
+    def anchor(self) -> dict[str, np.float32]:
+        """The base's setting, the largest value of each hyperparameter."""
+        assert self.base is not None
+        peaks = peak_values(self.base, self.epochs)
+        return {name: peaks[name] for name in self.space}
+
+    @functools.cached_property
+    def base_point(self) -> np.ndarray | None:
+        """That setting in the unit cube, f32[d]."""
+        if self.base is None:
+            return None
+        columns = {name: np.array([x], np.float32) for name, x in self.anchor.items()}
+        return np.asarray(cpu_jit.to_unit(self, columns)[0], np.float32)
+
+    @functools.cached_property
+    def is_flat(self) -> bool:
+        """Whether the base's rate stays what it is for the whole run."""
+        assert self.base is not None
+        values = [self.base.at(self.epochs * i / 64)[self.rate] for i in range(64)]
+        return max(values) <= min(values) * (1 + 1e-6)
+
+    def setting(self, point: np.ndarray, share: float) -> dict[str, float]:
+        """The hyperparameters of a point at a share of the path: in the base's shape
+        or, where that is flat, cooled down."""
+        columns = cpu_jit.from_unit(self, point[None])
+        setting = {name: float(values[0]) for name, values in columns.items()}
+        rate = setting[self.rate]
+        if self.base is None:
+            return setting | {self.rate: rate * wsd(share)}
+        played = self.base.at(share * self.epochs)
+        if self.is_flat:
+            return played | setting | {self.rate: rate * wsd(share)}
+        factor = rate / float(self.anchor[self.rate])
+        return played | setting | {self.rate: played[self.rate] * factor}
+
+    # The space.
+
+    @property
+    def rate(self) -> str:
+        """The hyperparameter whose best value drifts with the horizon."""
+        return (
+            "learning_rate" if "learning_rate" in self.space else next(iter(self.space))
+        )
+
+    @property
+    def rate_axis(self) -> int:
+        """Its place in a point."""
+        return list(self.space).index(self.rate)
+
+    @functools.cached_property
+    def spans(self) -> np.ndarray:
+        """Length of every axis, f64[d]: of a logarithmic one that of its logarithm."""
+        return np.array(
+            [
+                math.log(axis.high / axis.low)
+                if isinstance(axis, LogUniform)
+                else OTHER_SPAN
+                for axis in self.space.values()
+            ]
+        )
+
+    def moved(self, point: np.ndarray, share: float) -> np.ndarray:
+        """A point as the model sees it: in factors of e, of the rate that was in effect
+        up to a share of the path."""
+        moved = point * self.spans
+        moved[..., self.rate_axis] += self._effect(share)
+        return moved
+
+    def moved_back(self, moved: np.ndarray, share: float) -> np.ndarray:
+        """The inverse of `moved`."""
+        point = moved.copy()
+        point[..., self.rate_axis] -= self._effect(share)
+        return point / self.spans
+
+    def _effect(self, share: float) -> float:
+        """Logarithm of the rate in effect up to a share of the path, the root mean
+        square of the base's shape, over that of a constant with a cooldown."""
+        if self.base is None or self.is_flat:
+            return 0.0
+        shares = share * (np.arange(64) + 0.5) / 64
+        played = [self.base.at(x * self.epochs)[self.rate] for x in shares]
+        usual = [float(self.anchor[self.rate]) * wsd(x) for x in shares]
+        return 0.5 * math.log(np.mean(np.square(played)) / np.mean(np.square(usual)))
+
+    def gaps(self, points: np.ndarray, point: np.ndarray) -> np.ndarray:
+        """Distances of points f[n, d] to one, in factors of e: f64[n]."""
+        gaps: np.ndarray = np.linalg.norm((points - point) * self.spans, axis=1)
+        return gaps
+
+    def is_base(self, points: np.ndarray) -> np.ndarray:
+        """Which of some points is the user's own setting: bool[n]."""
+        if self.base_point is None:
+            return np.zeros(len(points), bool)
+        return self.gaps(points, self.base_point) < SAME
+
+
+def wsd(share: float) -> float:
+    """Constant, then 1 - sqrt over the last fifth (Haegele et al. 2024, 2405.18392)."""
+    return 1 - math.sqrt(max(0.0, share - (1 - COOLDOWN)) / COOLDOWN)
+
+
+def peak_values(schedule: Schedule, epochs: int) -> dict[str, np.float32]:
+    """The largest value of each hyperparameter of a schedule, at half epochs."""
+    settings = [schedule.at(0.5 * i) for i in range(2 * epochs + 1)]
+    names = schedule.hparams
+    return {name: np.float32(max(x[name] for x in settings)) for name in names}
