@@ -83,7 +83,7 @@ def compiled(name: str, lowered: jax.stages.Lowered) -> Program:
     memory = found.argument_size_in_bytes + found.output_size_in_bytes
     memory += found.temp_size_in_bytes - found.alias_size_in_bytes
     memory += found.generated_code_size_in_bytes
-    cost: Any = done.cost_analysis()
+    cost: Any = done.cost_analysis() or {}  # not every compiler tells
     return Program(
         name,
         seconds,
