@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jaxlib
 
 from hyperdyn_jax.commands import compiled, dry_run
 from hyperdyn_jax.commands.compiled import Program
@@ -108,7 +107,7 @@ def compile_all(
 def _digest(slice_: Slice, lowered: jax.stages.Lowered) -> str:
     """Of everything that a compiled program depends on."""
     options = [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
-    made_by = [slice_.name, jaxlib.__version__, slices.compiler_version(), *options]
+    made_by = [slice_.name, *slices.versions(), *options]
     text = "\n".join([*made_by, lowered.as_text()])
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -74,9 +74,9 @@ def named(name: str) -> Slice:
     return Slice(name, count, hosts, CHIPS[kind])
 
 
-def compiler_version() -> str:
-    """That of libtpu."""
-    return metadata.version("libtpu")
+def versions() -> list[str]:
+    """Of what compiles."""
+    return [metadata.version(name) for name in ("jaxlib", "libtpu")]
 
 
 def compute_on_cpu() -> None:

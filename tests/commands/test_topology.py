@@ -24,7 +24,7 @@ SMALL = ("--config.model.depth=8", "--config.model.width=2")
 def here(monkeypatch):
     """CPU devices in place of chips."""
     monkeypatch.setattr(slices, "problem", lambda _: "")
-    monkeypatch.setattr(slices, "compiler_version", lambda: "0.0")
+    monkeypatch.setattr(slices, "versions", lambda: ["0.0"])
     monkeypatch.setattr(
         slices, "devices", lambda name: jax.devices()[: slices.named(name).chips]
     )
