@@ -63,7 +63,6 @@ def play(folder, strategy, start, epochs=8, **sections):
             "branch": decision.branch,
             "posterior_mean": trials.posterior_mean,
             "posterior_stddev": trials.posterior_stddev,
-            "block": trials.block,
             "gp": model or None,
         }
         rows.append(row)

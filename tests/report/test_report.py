@@ -415,12 +415,3 @@ def test_predictions_of_probes_alone_are_drawn(tmp_path):
     assert [key.text for key in chart.keys] == ["probes"]
     assert figures.render(chart).startswith(b"\x89PNG")
     assert 'class="bars c1"' in parts.figure(chart)
-
-
-def test_the_lead_tells_the_verdict_of_a_search(tmp_path):
-    pair = decision(0, [B, A], [-2.0, -1.9], -2.3, -1, block=1, p_value=0.012)
-    page = Page(report.write_report([make_run(tmp_path / "run", METRICS, [pair])]))
-    lead = page.text[page.text.index('class="lead"') :].partition("</p>")[0]
-    assert "left its base for the challenger (switch test, p\u00a0=\u00a00.012)" in lead
-    (row,) = page.table("switch")
-    assert row["Challenger − base"] == "+0.10"

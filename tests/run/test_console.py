@@ -6,22 +6,14 @@ from hyperdyn_jax import report
 from hyperdyn_jax.run import console
 
 
-def test_lines_of_pairs_tell_the_test():
+def test_lines_of_probes_tell_their_losses():
     row = {
         "branch": -1,
-        "block": 3,
         "trials": [{"learning_rate": 0.1}, {"learning_rate": 0.4}],
-        "scores": [-2.1, -1.9],
-        "p_value": 0.0123,
+        "scores": [-2.1, None],
     }
     row |= {"epoch": 0, "score_before": -2.3, "posterior_mean": None}
     line = console.line(row, None, 3)
-    assert line == (
-        "epoch 0/2  pair 3 of the switch test; the test ends with p = 0.012: "
-        "base lr 0.1: validation loss 2.1; challenger lr 0.4: 1.9"
-    )
-    probe = row | {"p_value": None, "block": 0, "scores": [-2.1, None]}
-    line = console.line(probe, None, 3)
     assert line == "epoch 0/2  probed lr 0.1: validation loss 2.1; lr 0.4: diverged"
 
 

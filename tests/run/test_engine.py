@@ -27,13 +27,15 @@ class Scripted(Strategy):
     def init(self, key, score):  # noqa: ARG002 (nothing is random)
         return np.int32(0)
 
-    def ask(self, state):
-        rates, probe = self.script[min(int(state), len(self.script) - 1)]
-        return Trials.of({self.name: rates})._replace(probe=probe)
+    def _turn(self, state):
+        return self.script[min(int(state), len(self.script) - 1)]
 
-    def tell(self, state, trials, scores):
-        best = common.best_branch(scores)
-        if trials.probe or best < 0:
+    def ask(self, state):
+        return Trials.of({self.name: self._turn(state)[0]})
+
+    def tell(self, state, trials, scores):  # noqa: ARG002
+        best, (_, probe) = common.best_branch(scores), self._turn(state)
+        if probe or best < 0:
             decision = common.stay(0, hold=[len(scores)])
         else:
             decision = common.accept(0, best)
@@ -443,7 +445,7 @@ def test_the_model_s_lengths_have_the_names_of_its_axes():
             return trials._replace(model={"length_scale": lengths})
 
     size = {"epochs": 1, "steps_per_epoch": 2, "key": KEY}
-    (row,) = tune(train, float, np.float32(0), Modelled(), **size).decisions
+    (row,) = tune(train, float, np.float32(0), Modelled(SOUND), **size).decisions
     assert row["gp"]["length_scales"] == {"noise": 1.0, "decay": 2.0}
 
 

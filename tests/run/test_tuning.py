@@ -148,6 +148,7 @@ def test_a_trial_is_in_sixteen_pieces_at_most():
 @pytest.mark.parametrize("going_back", [True, False])
 def test_the_best_epoch_is_the_result_where_the_strategy_goes_back(going_back):
     """A state that counts its steps, and is best after some 60 of them."""
+
     class Plays(Schedule):
         metric, backtracking = "loss", going_back
 

@@ -336,32 +336,3 @@ def test_average_of_an_untrained_network_is_the_network(digits):
         if averaging is None:
             wanted = found
     assert found == wanted
-
-
-def test_skipped_steps_are_those_of_the_data_alone(trainer):
-    """A state that skips three steps trains on what comes after them, as the same
-    network and optimizer; its parent stays where it was."""
-    key, hparams = jax.random.key(3), {"learning_rate": np.float32(0.1)}
-    parent = trainer.init(jax.random.key(0))
-    ahead = trainer.skip(parent, 3)
-    assert (int(parent.step), int(ahead.step)) == (0, 3)
-    for name in ("params", "batch_stats", "opt_state"):
-        for mine, theirs in zip(
-            jax.tree.leaves(getattr(ahead, name)),
-            jax.tree.leaves(getattr(parent, name)),
-            strict=True,
-        ):
-            np.testing.assert_array_equal(mine, theirs)
-    served, serve = [], trainer.dataset.train_batch
-
-    def watch(step):
-        served.append(step)
-        return serve(step)
-
-    trainer.dataset.train_batch = watch
-    try:
-        train(trainer, [ahead], [hparams], 2, key)
-    finally:
-        trainer.dataset.train_batch = serve
-    assert served == [3, 4]
-    assert trainer.skip(parent, 0) is parent
