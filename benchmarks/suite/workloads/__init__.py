@@ -9,6 +9,8 @@ NAMES = (
     "transformer_warmup",
     "multisteps",
     "gru",
+    "mlp",
+    "flights",
     "autoencoder",
     "plateau",
     "characters",
