@@ -16,10 +16,8 @@ STEP = r"training step{}: [\d.]+ MB of a chip, .*? 15 all-reduces, which send (\
 @pytest.mark.parametrize("name", ["v5e:2x4", "v4:2x2x2"])
 def test_the_programs_of_a_run_compile_for_a_slice(tmp_path, name):
     """In a process of its own, as libtpu stays in the one that loaded it."""
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "XDG_CACHE_HOME": str(tmp_path),
-    }
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path, "XDG_CACHE_HOME": str(tmp_path)}
     words = ["train.py", "--config=configs/digits.py", "--dry_run"]
     words += [f"--topology={name}", "--config.strategy=hyperdyn"]
     done = subprocess.run(
