@@ -509,6 +509,53 @@ def scaling_epochs() -> str:
     return markdown(head, rows)
 
 
+NETWORKS = {"cifar10": "ResNet-20", "imagenet": "ResNet-50"}
+
+
+def slices() -> str:
+    """Programs compiled for TPU slices."""
+    record = json.loads((RESULTS / "slices.json").read_text())
+    programs = record["results"]["programs"]
+
+    def row(found: dict[str, Any]) -> list[str]:
+        name, times = NETWORKS[found["config"]], found["times"]
+        changed = "sync_batch_norm" in str(found["changes"])
+        together = (found["config"] == "cifar10") != changed
+        least = max(times.values())
+        speed = f"{found['batch'] * found['branches'] / least:,.0f}"
+        # A wave of branches side by side is a step of each.
+        program = found["name"].replace("training ", "")
+        return [
+            name,
+            found["slice"],
+            program,
+            "all chips" if together else "each chip",
+            f"{found['memory'] / 1e9:.2f}",
+            _short(found["flops"] / 1e9),
+            _short(found["bytes"] / 1e9),
+            str(len(found["collectives"])),
+            _short(found["sent"] / 1e6),
+            _short(least * 1e3),
+            speed,
+        ]
+
+    head = (
+        "network|slice|program|BatchNorm over|GB a chip|GFLOP|GB moved|all-reduces|"
+        "MB sent|at least (ms)|images/s at most"
+    )
+    batches = {NETWORKS[x["config"]]: x["batch"] for x in programs}
+    sizes = " and ".join(f"{batch:,} images ({n})" for n, batch in batches.items())
+    minutes = sum(found["seconds"] for found in programs) / 60
+    longest = {max(x["times"], key=x["times"].get) for x in programs}
+    text = (
+        f"Of one chip and one step of {sizes} in all. The least time is that of its "
+        f"{' or '.join(sorted(longest))}. {minutes:.0f} minutes of processor time to "
+        f"compile; libtpu {record['versions']['libtpu']}, {_machine(record)}; made by "
+        f"`python benchmarks/slices.py`."
+    )
+    return markdown(head, [row(x) for x in programs]) + "\n\n" + text
+
+
 @functools.cache
 def _twin() -> list[report.Run]:
     return paper.find_runs([unpacked("twin")])
@@ -531,6 +578,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "scaling_checks": scaling_checks,
     "scaling_devices": scaling_devices,
     "scaling_epochs": scaling_epochs,
+    "slices": slices,
     "faults": lambda: fault_table.table(RESULTS / "faults"),
     "performance": lambda: performance.table(RESULTS),
     "convolutions": lambda: performance.convolutions(RESULTS),
@@ -559,7 +607,12 @@ DOCUMENTS = {
         "decision",
         "regret",
     ],
-    "docs/scaling.md": ["scaling_checks", "scaling_devices", "scaling_epochs"],
+    "docs/scaling.md": [
+        "slices",
+        "scaling_checks",
+        "scaling_devices",
+        "scaling_epochs",
+    ],
 }
 END = "<!-- end -->"
 

@@ -5,8 +5,9 @@
 
 The same command again goes on with a run that was stopped. With another config,
 --fork=RUN --workdir=NEW starts anew from the weights of a run. With --dry_run it tells
-what the run would be, and trains nothing. `python train.py` in a copy of the repository
-and `python -m hyperdyn_jax.train` are the same command.
+what the run would be, and trains nothing; with --topology=v5e:2x4 too, what it would
+be on that TPU slice. `python train.py` in a copy of the repository and
+`python -m hyperdyn_jax.train` are the same command.
 """
 
 import functools
@@ -27,6 +28,7 @@ PLACE = {
 FLAGS = {
     "workdir": "Run directory; runs/<config.name> by default.",
     "fork": "Run directory from whose weights to start anew.",
+    "topology": "With --dry_run: a TPU slice that is not here, such as v5e:2x4.",
     **PLACE,
 }
 DRY_RUN = "Tell what the run would be, its cost and memory; train nothing."
@@ -48,7 +50,9 @@ def _train(_: list[str]) -> int:
     given = flags.FLAGS
     place = [given[name].value for name in PLACE]
     config = cli.load_config(sys.argv)
-    code = cli.run(config, given.workdir, given.fork, place, given.dry_run)
+    code = cli.run(
+        config, given.workdir, given.fork, place, given.dry_run, given.topology
+    )
     signals.ignore()  # one that comes again must not change the exit code
     return code
 

@@ -27,9 +27,11 @@ import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-# They need torch, which no extra brings.
-_TORCH = ["models/test_models_torch.py", "torch_networks.py"]
-collect_ignore = [] if importlib.util.find_spec("torch") else _TORCH
+# They need torch and libtpu, which the test extra does not bring.
+_NEEDS = {"torch": ["models/test_models_torch.py", "torch_networks.py"]}
+_NEEDS["libtpu"] = ["commands/test_libtpu.py"]
+_absent = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
+collect_ignore = [file for name in _absent for file in _NEEDS[name]]
 
 # Under nohup and in the background some are ignored, and so by every command of a test.
 for _name, _handler in (

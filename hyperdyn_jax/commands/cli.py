@@ -1,5 +1,6 @@
 """The command line: from flags to a run, and every way in which they can be wrong."""
 
+import contextlib
 import errno
 import os
 import sys
@@ -13,10 +14,11 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from hyperdyn_jax import loop
-from hyperdyn_jax.commands import dry_run
+from hyperdyn_jax.commands import dry_run, topology
 from hyperdyn_jax.data.tfds_records import DataError
-from hyperdyn_jax.distributed import rendezvous, watchdog
+from hyperdyn_jax.distributed import rendezvous, slices, watchdog
 from hyperdyn_jax.distributed.place import JoinError, place_of
+from hyperdyn_jax.run import config as config_lib
 from hyperdyn_jax.run import config_files, config_flags
 from hyperdyn_jax.run.arguments import BAD_INPUT as BAD_INPUT
 from hyperdyn_jax.run.checkpoints import FULL, SaveError
@@ -29,7 +31,7 @@ flags.disclaim_key_flags()  # --help shows them as those of the program
 LONGEST = 1000  # characters of a line that is told; beyond it is what was given
 DONE, DIVERGED, TRY_AGAIN = 0, 3, 75  # exit codes, beside BAD_INPUT
 PLACE = ("coordinator", "processes", "process", "heartbeat")  # flags of many processes
-OTHERS = (*PLACE, "dry_run", "fork", "workdir")  # the other flags of a run
+OTHERS = (*PLACE, "dry_run", "fork", "topology", "workdir")  # other flags of a run
 HELP = ("help", "h", "helpshort", "helpfull")
 # What stands for the value of a flag in --help; those without it are switches.
 VALUES = {
@@ -42,6 +44,7 @@ VALUES = {
     "processes": "NUMBER",
     "seeds": "0,1,2",
     "strategies": "A,B",
+    "topology": "SLICE",
     "workdir": "DIR",
 }
 SWITCHES = ("dry_run",)
@@ -76,6 +79,7 @@ def parse_flags(
         raise SystemExit(DONE)
     problems, good = _check_flags(argv[0], words, others)
     problems += _check_place(words) if set(PLACE) <= set(others) else []
+    problems += _check_topology(words) if "topology" in others else []
     if problems:
         if good is not None:
             problems += (check or _check_config)(good)
@@ -107,6 +111,7 @@ def run(
     fork: str | None = None,
     place: Sequence[str | None] = (None,) * len(PLACE),
     dry: bool = False,
+    slice_name: str | None = None,
 ) -> int:
     """Trains, perhaps as one of several processes; returns the exit code.
 
@@ -114,20 +119,37 @@ def run(
       config, workdir, fork: what is trained, where, and starting from what.
       place: values of the flags `PLACE`.
       dry: whether it is only told what would be trained.
+      slice_name: the TPU slice that it is told for; None for what is here.
     """
     settings, path = _settings(config, fork), _path(config, workdir)
     if not dry:
         keep_programs()
+    if slice_name:
+        slices.compute_on_cpu()
 
     def command() -> None:
         if where := place_of(*place):
             rendezvous.join(where, settings)
-        if dry:
+        if slice_name:
+            describe_on(slice_name, settings)
+        elif dry:
             dry_run.describe(settings, loop.check(settings, None))
         else:
             loop.train_and_evaluate(settings, path)
 
     return watchdog.run(lambda: exit_code(command))
+
+
+def describe_on(name: str, settings: dict[str, Any]) -> None:
+    """Tells what a run would be on a TPU slice, and keeps what took long to find."""
+    topology.describe(settings, slices.named(name), slices_folder())
+
+
+def slices_folder() -> Path | None:
+    """Where it is kept what programs take on slices; None where nothing can be."""
+    with contextlib.suppress(OSError, ValueError):
+        return _cache_folder() / "slices"
+    return None
 
 
 def keep_programs() -> None:
@@ -261,10 +283,31 @@ def _check_place(words: Sequence[str]) -> list[str]:
     return []
 
 
+def _check_topology(words: Sequence[str]) -> list[str]:
+    """What is wrong with the slice, or with what is asked for beside it."""
+    name = flag_value(words, "topology")
+    if name is None:
+        return []
+    problems = [problem] if (problem := slices.problem(name)) else []
+    dry = flag_value(words, "dry_run")
+    if dry is None or not config_flags.BOOLS.get(dry.lower(), True):
+        problems.append(f"--topology={name} needs --dry_run: nothing can be run there")
+    beside = [x for x in ("coordinator", "fork") if flag_value(words, x)]
+    problems += [f"--topology={name} is told of without --{x}" for x in beside]
+    return problems
+
+
 def _check_config(argv: Sequence[str]) -> list[str]:
     """What is wrong with a config; the run directory matters when it is right."""
+    settings = _settings(load_config(argv), flag_value(argv, "fork"))
+    name = flag_value(argv, "topology")
     try:
-        loop.check(_settings(load_config(argv), flag_value(argv, "fork")), None)
+        if name is None:
+            loop.check(settings, None)
+        else:
+            slices.compute_on_cpu()
+            chips = slices.named(name).chips if name in slices.NAMES else 1
+            config_lib.build(settings, chips)
     except ConfigError as error:
         return error.problems
     return []

@@ -40,16 +40,23 @@ def describe(config: Config, setup: Setup, say: Callable[[str], Any] = print) ->
         trainer = Trainer(setup.model, setup.optimizer, setup.dataset)
         say(dump(config, indent=1))
         for name, text in facts(config, setup, trainer).items():
-            say(textwrap.fill(f"{name:<12} {text}", 88, subsequent_indent=" " * 13))
+            tell(say, name, text)
+        tell(say, "devices", platforms.in_words(collectives.devices()))
+        tell(say, "memory", memory_in_words(trainer))
+
+
+def tell(say: Callable[[str], Any], name: str, text: str) -> None:
+    """Says a line of text, behind what it is about."""
+    say(textwrap.fill(f"{name:<12} {text}", 88, subsequent_indent=" " * 13))
 
 
 def facts(config: Config, setup: Setup, trainer: Trainer) -> dict[str, str]:
-    """A line of text by the name of what it is about."""
+    """A line of text by the name of what it is about; of every device the same."""
     state = trainer.shapes()
     sizes = network_lib.sizes(setup)
     data = ", ".join(f"{count:,} {split}" for split, count in sizes.items())
     network, optimizer = config["model"]["name"], config["optimizer"]["name"]
-    parameters = f"{_count(state.params):,} in {network}, {_size(state.params)}"
+    parameters = f"{_count(state.params):,} in {network}, {_in_mb(state.params)}"
     each = setup.dataset.steps_per_epoch
     batch = f"{setup.dataset.batch_size} examples, {each:,} batches an epoch"
     return {
@@ -58,8 +65,6 @@ def facts(config: Config, setup: Setup, trainer: Trainer) -> dict[str, str]:
         "batch": batch,
         "parameters": parameters,
         "steps": steps_in_words(setup),
-        "devices": platforms.in_words(collectives.devices()),
-        "memory": memory_in_words(state, trainer),
     }
 
 
@@ -112,18 +117,20 @@ def _rehearse(setup: Setup, steps: int, each: int) -> tuple[int, int]:
     return step, total
 
 
-def memory_in_words(state: Any, trainer: Trainer) -> str:
+def memory_in_words(trainer: Trainer) -> str:
     """Of one training step on one device, as XLA has planned it."""
-    found = trainer.compile().memory_analysis()
+    _, step = next(trainer.programs())
+    found = step.compile().memory_analysis()
     if found is None:
         return "this backend does not tell"
     arguments, outputs = found.argument_size_in_bytes, found.output_size_in_bytes
     temporary, shared = found.temp_size_in_bytes, found.alias_size_in_bytes
     total = arguments + outputs + temporary - shared
+    beside = f"every state that is held beside it {_in_mb(trainer.shapes())}"
     return (
         f"{total / MB:,.1f} MB on a device for a training step, as XLA plans it "
         f"(arguments, resident data among them, {arguments / MB:,.1f}; temporary "
-        f"{temporary / MB:,.1f}); every state that is held beside it {_size(state)}"
+        f"{temporary / MB:,.1f}); {beside}"
     )
 
 
@@ -131,7 +138,11 @@ def _count(tree: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
-def _size(tree: Any) -> str:
+def size_of(tree: Any) -> int:
+    """Bytes of arrays, or of their shapes."""
     leaves = jax.tree.leaves(tree)
-    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
-    return f"{size / MB:,.1f} MB"
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+
+
+def _in_mb(tree: Any) -> str:
+    return f"{size_of(tree) / MB:,.1f} MB"

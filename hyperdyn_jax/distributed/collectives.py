@@ -25,7 +25,12 @@ def first() -> bool:
 
 def devices() -> list[jax.Device]:
     """Of all processes, those of one beside each other."""
-    return sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return in_order(jax.devices())
+
+
+def in_order(devices: Sequence[jax.Device]) -> list[jax.Device]:
+    """Devices with those of a process beside each other."""
+    return sorted(devices, key=lambda device: (device.process_index, device.id))
 
 
 def any_of(value: bool) -> bool:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from hyperdyn_jax import models, optimizers
+from hyperdyn_jax.data import blank
 from hyperdyn_jax.data import dataset as data
 from hyperdyn_jax.data.registry import DATASETS
 from hyperdyn_jax.run import config_errors as errors
@@ -56,11 +57,13 @@ class Setup:
     dataset: data.Dataset
 
 
-def build(config: Config) -> Setup:
+def build(config: Config, chips: int | None = None) -> Setup:
     """Makes the parts of a run; nothing is compiled and no file is written.
 
     Args:
       config: nested settings, as `configs/` and `--config.x=y` make them.
+      chips: that are not here and the run is only described for; its data then are
+        `blank`. None for a run on the devices that JAX finds.
 
     Raises:
       ConfigError: with all problems at once.
@@ -96,9 +99,10 @@ def build(config: Config) -> Setup:
         example = "learning_rate, with its kind, low and high"
         line = f"config.search_space needs at least one axis, for example {example}"
         problems["search_space"] = [line]
-    devices = jax.device_count()  # of all processes
+    devices = chips or jax.device_count()  # of all processes
+    sets = blank.DATASETS if chips else DATASETS
     sizes, lengths = _stand_ins(problems, devices)
-    load = functools.partial(_dataset, sizes=sizes, devices=devices)
+    load = functools.partial(_dataset, sets=sets, sizes=sizes, devices=devices)
     dataset = make("dataset", load, "dataset", "data_dir")
     lengths["steps_per_epoch"] = dataset.steps_per_epoch if dataset else 1_000_000
     chosen = functools.partial(config_strategy.checked, axes=axes, lengths=lengths)
@@ -164,8 +168,10 @@ def _optimizer(config: Config, averaging: float | None) -> optax.GradientTransfo
     return optimizers.create_optimizer(name, settings, averaging=averaging)
 
 
-def _dataset(config: Config, sizes: Mapping[str, int], devices: int) -> data.Dataset:
-    make = choose("dataset", config["dataset"], DATASETS)
+def _dataset(
+    config: Config, sets: Mapping[str, Any], sizes: Mapping[str, int], devices: int
+) -> data.Dataset:
+    make = choose("dataset", config["dataset"], sets)
     config = {**config, **sizes}
     shared = {name: config[name] for name in ("batch_size", "eval_batch_size", "seed")}
     sharing = {"host": jax.process_index(), "hosts": jax.process_count()}

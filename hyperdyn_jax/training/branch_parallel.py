@@ -53,6 +53,17 @@ class Layout(Protocol):
         """This process's part of a batch, or of a block of `steps`, on its devices."""
         ...
 
+    def shapes(self, state: Any, held: Any, batch: Any, steps: int = 0) -> Any:
+        """What `pack`, `hold` and `put` make, without the numbers: a wave, what is
+        held, and the batch of all processes.
+
+        Args:
+          state: shapes of a branch.
+          held: shapes of what `hold` takes.
+          batch: shapes of a batch, or of a block of `steps`.
+        """
+        ...
+
 
 class InTurn:
     """One branch after the other, each on all devices.
@@ -87,6 +98,18 @@ class InTurn:
         lead, spec = ((steps,), P(None, AXIS)) if steps else ((), P(AXIS))
         split = functools.partial(_split, lead, self._local)
         return _put(jax.tree.map(split, batch), NamedSharding(self._mesh, spec))
+
+    def shapes(self, state: Any, held: Any, batch: Any, steps: int = 0) -> Any:
+        lead, count = ((steps,) if steps else ()), self._mesh.size
+
+        def split(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            each, *rest = x.shape[len(lead) :]
+            return jax.ShapeDtypeStruct((*lead, count, each // count, *rest), x.dtype)
+
+        everywhere = NamedSharding(self._mesh, P())
+        parts = NamedSharding(self._mesh, _whole(steps))
+        state, held = _shapes_as(everywhere, (state, held))
+        return state, held, _shapes_as(parts, jax.tree.map(split, batch))
 
 
 class SideBySide:
@@ -147,7 +170,15 @@ class SideBySide:
         return _copies_as(self._sharding(P()), tree)
 
     def put(self, batch: Any, steps: int = 0) -> Any:
-        return _put(batch, self._sharding(P(None, AXIS) if steps else P(AXIS)))
+        return _put(batch, self._sharding(_whole(steps)))
+
+    def shapes(self, state: Any, held: Any, batch: Any, steps: int = 0) -> Any:
+        wave = jax.eval_shape(_stack, [state] * self.width)
+        specs = (P(BRANCH), P(), _whole(steps))
+        return tuple(
+            _shapes_as(self._sharding(spec), tree)
+            for spec, tree in zip(specs, (wave, held, batch), strict=True)
+        )
 
 
 def pmap(
@@ -230,6 +261,17 @@ def fetch(losses: Any) -> np.ndarray:
     for shard in losses.addressable_shards:
         host[shard.index] = jax.device_get(shard.data)
     return host
+
+
+def _whole(steps: int) -> P:
+    """How a batch lies on the devices of a group, or a block of `steps`."""
+    return P(None, AXIS) if steps else P(AXIS)
+
+
+def _shapes_as(sharding: NamedSharding, tree: Any) -> Any:
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+    )
 
 
 def _split(lead: tuple[int, ...], parts: int, x: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import functools
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -100,16 +100,41 @@ class Trainer:
         shape = self.dataset.image_shape
         return step_lib.state_shapes(self._model, self._optimizer, shape)
 
-    def compile(self) -> jax.stages.Compiled:
-        """The step that trains a branch on all devices, for what XLA tells of it.
+    def programs(
+        self, branches: Iterable[int] = ()
+    ) -> Iterator[tuple[str, jax.stages.Lowered]]:
+        """The programs of a run by their names, lowered from shapes.
 
-        A batch is read; nothing is run.
+        A first batch of the data is read and nothing is run, so the devices need not be
+        here (`slices.devices`).
+
+        Args:
+          branches: how many of them decisions train. Those that share the devices have
+            programs of their own.
         """
-        place = self._layout(1)
-        batch = self._send(place, self.dataset.train_batch(0))
+        data, state = self.dataset, self.shapes()
         key = jax.eval_shape(lambda: jax.random.key(0))
-        resident = self.dataset.resident("train")
-        return place.step.lower(self.shapes(), resident, batch, key).compile()
+        held = _shapes(data.resident("train")), key
+        batch = _shapes(data.train_batch(0))
+        block = jax.tree.map(lambda x: _shape((BLOCK, *x.shape), x.dtype), batch)
+        for width in sorted({1, *map(self._groups, branches)}):
+            place, beside = self._layout(width), f", {width} side by side" * (width > 1)
+            wave, (resident, rest), sent = place.shapes(state, held, batch)
+            step = place.step.lower(wave, resident, sent, rest)
+            yield f"training step{beside}", step
+            if self._scans:
+                *_, sent = place.shapes(state, held, block, BLOCK)
+                lowered = place.block.lower(wave, resident, sent, rest)
+                yield f"{BLOCK} training steps{beside}", lowered
+        place = self._layout(1)
+        if jax.tree.leaves(state.batch_stats):
+            wave, (resident, _), sent = place.shapes(state, held, batch)
+            measure = self._measure_step.lower(wave, resident, sent)
+            yield "BatchNorm statistics", measure
+        held = _shapes(data.resident("validation"))
+        batch = _shapes(next(data.eval_batches("validation")))
+        shapes = place.shapes(state, held, batch)
+        yield "evaluation", self._eval_step.lower(*shapes)
 
     def init(self, key: jax.Array) -> TrainState:
         """A network with fresh weights, replicated over the devices."""
@@ -345,6 +370,13 @@ class Trainer:
 
     def _send(self, place: Layout, batch: Batch, steps: int = 0) -> Batch:
         return place.put(batch, steps)
+
+
+_shape = jax.ShapeDtypeStruct
+
+
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda x: _shape(x.shape, x.dtype), tree)
 
 
 class _Flight(NamedTuple):

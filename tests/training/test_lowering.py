@@ -34,7 +34,7 @@ def programs(request):
         return _programs()
 
 
-def _programs():
+def _trainer(scan=None):
     source = dataset.ArrayDataset(
         **dataset.digits(pad=1),
         devices=DEVICES,
@@ -45,7 +45,13 @@ def _programs():
     hparams = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
     optimizer = optimizers.create_optimizer("sgd", hparams)
     network = networks.Small(axis_name=AXIS)
-    trainer = training.Trainer(network, optimizer, source, jax.devices()[:DEVICES])
+    devices = jax.devices()[:DEVICES]
+    return training.Trainer(network, optimizer, source, devices, scan=scan)
+
+
+def _programs():
+    trainer = _trainer()
+    source = trainer.dataset
     state, key = trainer.init(jax.random.key(0)), trainer.replicate(jax.random.key(7))
     batch = source.train_batch(0)
     block = jax.tree.map(lambda x: np.stack([x] * STEPS), batch)
@@ -125,6 +131,24 @@ def test_programs_lower_for_accelerators(programs, name, reduces, over, platform
     # The branch that goes in makes room for the one that comes out.
     leaves = len(jax.tree.leaves(arguments[0]))
     assert memory_given(text) == (leaves if donated else 0)
+
+
+def test_shapes_alone_give_the_programs_that_run(programs, monkeypatch):
+    """What is compiled for devices that are not here, the block with its own length."""
+    monkeypatch.setattr(training, "BLOCK", STEPS)
+    if not hasattr(programs["step"][0], "trace"):  # as on accelerators
+        monkeypatch.setattr(branch_parallel, "compiler_options", lambda _: {})
+    made = {
+        name: lowered.as_text() for name, lowered in _trainer(scan=True).programs([2])
+    }
+    names = {"step": "training step", "block": f"{STEPS} training steps"}
+    expected = {name: names[name] for name in names}
+    expected |= {f"side-by-side {x}": f"{names[x]}, 2 side by side" for x in names}
+    expected |= {"evaluation": "evaluation"}
+    assert sorted(made) == sorted([*expected.values(), "BatchNorm statistics"])
+    for name, ours in expected.items():
+        program, arguments, _ = programs[name]
+        assert made[ours] == program.lower(*arguments).as_text(), name
 
 
 @pytest.mark.parametrize("name", ["step", "block"])
