@@ -109,7 +109,7 @@ def test_a_stopped_run_is_to_be_tried_again(environment):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as run:
         for line in run.stdout:
-            if line.startswith("step "):
+            if line.startswith("epoch 0"):
                 run.send_signal(signal.SIGTERM)  # to the shell alone
         assert run.wait(timeout=60) == cli.TRY_AGAIN, run.stderr.read()
     again = subprocess.run(command, cwd=ROOT, env=environment, **pipes, timeout=60)

@@ -29,7 +29,7 @@ from hyperdyn_jax.tuner.acquisition import additive_steps
 DRIFTS = np.linspace(-0.4, 1.2, 9)
 # Weight, mean and deviation: of most training, and of what is still warming up, where
 # the best rate is one over the horizon.
-DRIFT_PRIOR = ((0.7, 0.1, 0.2), (0.3, 1.0, 0.2))
+DRIFT_PRIOR = ((0.8, 0.1, 0.2), (0.2, 1.0, 0.2))
 LENGTHS = (1.0, 1.6, 2.6)
 LENGTH_PRIOR = (1.6, 0.5)  # median, deviation of the logarithm
 NOISES = (0.01, 0.05, 0.25)  # variances as shares of the amplitude
