@@ -201,8 +201,6 @@ STARTS = {0.1: "a tenth of the usual rate", 1: "the usual rate", 10: "ten times 
 
 SCHEDULES = {
     "wsd": "warm-up, stable, decay, the usual rate",
-    "one_cycle": "one cycle, the usual rate",
-    "constant_averaged": "constant and averaged, the usual rate",
 }
 
 
@@ -218,16 +216,6 @@ class Contenders:
             for path in folder.iterdir()
             if path.is_dir()
         }
-        cosines = [
-            name for name in self.runs if re.fullmatch(r"cosine_[0-9.e-]+", name)
-        ]
-        self.shared = set.intersection(*(set(self.runs[name]) for name in cosines))
-        self.tuned = max(cosines, key=self.validation)
-
-    def validation(self, name: str) -> float:
-        """Mean final validation accuracy over the seeds that every cosine has."""
-        last = [self.runs[name][seed].metrics[-1] for seed in self.shared]
-        return float(np.mean([row["validation_accuracy"] for row in last]))
 
     def test(self, name: str) -> dict[str, float]:
         """Test accuracy by seed; of a schedule without a tuner that of the last
@@ -262,7 +250,6 @@ def contenders() -> str:
             [f"race_cosine_{c.usual:g}" for c in problems],
         ),
         ("**race**, no rate given", ["race_none" for _ in problems]),
-        ("cosine, the best of eight rates", [c.tuned for c in problems]),
     ]
     rows += [
         (f"cosine, {words}", [f"cosine_{c.usual * factor:g}" for c in problems])
@@ -276,11 +263,8 @@ def contenders() -> str:
     titles = "|".join(
         f"{c.label}: {part}" for c in problems for part in ("test (%)", "steps")
     )
-    tuned = " and ".join(c.tuned.removeprefix("cosine_") for c in problems)
     note = (
-        f"Mean ± standard deviation (seeds), then accepted / total steps. The best of "
-        f"eight rates is that with the best validation accuracy over the seeds that "
-        f"all have ({tuned}); the steps of its search are not counted. "
+        f"Mean ± standard deviation (seeds), then accepted / total steps. "
         f"{_machine(problems[0].machine)}; raw rows in "
         f"`benchmarks/results/contenders.jsonl.gz`, made by "
         f"`python benchmarks/contenders.py`."
@@ -297,7 +281,7 @@ SUITE = {
     ("10x", "ratio"): "sweep: ten times",
     ("none", "ratio"): "sweep: no rate",
 }
-SUITE_VERSION = "2"  # of the race that the rows are of
+SUITE_VERSION = "4"  # of the race that the rows are of
 FIRST_FRESH = 2  # seeds below were looked at while the race was made
 
 
@@ -327,10 +311,10 @@ def _geometric(rows: Iterable[dict[tuple[str, str], float]]) -> list[str]:
 
 
 def suite() -> str:
-    """The race on every workload of the suite, means over seeds."""
+    """The race on six workloads of the suite, means over seeds."""
     table = [
-        [WORKLOADS.get(name, name.replace("_", " ")), *_geometric(seeds.values())]
-        for name, seeds in _suite().items()
+        [title, *_geometric(_suite()[name].values())]
+        for name, title in WORKLOADS.items()
     ]
     return markdown("workload|" + "|".join(SUITE.values()), table)
 
@@ -338,10 +322,10 @@ def suite() -> str:
 WORKLOADS = {
     "flights": "MLP on flights, Adam",
     "gru": "GRU, clipped gradients",
-    "mlp_cifar": "MLP on CIFAR-10, SGD",
-    "multisteps": "transformer, `MultiSteps(8)`",
+    "multisteps": "MLP on CIFAR-10, `MultiSteps(8)`",
     "transformer": "transformer on code, Adam",
     "transformer_warmup": "the same with a warm-up",
+    "vit": "vision transformer, AdamW",
 }
 
 

@@ -1,7 +1,7 @@
 """Compares many runs: groups of seeds with their confidence bands, in one page.
 
     python -m hyperdyn_jax.compare runs/study
-    python -m hyperdyn_jax.compare runs/cosine runs/explore --output=cosine_or_explore
+    python -m hyperdyn_jax.compare runs/cosine runs/race --output=cosine_or_race
 
 Finished runs are looked for in and below the given folders. Those whose configs differ
 in nothing but the seed are a group, named by its strategy and by the settings in which

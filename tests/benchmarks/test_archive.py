@@ -81,7 +81,7 @@ def test_replay_takes_a_run_that_was_unpacked_with_its_schedule(tmp_path, capsys
     file, folder = archive.RESULTS / "digits.jsonl.gz", tmp_path / "digits"
     words = ["unpack", str(file), str(folder), "--schedules"]
     assert archive.main(words) == 0, capsys.readouterr().err
-    run = folder / "explore" / "seed0"
+    run = folder / "hyperdyn" / "seed0"
     assert replay.replay_config(run)["replay"] == {"run": str(run)}
     ends, values = schedule.read_schedule(run)
     metrics = report.load_run(run).metrics
@@ -236,5 +236,5 @@ def test_committed_archives_verify_and_hold_runs():
     assert [Path(line.partition(":")[0]).name for line in lines] == names
     assert len(names) == 6
     assert all(line.endswith("files, every digest is right") for line in lines)
-    assert report.load_run(archive.unpacked("digits") / "explore" / "seed0").metrics
+    assert report.load_run(archive.unpacked("digits") / "race" / "seed0").metrics
     assert [*archive.RESULTS.rglob("metrics.jsonl")] == []  # all runs are in archives
