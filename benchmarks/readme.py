@@ -199,10 +199,6 @@ CONTENDERS = {
 }
 STARTS = {0.1: "a tenth of the usual rate", 1: "the usual rate", 10: "ten times it"}
 
-SCHEDULES = {
-    "wsd": "warm-up, stable, decay, the usual rate",
-}
-
 
 class Contenders:
     """The runs of benchmarks/contenders.py on one problem."""
@@ -251,11 +247,7 @@ def contenders() -> str:
         ),
         ("**race**, no rate given", ["race_none" for _ in problems]),
     ]
-    rows += [
-        (f"cosine, {words}", [f"cosine_{c.usual * factor:g}" for c in problems])
-        for factor, words in STARTS.items()
-    ]
-    rows += [(words, [name] * len(problems)) for name, words in SCHEDULES.items()]
+    rows.append(("cosine, the usual rate", [f"cosine_{c.usual:g}" for c in problems]))
     table = [
         [label, *itertools.chain(*map(Contenders.cells, problems, names))]
         for label, names in rows

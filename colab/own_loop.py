@@ -160,6 +160,12 @@ for row in result.decisions:
 # ```python
 # from hyperdyn_jax import Hyperdyn
 #
+#
+# def accuracy(state):
+#     images, labels = validation_set
+#     return 100 * float((logits(state[0], images).argmax(1) == labels).mean())
+#
+#
 # result = tune(train, accuracy, state, Hyperdyn(space), epochs=10,
-#               steps_per_epoch=40, key=key)
+#               steps_per_epoch=40, key=jax.random.key(2))
 # ```
