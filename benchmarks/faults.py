@@ -103,7 +103,7 @@ def whole_run(bench: Bench, seed: int) -> Whole:
     began = time.monotonic()
     first = 0.0
     for line in process.stdout:
-        if line.startswith("epoch") and not first:
+        if line.startswith(("epoch", "step")) and not first:
             first = time.monotonic() - began
     if process.wait():
         raise RuntimeError(f"{workdir} failed")
@@ -288,7 +288,7 @@ def stopped(
     process = start(bench, workdir, seed, *more, devices=devices)
     epochs = 0
     for line in process.stdout:
-        if line.startswith("epoch"):
+        if line.startswith(("epoch", "step")):
             epochs += 1
             if epochs == 3:
                 process.send_signal(signal.SIGTERM)
@@ -320,7 +320,7 @@ def full_disk(bench: Bench, whole: Whole) -> dict[str, Any]:
         epochs, lines = 0, []
         for line in process.stdout:
             lines.append(line)
-            epochs += line.startswith("epoch")
+            epochs += line.startswith(("epoch", "step"))
             if epochs == 3 and not (disk / "filler").exists():
                 fill(disk / "filler")
         code = process.wait()
@@ -457,7 +457,7 @@ def watched(
     Watched.count, Watched.stop_at, Watched.spoil = 0, stop_at, staticmethod(spoil)
     loop.Trainer = Watched
     try:
-        loop.train_and_evaluate(config, workdir, Quiet(1))
+        loop.train_and_evaluate(config, workdir, Quiet())
     except KeyboardInterrupt:
         return STOPPED
     except DivergedError:

@@ -259,7 +259,7 @@ class Stopping(Display):
     """Stops the run after so many decisions, and keeps what it was told."""
 
     def __init__(self, decisions=99):
-        super().__init__(3)
+        super().__init__()
         self.left, self.lines = decisions, []
 
     def say(self, text):

@@ -36,7 +36,7 @@ class Stopping(Display):
         signals._asked = left <= 0
 
 try:
-    loop.train_and_evaluate(config.to_dict(), workdir, Stopping(4))
+    loop.train_and_evaluate(config.to_dict(), workdir, Stopping())
 except KeyboardInterrupt:
     print("stopped")
 print([name for name in ("wandb", "mlflow") if name in sys.modules])
