@@ -79,10 +79,7 @@ def compiled(name: str, lowered: jax.stages.Lowered) -> Program:
         memory, problem = refusal(str(error))
         return Program(name, seconds, memory, problem=problem)
     seconds = time.process_time() - start
-    found: Any = done.memory_analysis()
-    memory = found.argument_size_in_bytes + found.output_size_in_bytes
-    memory += found.temp_size_in_bytes - found.alias_size_in_bytes
-    memory += found.generated_code_size_in_bytes
+    memory = memory_of(done.memory_analysis())
     cost: Any = done.cost_analysis() or {}  # not every compiler tells
     return Program(
         name,
@@ -92,6 +89,13 @@ def compiled(name: str, lowered: jax.stages.Lowered) -> Program:
         cost.get("bytes accessed", 0.0),
         tuple(collectives(done.as_text() or "")),
     )
+
+
+def memory_of(found: Any) -> float:
+    """Bytes of a device that XLA has planned for a program, its code among them."""
+    total: float = found.argument_size_in_bytes + found.output_size_in_bytes
+    total += found.temp_size_in_bytes - found.alias_size_in_bytes
+    return total + found.generated_code_size_in_bytes
 
 
 def refusal(text: str) -> tuple[float, str]:

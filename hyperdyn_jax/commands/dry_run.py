@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from hyperdyn_jax.commands.compiled import memory_of
 from hyperdyn_jax.distributed import collectives
 from hyperdyn_jax.run import network as network_lib
 from hyperdyn_jax.run.config import Setup
@@ -123,14 +124,12 @@ def memory_in_words(trainer: Trainer) -> str:
     found = step.compile().memory_analysis()
     if found is None:
         return "this backend does not tell"
-    arguments, outputs = found.argument_size_in_bytes, found.output_size_in_bytes
-    temporary, shared = found.temp_size_in_bytes, found.alias_size_in_bytes
-    total = arguments + outputs + temporary - shared
+    arguments, temporary = found.argument_size_in_bytes, found.temp_size_in_bytes
     beside = f"every state that is held beside it {_in_mb(trainer.shapes())}"
     return (
-        f"{total / MB:,.1f} MB on a device for a training step, as XLA plans it "
-        f"(arguments, resident data among them, {arguments / MB:,.1f}; temporary "
-        f"{temporary / MB:,.1f}); {beside}"
+        f"{memory_of(found) / MB:,.1f} MB on a device for a training step, as XLA "
+        f"plans it (arguments, resident data among them, {arguments / MB:,.1f}; "
+        f"temporary {temporary / MB:,.1f}); {beside}"
     )
 
 

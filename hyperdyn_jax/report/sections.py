@@ -158,16 +158,15 @@ def cost(run: Run) -> Section:
     last, spent = run.metrics[-1], numbers.seconds(run)
     rows = [
         ["Accepted steps", f"{last['step']:,}"],
-        ["Steps of trials beyond them", f"{numbers.extra(run):,}"],
+        ["Steps of trials, and taken back", f"{numbers.extra(run):,}"],
         ["Total steps", f"{last['total_steps']:,}"],
         ["Overhead", numbers.overhead(run)],
-        ["Seconds in accepted epochs", f"{spent:,.1f}"],
+        ["Seconds of training and deciding", f"{spent:,.1f}"],
         ["Seconds an accepted epoch, mean", f"{spent / len(run.metrics):,.2f}"],
     ]
     note = (
         "Steps are optimizer steps; overhead is total / accepted steps − 1. Seconds "
-        "are of training and deciding in accepted epochs; start-up, checkpoints and "
-        "probes that leave the run where it was are not in them."
+        "include those of all trials; start-up and checkpoints are not in them."
     )
     grid = parts.boxed(parts.table("", ["Cost", "Value"], rows, name="cost"))
     return Section("cost", "Cost", parts.figure(charts.cost([run])) + grid, note)

@@ -122,6 +122,8 @@ def make_strategy(
     config: Config, name: str, axes: Mapping[str, space.Axis]
 ) -> interface.Strategy:
     """The strategy of a name, from a config with the length of an epoch in it."""
+    if name == "explore":
+        raise ValueError("strategy 'explore' is gone; 'race' has taken its place")
     make = choose("strategy", name, STRATEGIES)
     optimizer = config.get("optimizer", {})  # its own problems are told elsewhere
     optimizer = optimizer if isinstance(optimizer, Mapping) else {}

@@ -126,7 +126,7 @@ class Engine:
             names=list(self.strategy.searched) or list(trials.hparams),
             score_before=run.score,
             extra_steps=taken - (new.step - run.step),
-            rollback=rollback(run, new),
+            rollback=rollback(run, new, decision.undone),
         )
         rows, accepted = {"decisions": row}, None
         told: tuple[Mapping[str, Any], Branch] | None = None
@@ -357,13 +357,22 @@ def remember(run: Run, branch: Branch) -> Run:
     return run._replace(best=[branch.state], best_epoch=run.epoch - 1, best_merit=found)
 
 
-def rollback(before: Run, after: Run) -> dict[str, Any] | None:
-    """Where a decision took the run back: the attempt number and the largest learning
-    rate of the next (None without a limit) if everything diverged, or the step of the
-    earlier state that it goes on from; else None."""
-    if after.attempts > before.attempts:
-        return {"attempt": after.attempts, "learning_rate_limit": after.limit}
-    return {"step": after.step} if after.step < before.step else None
+def rollback(before: Run, after: Run, undone: bool) -> dict[str, Any] | None:
+    """Where a decision took the run back, else None: the attempt number and the largest
+    learning rate of the next (None without a limit) if everything diverged; the step
+    of the state that it goes on from, if that is an earlier one.
+
+    Args:
+      before, after: the run around the decision.
+      undone: as `Decision.undone`.
+    """
+    failed, earlier = after.attempts > before.attempts, after.step < before.step
+    back: dict[str, Any] = {}
+    if failed:
+        back = {"attempt": after.attempts, "learning_rate_limit": after.limit}
+    if earlier or (undone and not failed):
+        back["step"] = after.step
+    return back or None
 
 
 def metrics_row(

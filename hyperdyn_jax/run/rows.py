@@ -116,8 +116,7 @@ def decision_row(
       names: the hyperparameters of the model's axes, in their order.
       score_before: the run's score when the trials began.
       extra_steps: optimizer steps that the trials took beside those of the run.
-      rollback: where every branch diverged, the attempt number and the largest learning
-        rate of the next one; else None.
+      rollback: as `engine.rollback` has it.
     """
     model: dict[str, Any] = dict(trials.model)
     if "length_scale" in model:

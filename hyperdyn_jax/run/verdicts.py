@@ -48,8 +48,9 @@ def probed(row: Row) -> bool:
 
 
 def went_back_to(row: Row) -> int | None:
-    """The step of the earlier state that the run goes on from; None if it does not."""
-    return (row.get("rollback") or {}).get("step")
+    """The step that a run that fell behind goes back to; None if it does not."""
+    back = row.get("rollback") or {}
+    return None if "attempt" in back else back.get("step")
 
 
 def role(row: Row, index: int) -> str:
@@ -106,8 +107,9 @@ def _reason_to_stay(row: Row) -> str:
     if (step := went_back_to(row)) is not None:
         return f"clearly behind its best; the run goes back to step {step:,}"
     if not probed(row):
-        text = "every branch diverged; back to the state before"
         back = row.get("rollback") or {}
+        where = f"step {back['step']:,}" if "step" in back else "the state before"
+        text = f"every branch diverged; back to {where}"
         text += f", attempt {back['attempt']}" if "attempt" in back else ""
         limit = known(back.get("learning_rate_limit"))
         most = f"; learning rate at most {limit:.3g} from now on" if limit else ""

@@ -49,7 +49,7 @@ HORIZONS = (1, 2, 4, 6)  # of the rounds, in those of the first
 KEPT = (4, 3, 3)  # arms that go on to the next round at most, the base among them
 NEEDED = 0.04  # share of what is expected to be best that an arm has to be next to
 SETTLED = 0.6  # below this probability of a better setting, a base that leads stays
-ARMS = (7, 12)  # of the first round: fewer cannot show that they follow the rate
+ARMS = (7, 12)  # of the first round
 FEWEST = 3  # of them, where the budget has no room for more
 FIRST = 0.01  # of the budget, trained by each arm of the first round
 LEAST = 10  # steps of the first round; fewer only where the budget has no room for them
@@ -119,7 +119,8 @@ class Race(RacePlan):
       steps_per_epoch: a trial has whole steps, and the budget is kept to the step.
       base: the schedule to stay with unless something is better by more than noise.
         Where it changes over the run its shape is kept and its rate is multiplied.
-        With fewer than seven arms, in a budget of less than about 340 steps, it stays.
+        With fewer than six arms, in a budget of less than about 290 steps, it stays:
+        so few cannot show that they follow the rate.
       max_overhead: steps of the race over those of the rest of the run; never exceeded.
         What a run that goes back has trained since its best comes on top, within
         the budget.
@@ -455,7 +456,7 @@ class Race(RacePlan):
         since = int(state.done - state.best_done)  # where the run has not been better
         best = 1 if since == 0 else 2  # the state of it, after the stretch and the run
         if self._is_behind(state, score, steps) or not np.isfinite(score):
-            decision = common.stay(state.epoch, hold=[best])
+            decision = common.stay(state.epoch, hold=[best])._replace(undone=True)
             return state._replace(
                 spent=state.spent + np.int32(since + steps),
                 done=state.best_done,

@@ -71,6 +71,7 @@ class Decision(NamedTuple):
     draw: the uniform number it was compared with, in [0, 1); NaN where there was none.
     hold: i32[h], states to hold on to for the next trials, by their index in (branches,
       then the states held before). The first becomes the run.
+    undone: the trial was the run's own next steps, and these are taken back.
     """
 
     epoch: int
@@ -79,6 +80,7 @@ class Decision(NamedTuple):
     keep_probability: float
     draw: float
     hold: np.ndarray
+    undone: bool = False
 
 
 class DivergedError(RuntimeError):

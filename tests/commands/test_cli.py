@@ -316,6 +316,7 @@ def settings(**changes):
         ({"eval_batch_size": 3}, "config.eval_batch_size must be a positive multiple of the number of devices, got 3 for 8 devices"),
         ({"dataset": "mnist"}, "config.dataset must be one of characters, cifar10, cifar10_twin, digits, imagenet, got 'mnist'"),
         ({"strategy": "magic"}, "config.strategy must be one of autolrs, "),
+        ({"strategy": "explore"}, "config.strategy: strategy 'explore' is gone; 'race' has taken its place"),
         ({"strategy": "cosine", "cosine": {"nope": 1.0}}, "config.cosine sets nope, which the optimizer lacks; it has learning_rate, "),
         ({"strategy": "autolrs", "epochs": 1, "batch_size": 128}, "config.strategy: its shortest trials would be of 0.25 steps"),
         ({"strategy": "race", "epochs": 1, "batch_size": 128, "race": {"max_overhead": 1.0}}, "config.strategy: max_overhead=1 of 10 steps is room for 5 steps of trials, and a race takes"),

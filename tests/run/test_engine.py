@@ -3,13 +3,15 @@
 import itertools
 import json
 import time
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
 from hyperdyn_jax import DivergedError, LogUniform, SearchSpace, tune
-from hyperdyn_jax.run.engine import Engine
+from hyperdyn_jax.run import verdicts
+from hyperdyn_jax.run.engine import Engine, rollback
 from hyperdyn_jax.run.own_loop import OwnLoop
 from hyperdyn_jax.run.rows import InMemory
 from hyperdyn_jax.strategies import common, learned_schedule
@@ -163,6 +165,36 @@ def test_a_run_that_goes_back_has_the_steps_of_the_state_that_it_goes_on_from(ca
     rate = result.schedule["learning_rate"]
     expected = np.float32([0.1, 0.1, 0.4, 0.4, 0.5, 0.5])
     assert [float(rate(i)) for i in range(6)] == expected.tolist()
+
+
+class Undoing(Scripted):
+    """Takes back what it calls a probe, as steps of the run."""
+
+    def tell(self, state, trials, scores):
+        _, undone = self._turn(state)
+        state, decision = super().tell(state, trials, scores)
+        return state, decision._replace(undone=undone)
+
+
+def test_steps_that_a_run_takes_back_at_once_are_no_probe(capsys):
+    size = {"epochs": 2, "steps_per_epoch": 2, "key": KEY, "progress": True}
+    script = Undoing(SOUND, PROBE, SOUND)
+    result = tune(train, float, np.float32(0), script, **size)
+    told = [row["rollback"] for row in result.decisions]
+    assert told == [None, {"step": 2}, None]
+    line = "clearly behind its best; the run goes back to step 2; left: lr 0.5"
+    assert line in capsys.readouterr().out
+
+
+def test_a_run_that_diverges_tells_the_earlier_step_that_it_goes_back_to():
+    before = SimpleNamespace(attempts=0, step=40)
+    after = SimpleNamespace(attempts=1, step=20, limit=None)
+    back = {"attempt": 1, "learning_rate_limit": None, "step": 20}
+    assert rollback(before, after, True) == back
+    row = {"branch": -1, "rollback": back, "trials": [{}], "scores": [None]}
+    row |= {"score_before": 1.0, "epoch": 0}
+    assert verdicts.outcome(row) == "rolled back"
+    assert verdicts.reason(row).startswith("every branch diverged; back to step 20, a")
 
 
 class Spending(Scripted):

@@ -201,6 +201,14 @@ def test_a_base_that_leads_ends_the_race_early():
     assert played.path > 1000 - 100
 
 
+@pytest.mark.parametrize(("epochs", "kept"), [(28, True), (29, False)])
+def test_a_run_too_short_for_six_arms_stays_with_its_base(epochs, kept):
+    """However far off it is: five that are in order may be so by chance."""
+    for seed in range(5):
+        played = Played(race(epochs=epochs, steps=10, rate=1e-4), valley(1e-2), seed)
+        assert played.state.kept == kept
+
+
 def test_a_base_that_diverges_is_left():
     def cliff(setting, step):
         ruined = setting["learning_rate"] > 0.02 and step > 10
@@ -344,6 +352,7 @@ def test_a_stretch_that_is_far_behind_is_done_again_at_a_smaller_rate(bad):
     run = played.phase(RUN)
     (again,) = (i for i, row in enumerate(run) if row[3].branch < 0)
     assert list(run[again][3].hold) == [1]  # where the stretch began
+    assert run[again][3].undone
     after = run[again + 1][1].hparams["learning_rate"][0]
     assert after == pytest.approx(played.rate / 3, rel=1e-3)
     assert played.total == 1000
