@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from paths import ROOT
 
-from hyperdyn_jax.commands import cli, topology
+from hyperdyn_jax.commands import cli, dry_run, topology
 from hyperdyn_jax.commands.compiled import Collective, Program
 from hyperdyn_jax.data import blank, cifar10, imagenet
 from hyperdyn_jax.distributed import slices
@@ -162,5 +162,10 @@ def test_what_does_not_fit_is_told():
     ):
         text = topology.memory_in_words(setup, trainer, where, 1, [*found, other])
         assert text.startswith("does not fit: ")
+    state = dry_run.size_of(trainer.shapes())
+    beside = [topology.held_beside(setup, trainer, branches) for branches in (1, 4)]
+    assert (
+        beside[1] - beside[0] == 3 * 2 * state
+    )  # where they began, and where they are
     line = topology.program_in_words(small._replace(problem="no room"))
     assert line == "training step: cannot be compiled: no room"

@@ -5,6 +5,7 @@ import pytest
 
 from hyperdyn_jax import compare, paper, replay, report
 from hyperdyn_jax.report import charts, figures
+from hyperdyn_jax.run.config_schema import current
 
 STRATEGIES = ("autolrs", "cosine", "explore", "hyperband", "hyperdyn", "pb2", "plateau")
 
@@ -55,3 +56,11 @@ def test_replay_reads_them(study, strategy):
     assert settings["strategy"] == "replay"
     assert settings["replay"] == {"run": str(run)}
     assert settings["averaging"] == (5.0 if strategy == "explore" else None)
+
+
+def test_an_explore_run_that_says_nothing_of_its_average_had_one():
+    config = {"strategy": "explore", "explore": {}, "averaging": None}
+    found = current(config, finished=True)
+    assert (found["averaging"], found["backtracking"]) == (5.0, True)
+    assert current(config | {"averaging": 2.0}, finished=True)["averaging"] == 2.0
+    assert current(config) == config  # it is no strategy that could be trained

@@ -1,5 +1,8 @@
 """The lines of a run on a terminal."""
 
+import io
+
+from rich.console import Console
 from written_runs import DECISIONS, METRICS, A, Page, decision, make_run
 
 from hyperdyn_jax import report
@@ -27,3 +30,19 @@ def test_a_line_and_the_page_give_the_same_reason(tmp_path):
         assert f"{outcome.lower()}: {reason}" in line
     lone = decision(0, [A], [50.0], 49.0, 0)
     assert console.told(lone, accepted).endswith("lr 0.1 momentum 0.9")
+
+
+def test_below_the_lines_of_a_terminal_stands_where_the_run_is():
+    terminal = Console(
+        force_terminal=True, file=io.StringIO(), highlight=False, soft_wrap=True
+    )
+    display = console.Display(terminal)
+    accepted = METRICS[0] | {"validation_loss": 1.0}
+    with display.working("compiling"):
+        status = display._status
+        assert status.status == "compiling"
+        rows = {"decisions": DECISIONS[0], "metrics": accepted}
+        display.decision(console.at_step(7, 681), rows, [accepted], 100.0, 674)
+        assert status.status == "after step   7/681"
+    line = next(x for x in terminal.file.getvalue().splitlines() if "img/s" in x)
+    assert "step   7/681  loss" in line

@@ -65,6 +65,23 @@ def test_the_drift_is_found(slope):
     assert belief.best[0] == pytest.approx(4, abs=0.8)
 
 
+def test_a_base_that_leads_is_left_only_where_another_is_surely_better():
+    falling = rows(
+        lambda x, t: -0.3 * (x - 4 - 0.25 * (np.log(900) - t)) ** 2, horizons=(10, 20)
+    )
+    behind = believe(*falling, base=5.2)
+    assert 0.5 < behind.ahead < drift.SURE
+    assert behind.leaves_base
+    assert not believe(*falling, base=5.2, base_leads=True).leaves_base
+    assert believe(*falling, base=6.2, base_leads=True).leaves_base
+
+
+@pytest.mark.parametrize(("slope", "warming"), [(0.2, False), (1.0, True)])
+def test_a_fast_drift_is_taken_for_a_warm_up(slope, warming):
+    best = lambda t: 3 + slope * (np.log(900) - t)  # noqa: E731
+    assert believe(*rows(lambda x, t: -((x - best(t)) ** 2))).warming == warming
+
+
 def test_few_rows_say_little_and_the_prior_stands():
     unsure = believe(*rows(lambda x, _: -((x - 4) ** 2), horizons=(10,)))
     sure = believe(*rows(lambda x, _: -((x - 4) ** 2)))

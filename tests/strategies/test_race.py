@@ -237,6 +237,19 @@ def test_a_shape_takes_the_rate_of_the_same_mean_square():
     assert shaped.rate / flat.rate == pytest.approx(ratio, rel=0.25)
 
 
+def test_the_model_sees_the_rate_in_effect_and_is_read_back():
+    tuner = race(base=Schedule.cosine(40, 0.1))
+    place = np.array([0.3])
+    whole = np.log((3 / 8) / (0.8 + 0.2 / 6)) / 2  # mean squares of a cosine and of WSD
+    moved = tuner.moved(place, 1.0)
+    assert moved[0] - place[0] * tuner.spans[0] == pytest.approx(whole, abs=0.01)
+    assert tuner.moved(place, 0.01) == pytest.approx(place * tuner.spans, abs=1e-3)
+    for share in (0.01, 0.3, 1.0):
+        assert tuner.moved_back(tuner.moved(place, share), share) == pytest.approx(
+            place
+        )
+
+
 def test_no_rate_beyond_the_largest_arm_is_chosen():
     for seed in range(5):
         rising = Played(race(), lambda s, _: np.log(s["learning_rate"]), seed)
