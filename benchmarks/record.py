@@ -23,16 +23,20 @@ def encode(packages: Iterable[str], results: Any) -> bytes:
     # Where the data were is not part of a result.
     words = ["--data_dir=DIR" if "--data_dir=" in word else word for word in words]
     words = ["DATA_DIR" if Path(word).is_dir() else word for word in words]
-    record = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "command": " ".join(words),
+    date, machine = datetime.now(UTC).date().isoformat(), where(packages)
+    record = {"date": date, "command": " ".join(words)} | machine
+    record["results"] = results
+    return (json.dumps(record, indent=1) + "\n").encode()
+
+
+def where(packages: Iterable[str]) -> dict[str, Any]:
+    """The machine, and the versions of packages on it."""
+    return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in packages},
-        "results": results,
     }
-    return (json.dumps(record, indent=1) + "\n").encode()
 
 
 def _program() -> list[str]:

@@ -42,6 +42,13 @@ class Curves:
         return float(min(self._ends("wsd").min(), self._ends("cosine").min()))
 
     @functools.cached_property
+    def target(self) -> float:
+        """The median of the eight best runs of that sweep; a sweep of four rates has no
+        more."""
+        ends = np.concatenate([self._ends("wsd"), self._ends("cosine")])
+        return float(np.median(np.sort(ends)[:8]))
+
+    @functools.cached_property
     def best_rate(self) -> float:
         """The rate of that run."""
         both = np.minimum(self._ends("wsd"), self._ends("cosine"))

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 Tree = Any
+Optimizer = Callable[[Any], optax.GradientTransformation]  # of the learning rate
 
 
 class State(NamedTuple):
@@ -29,6 +30,12 @@ class Workload(NamedTuple):
     usual: the learning rate that a textbook would start from.
     rates: lowest and highest learning rate that is searched.
     steps: length of a run.
+    family: "sgd" or "adam", what a user would train it with.
+    optimizer: that, of the learning rate, without what `around` adds to it.
+    decay: of the weights, a part of the task.
+    warmup: steps over which the optimizer itself raises the rate.
+    remade: `remade(optimizer)` is the same task with another optimizer in the place of
+      its own. Clipping and accumulation stay; a warm-up goes with the optimizer.
     """
 
     name: str
@@ -39,6 +46,11 @@ class Workload(NamedTuple):
     usual: float
     rates: tuple[float, float]
     steps: int
+    family: str
+    optimizer: Optimizer
+    decay: float
+    warmup: int
+    remade: Callable[[Optimizer], "Workload"]
 
 
 class Data(NamedTuple):
@@ -54,13 +66,17 @@ def make(
     data: Data,
     init: Callable[[jax.Array], Tree],
     loss: Callable[..., jax.Array],
-    optimizer: Callable[[jax.Array], optax.GradientTransformation],
+    optimizer: Optimizer,
     *,
     batch: int,
     usual: float,
     rates: tuple[float, float],
     steps: int = 1000,
     seed: int = 0,
+    around: Callable[..., optax.GradientTransformation] = lambda own: own,
+    family: str = "adam",
+    decay: float = 0.0,
+    warmup: int = 0,
 ) -> Workload:
     """A workload whose batches are a function of the step's number.
 
@@ -71,10 +87,13 @@ def make(
       loss: `loss(params, key, *arrays)`, the mean over examples.
       optimizer: of the learning rate.
       batch: examples a step.
-      usual, rates, steps: as in `Workload`.
+      usual, rates, steps, family, decay, warmup: as in `Workload`.
       seed: of the batches.
+      around: what the task adds to any optimizer, such as clipping.
     """
-    tuned = optax.inject_hyperparams(optimizer)(learning_rate=usual)
+    tuned = optax.inject_hyperparams(
+        lambda learning_rate: around(optimizer(learning_rate))
+    )(learning_rate=usual)
     train, validation, test = (tuple(map(jnp.asarray, split)) for split in data)
     size = len(train[0])
 
@@ -83,9 +102,10 @@ def make(
         def step(i: jax.Array, state: State) -> State:
             draw, noise = jax.random.split(jax.random.fold_in(jax.random.key(seed), i))
             rows = jax.random.randint(draw, (batch,), 0, size)
-            grads = jax.grad(loss)(state.params, noise, *(x[rows] for x in train))
+            examples = [x[rows] for x in train]
+            value, grads = jax.value_and_grad(loss)(state.params, noise, *examples)
             own = state.opt_state._replace(hyperparams={"learning_rate": rate})
-            updates, own = tuned.update(grads, own, state.params)
+            updates, own = tuned.update(grads, own, state.params, value=value)
             return State(optax.apply_updates(state.params, updates), own)
 
         return jax.lax.fori_loop(first, last, step, state)
@@ -102,9 +122,16 @@ def make(
         params = init(key)
         return State(params, tuned.init(params))
 
+    def remade(other: Optimizer) -> Workload:
+        return make(
+            name, data, init, loss, other, batch=batch, usual=usual, rates=rates,
+            steps=steps, seed=seed, around=around, family=family, decay=decay,
+        )  # fmt: skip
+
     return Workload(
-        name, begin, step_range, score(validation), score(test), usual, rates, steps
-    )
+        name, begin, step_range, score(validation), score(test), usual, rates, steps,
+        family, optimizer, decay, warmup, remade,
+    )  # fmt: skip
 
 
 def dense(key: jax.Array, inputs: int, outputs: int, gain: float = 1.0) -> Tree:

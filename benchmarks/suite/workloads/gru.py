@@ -43,13 +43,13 @@ def loss(params: Any, _: jax.Array, text: jax.Array) -> jax.Array:
     return cross_entropy(logits, text[:, 1:].T)
 
 
-def optimizer(learning_rate: float) -> optax.GradientTransformation:
-    sgd = optax.sgd(learning_rate, 0.9)
-    return optax.chain(optax.clip_by_global_norm(1.0), sgd)
+def clipped(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    return optax.chain(optax.clip_by_global_norm(1.0), optimizer)
 
 
 def workload(_: str, seed: int) -> Workload:
     return make(
-        "gru", sources.library_text(LENGTH), init, loss, optimizer,
-        batch=BATCH, usual=0.3, rates=(3e-3, 10.0), seed=seed,
+        "gru", sources.library_text(LENGTH), init, loss,
+        lambda learning_rate: optax.sgd(learning_rate, 0.9), around=clipped,
+        batch=BATCH, usual=0.3, rates=(3e-3, 10.0), seed=seed, family="sgd",
     )  # fmt: skip

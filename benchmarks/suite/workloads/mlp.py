@@ -12,5 +12,5 @@ def workload(data_dir: str, seed: int) -> Workload:
         "mlp", sources.cifar16(data_dir),
         lambda key: mlp_init(key, [768, 256, 256, 10]), loss,
         lambda learning_rate: optax.sgd(learning_rate, 0.9),
-        batch=128, usual=0.03, rates=(1e-3, 3.0), seed=seed,
+        batch=128, usual=0.03, rates=(1e-3, 3.0), seed=seed, family="sgd",
     )  # fmt: skip

@@ -15,13 +15,15 @@ def loss(params: Any, _: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
     return cross_entropy(mlp(params, x.reshape(len(x), -1)), y)
 
 
-def workload(data_dir: str, seed: int) -> Workload:
-    def optimizer(learning_rate: float) -> Any:
-        sgd = optax.sgd(learning_rate, 0.9)
-        return optax.MultiSteps(sgd, MICRO_STEPS).gradient_transformation()
+def accumulated(optimizer: optax.GradientTransformation) -> Any:
+    steps = optax.MultiSteps(optimizer, MICRO_STEPS)
+    return optax.GradientTransformationExtraArgs(steps.init, steps.update)
 
+
+def workload(data_dir: str, seed: int) -> Workload:
     return make(
         "multisteps", sources.cifar16(data_dir),
-        lambda key: mlp_init(key, [768, 128, 128, 10]), loss, optimizer,
-        batch=32, usual=0.1, rates=(2e-3, 6.0), seed=seed,
+        lambda key: mlp_init(key, [768, 128, 128, 10]), loss,
+        lambda learning_rate: optax.sgd(learning_rate, 0.9), around=accumulated,
+        batch=32, usual=0.1, rates=(2e-3, 6.0), seed=seed, family="sgd",
     )  # fmt: skip

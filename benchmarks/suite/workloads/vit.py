@@ -16,6 +16,7 @@ from benchmarks.suite.workload import (
 )
 
 PATCH, WIDTH, LAYERS, HEADS = 4, 48, 2, 4
+DECAY = 0.05
 TOKENS = (16 // PATCH) ** 2
 
 
@@ -40,6 +41,6 @@ def loss(params: Any, _: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
 def workload(data_dir: str, seed: int) -> Workload:
     return make(
         "vit", sources.cifar16(data_dir), init, loss,
-        lambda learning_rate: optax.adamw(learning_rate, weight_decay=0.05),
-        batch=32, usual=1e-3, rates=(3e-5, 0.1), seed=seed,
+        lambda learning_rate: optax.adamw(learning_rate, weight_decay=DECAY),
+        batch=32, usual=1e-3, rates=(3e-5, 0.1), seed=seed, decay=DECAY,
     )  # fmt: skip
