@@ -137,9 +137,10 @@ def read_out(state: State) -> State:
 def run_peer(work: Workload, peer: Peer, rate: float, seed: int) -> plain.Run:
     """A peer in the place of the workload's optimizer."""
     task = work if peer.of is None else work.remade(peer.of(work))
-    if peer.of in (prodigy, dadapt, schedule_free, momo):  # rates of their own scale
-        task = task._replace(warmup=work.warmup)
-    return plain.train(task, rate, peer.shape, seed, read_out)
+    # Of the workload's own optimizer, and so of Mechanic's, it is inside.
+    outside = peer.of in (prodigy, dadapt, schedule_free, momo)
+    warmup = work.warmup if outside else 0
+    return plain.train(task, rate, peer.shape, seed, read_out, warmup)
 
 
 def run_tuner(work: Workload, name: str, seed: int) -> plain.Run:

@@ -42,6 +42,7 @@ def train(
     shape: str,
     seed: int,
     read: Callable[[State], State] = lambda state: state,
+    warmup: int = 0,
 ) -> Run:
     """Trains a workload to its end.
 
@@ -51,6 +52,7 @@ def train(
       shape: one of `SCHEDULES`.
       seed: of the weights.
       read: the state that is scored.
+      warmup: steps over which the rate rises to what the shape says.
     """
     state, every = work.init(jax.random.key(seed)), work.steps // READS
     losses, best = [(0, -work.evaluate(state))], state
@@ -58,7 +60,7 @@ def train(
     for first in range(0, work.steps, length):
         steps = range(first, min(first + length, work.steps))
         middle = first + len(steps) / 2
-        raised = min(1.0, (middle + 0.5) / max(work.warmup, 1))
+        raised = min(1.0, (middle + 0.5) / max(warmup, 1))
         now = rate * SCHEDULES[shape](middle / work.steps) * raised
         state = work.train(state, {"learning_rate": now}, steps)
         if steps.stop % every and steps.stop != work.steps:
