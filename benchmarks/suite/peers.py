@@ -43,8 +43,8 @@ from hyperdyn_jax.tuning import tune
 COLUMNS = ("peer", "workload", "seed", "rate")
 # Of NadamW and SGD with momentum 0.9, after a warm-up of 5% along a cosine.
 CANDIDATES = {
-    "nadamw": (5e-4, 1.5e-3, 5e-3, 1.5e-2),
-    "sgd": (0.02, 0.06, 0.2, 0.6),
+    "nadamw": (1e-3, 3e-3, 1e-2),
+    "sgd": (0.05, 0.15, 0.5),
 }
 
 

@@ -1,0 +1,402 @@
+"""The suite's tables and picture, from its records (`benchmarks/results/suite`)."""
+
+import collections
+import functools
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from archive import RESULTS
+from suite.curves import Curves, load
+
+from hyperdyn_jax.report.chart import Chart, Key, Panel
+from hyperdyn_jax.report.parts import markdown
+
+FOLDER = RESULTS / "suite"
+VERSION = "4"  # of the race that the rows are of
+SEEDS = (4, 5)  # that nothing was chosen on
+Row = dict[str, Any]
+Problem = tuple[str, int]  # a workload and a seed
+WORKLOADS = {
+    "autoencoder": "VAE of digits, Adam",
+    "characters": "MLP on characters, Adam",
+    "flights": "MLP on flights, Adam",
+    "gru": "GRU, clipped gradients",
+    "mlp": "MLP on CIFAR-10, SGD",
+    "multisteps": "the same, `MultiSteps(8)`",
+    "plateau": "GRU, a bit to remember",
+    "transformer": "transformer on code, Adam",
+    "transformer_warmup": "the same with a warm-up",
+    "vit": "vision transformer, AdamW",
+}
+FEW = ("flights", "gru", "multisteps", "transformer", "transformer_warmup", "vit")
+# Columns: the starting rate, its words, and against what.
+COLUMNS = {
+    ("best", "own"): "own run: constant",
+    ("best:cosine", "own"): "own run: cosine",
+    ("best", "ratio"): "sweep: best rate",
+    ("0.1x", "ratio"): "sweep: a tenth",
+    ("10x", "ratio"): "sweep: ten times",
+    ("none", "ratio"): "sweep: no rate",
+}
+
+
+@functools.cache
+def rows(name: str) -> list[Row]:
+    """The rows of a record; of the race those of the present one."""
+    text = (FOLDER / f"{name}.jsonl").read_text(encoding="utf-8")
+    found = [json.loads(line) for line in text.splitlines()]
+    return [row for row in found if row.get("version", VERSION) == VERSION]
+
+
+@functools.cache
+def curves(problem: Problem) -> Curves:
+    return load(FOLDER / f"{problem[0]}-{problem[1]}.npz")
+
+
+def race(
+    names: Iterable[str] = WORKLOADS, seeds: Iterable[int] = SEEDS
+) -> dict[Problem, dict[str, Row]]:
+    """Rows of the race by problem and kind of base."""
+    found: dict[Problem, dict[str, Row]] = {}
+    for name in names:
+        for row in rows("race"):
+            if row["workload"] == name and row["seed"] in seeds:
+                found.setdefault((name, row["seed"]), {})[row["kind"]] = row
+    return found
+
+
+def percent(ratio: float) -> str:
+    """A ratio of losses as a difference in percent."""
+    if not math.isfinite(ratio) or ratio > 10:
+        return "> +900%"
+    return f"{100 * (ratio - 1):+.1f}%"
+
+
+def mean(ratios: Iterable[float]) -> float:
+    return float(np.exp(np.mean(np.log([*ratios]))))
+
+
+def _column(found: Iterable[dict[str, Row]], column: tuple[str, str]) -> list[float]:
+    kind, name = column
+    return [row[kind][name] for row in found]
+
+
+def few() -> str:
+    """The race on six workloads of the suite, means over seeds."""
+    return _by_workload(FEW)
+
+
+def _by_workload(names: Iterable[str], more: Iterable[list[str]] = ()) -> str:
+    table = []
+    for name in names:
+        found = race([name]).values()
+        cells = [percent(mean(_column(found, column))) for column in COLUMNS]
+        table.append([WORKLOADS[name], *cells])
+    return markdown("workload|" + "|".join(COLUMNS.values()), [*table, *more])
+
+
+def every() -> str:
+    """The same of all, and the mean and the worst of single runs."""
+    found = race()
+    columns = [_column(found.values(), column) for column in COLUMNS]
+    ends = [
+        ["**geometric mean**", *(percent(mean(column)) for column in columns)],
+        ["**worst run**", *(percent(max(column)) for column in columns)],
+    ]
+    left = [x["best"] for x in found.values() if _is_left(x["best"])]
+    lost = max((x["own"] for x in left), default=1.0)
+    note = (
+        f"Means over {_seeds(found)}; 1,000 steps with every trial counted, one run a "
+        f"cell; the race left a right constant in {len(left)} of {len(found)} runs, "
+        f"which ended {percent(lost)} against it at worst; raw rows in "
+        f"`benchmarks/results/suite/race.jsonl`, made by "
+        f"`python -m benchmarks.suite.race`."
+    )
+    return _by_workload(WORKLOADS, ends) + "\n\n" + note
+
+
+def _seeds(problems: Iterable[Problem]) -> str:
+    """Which seeds there are, of how many workloads each."""
+    counts = collections.Counter(seed for _, seed in problems)
+    words = [f"seed {seed} ({count} workloads)" for seed, count in counts.items()]
+    return " and ".join(words)
+
+
+def _is_left(row: Row) -> bool:
+    """Whether a race chose another rate than its base's; going back divides it by 3."""
+    cuts = round(math.log(row["base"] / row["rate"], 3))
+    return abs(row["rate"] * 3**cuts / row["base"] - 1) > 1e-3
+
+
+# Peers.
+
+PEERS = {
+    "prodigy": "Prodigy",
+    "schedule_free": "schedule-free",
+    "dadapt": "D-Adaptation",
+    "mechanic": "Mechanic",
+    "momo": "MoMo",
+    "nadamw": "NadamW, one rate",
+    "sgd": "SGD, one rate",
+    "usual_cosine": "cosine, textbook rate",
+    "autolrs": "AutoLRS",
+    "pb2": "PB2",
+    "hyperdyn": "the paper's method",
+}
+RACES = {
+    "none": "**race**, no rate given",
+    "0.1x": "**race**, a tenth of the best rate",
+    "best:cosine": "**race**, the best cosine",
+}
+FIXED = ("nadamw", "sgd", "usual_cosine")
+TUNERS = ("autolrs", "pb2", "hyperdyn")
+
+
+@functools.cache
+def methods() -> dict[str, dict[Problem, Row]]:
+    """Rows of every method on the problems that all have been run on.
+
+    Of a peer that was run at a constant rate and along a cosine, those that are better
+    on average.
+    """
+    found: dict[str, dict[Problem, Row]] = collections.defaultdict(dict)
+    for row in rows("peers"):
+        found[row["peer"]][row["workload"], row["seed"]] = row
+    for problem, kinds in race().items():
+        for kind in RACES:
+            if kind in kinds:
+                found[f"race {kind}"][problem] = kinds[kind]
+    common = set.intersection(*(set(x) for x in found.values()))
+    order = [problem for problem in race() if problem in common]
+    alike = {
+        name: {problem: each[problem] for problem in order}
+        for name, each in found.items()
+    }
+    for name in [x for x in alike if f"{x}_cosine" in alike]:
+        other = alike.pop(f"{name}_cosine")
+        if _mean_ratio(other) < _mean_ratio(alike[name]):
+            alike[name] = other
+    return alike
+
+
+def _mean_ratio(found: Mapping[Problem, Row]) -> float:
+    return mean(row["ratio"] for row in found.values())
+
+
+def _against(name: str, other: str, column: str) -> list[float]:
+    """A loss of a method against that of another, problem by problem."""
+    found = methods()
+    return [
+        1 + (row[column] - found[other][problem][column]) / curves(problem).unit
+        for problem, row in found[name].items()
+    ]
+
+
+def steps_to_target(row: Row, problem: Problem) -> float:
+    """Total steps until the validation loss was as good as the target."""
+    for steps, loss in row["losses"]:
+        if loss <= curves(problem).target:
+            return float(steps)
+    return math.inf
+
+
+def peers() -> str:
+    """Optimizers and settings that need no tuning, and the race."""
+    names = [f"race {x}" for x in RACES] + [x for x in PEERS if x not in TUNERS]
+    return _methods(names) + "\n\n" + _peers_note()
+
+
+def tuners() -> str:
+    """Other tuners, and the race."""
+    return _methods(["race none", *TUNERS])
+
+
+def _methods(names: list[str]) -> str:
+    found = methods()
+    table = []
+    for name in sorted(names, key=lambda name: _mean_ratio(found[name])):
+        each = found[name]
+        ratios = {problem: row["ratio"] for problem, row in each.items()}
+        worst = max(ratios, key=lambda problem: ratios[problem])
+        test = mean(_against(name, "race none", "test_loss"))
+        reached = sum(
+            math.isfinite(steps_to_target(row, problem))
+            for problem, row in each.items()
+        )
+        table.append(
+            [
+                _title(name),
+                percent(mean(ratios.values())),
+                f"{percent(ratios[worst])} ({worst[0].replace('_', ' ')})",
+                percent(test),
+                f"{reached} of {len(each)}",
+            ]
+        )
+    head = "method|validation: mean|worst|test: mean|target reached"
+    return markdown(head, table)
+
+
+def _title(name: str) -> str:
+    return (
+        RACES[name.removeprefix("race ")] if name.startswith("race ") else PEERS[name]
+    )
+
+
+def _peers_note() -> str:
+    machine = rows("peers")[0]["machine"]
+    versions = ", ".join(f"{k} {v}" for k, v in machine["versions"].items())
+    rates = {row["peer"]: row["rate"] for row in rows("peers")}
+    return (
+        f"{_seeds(methods()['race none'])}; 1,000 steps each with all trials counted. "
+        f"NadamW has the rate {rates['nadamw']:g} and SGD {rates['sgd']:g}. "
+        f"{machine['processor']}, {versions}; raw rows in "
+        f"`benchmarks/results/suite/peers.jsonl`, made by "
+        f"`python -m benchmarks.suite.peers`."
+    )
+
+
+MOST = 4.0  # times as many steps as the fastest, at the right end of a profile
+
+
+def profile(name: str) -> list[tuple[float, float]]:
+    """Of a method: the share of problems on which it took at most so many times the
+    steps of the fastest, with the corners of the stairs."""
+    found = methods()
+    times = {
+        each: [steps_to_target(row, problem) for problem, row in of.items()]
+        for each, of in found.items()
+    }
+    least = np.min([*times.values()], axis=0)
+    slower = np.sort(
+        [t / f for t, f in zip(times[name], least, strict=True) if t < math.inf]
+    )
+    count = len(least)
+    points = [(1.0, float(np.sum(slower <= 1)) / count)]
+    for place, times_slower in enumerate(slower, start=1):
+        if 1 < times_slower <= MOST:
+            points += [
+                (float(times_slower), points[-1][1]),
+                (float(times_slower), place / count),
+            ]
+    return [*points, (MOST, points[-1][1])]
+
+
+def profiles() -> Chart:
+    """Performance profiles: optimizers that need no rate, and all else."""
+    optimizers = [name for name in PEERS if name not in (*FIXED, *TUNERS)]
+    looks = {name: f"c{i} d0" for i, name in enumerate(optimizers)}
+    looks |= {name: f"c{i} d1" for i, name in enumerate((*FIXED, *TUNERS))}
+    looks |= {"race none": "ink", "race 0.1x": "ink d2"}
+    heads = {
+        "optimizers that need no rate": optimizers,
+        "fixed settings and other tuners": [*FIXED, *TUNERS],
+    }
+    panels = []
+    for head, names in heads.items():
+        panel = Panel(
+            f"share of problems over steps to the target, {head}",
+            "steps to the target, in those of the fastest", "share of problems",
+            (1.0, MOST), (-0.02, 1.02), head=head,
+        )  # fmt: skip
+        for name in [*names, "race none", "race 0.1x"]:
+            panel.line(*zip(*profile(name), strict=True), looks[name])
+        panels.append(panel)
+    keys = [
+        Key("line", look, _title(name).replace("*", "")) for name, look in looks.items()
+    ]
+    return Chart(panels, keys, size=(4.2, 3.4))
+
+
+# A part taken out.
+
+PARTS = {
+    "the model": "the model: the best arm of the last round goes on",
+    "growing horizons": "growing horizons: one round, all arms as long",
+    "averaging": "averaging",
+    "the cooldown": "the cooldown",
+    "going back": "going back",
+    "base": "the base among the arms: a random start alone",
+}
+ABLATED = {"best": "best rate", "0.1x": "a tenth", "none": "no rate"}
+
+
+def _without_base() -> list[Row]:
+    """Runs without a base, against those with one."""
+    return [
+        {
+            "kind": kind,
+            "change": 1 + (kinds["none"]["loss"] - kinds[kind]["loss"]) / unit,
+        }
+        for problem, kinds in race(seeds=SEEDS[:1]).items()
+        for unit in [curves(problem).unit]
+        for kind in ("best", "0.1x")
+    ]
+
+
+def ablation() -> str:
+    """What the race ends with if a part of it is taken out."""
+    table = []
+    for part, words in PARTS.items():
+        found = _without_base() if part == "base" else [
+            row for row in rows("ablation") if row["without"] == part
+        ]  # fmt: skip
+        changes = {
+            kind: [row["change"] for row in found if row["kind"] == kind]
+            for kind in ABLATED
+        }
+        means = [percent(mean(x)) if x else "" for x in changes.values()]
+        worst = max(row["change"] for row in found)
+        best = min(row["change"] for row in found)
+        table.append([words, *means, percent(worst), percent(best)])
+    count = len({row["workload"] for row in rows("ablation")})
+    note = (
+        f"Change of the final validation loss; {count} workloads, seed {SEEDS[0]}, one "
+        f"run a base; raw rows in `benchmarks/results/suite/ablation.jsonl`, made by "
+        f"`python -m benchmarks.suite.ablation`."
+    )
+    head = "without|" + "|".join(f"mean: {x}" for x in ABLATED.values())
+    return markdown(f"{head}|worst run|best run", table) + "\n\n" + note
+
+
+# Three workloads over three seeds.
+
+THREE = {
+    "transformer_wide": "transformer of width 64, Adam",
+    "mlp": "MLP on CIFAR-10, SGD",
+    "flights": "MLP on flights, Adam",
+}
+THREE_SEEDS = (4, 5, 6)
+
+
+def three() -> str:
+    """The worst of three seeds."""
+    columns = {
+        **{(kind, "own"): f"own run: {words}" for kind, words in
+           (("best", "best"), ("0.1x", "a tenth"), ("10x", "ten times"))},
+        **{(kind, "ratio"): f"sweep: {words}" for kind, words in
+           (("best", "best"), ("0.1x", "a tenth"), ("10x", "ten times"), ("none", "none"))},
+    }  # fmt: skip
+    table = []
+    for name, title in THREE.items():
+        found = race([name], THREE_SEEDS).values()
+        worst = [max(_finite(_column(found, column))) for column in columns]
+        table.append([title, *map(percent, worst)])
+    return markdown("worst of three seeds|" + "|".join(columns.values()), table)
+
+
+def _finite(values: Iterable[float | None]) -> list[float]:
+    """Without runs whose base diverged alone."""
+    return [value for value in values if value is not None] or [-math.inf]
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "suite": few,
+    "suite_seeds": every,
+    "suite_peers": peers,
+    "suite_tuners": tuners,
+    "suite_ablation": ablation,
+    "suite_three": three,
+}
