@@ -8,7 +8,7 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import fault_table
 import numpy as np
 import performance
 import race_picture
+import suite_tables
 from archive import RESULTS, unpacked
 from PIL import Image
 
@@ -264,80 +265,23 @@ def contenders() -> str:
     return markdown(f"run|{titles}", table) + "\n\n" + note
 
 
-# Columns of the suite's tables: the starting rate, its words, and against what.
-SUITE = {
-    ("best", "own"): "own run: constant",
-    ("best:cosine", "own"): "own run: cosine",
-    ("best", "ratio"): "sweep: best rate",
-    ("0.1x", "ratio"): "sweep: a tenth",
-    ("10x", "ratio"): "sweep: ten times",
-    ("none", "ratio"): "sweep: no rate",
-}
-SUITE_VERSION = "4"  # of the race that the rows are of
-FIRST_FRESH = 2  # seeds below were looked at while the race was made
+TWO_AXES = {"twin": "momentum", "characters": "b1"}
+TWO_AXES_SEEDS = ("seed41", "seed42", "seed43")
 
 
-def _suite() -> dict[str, dict[int, dict[tuple[str, str], float]]]:
-    """Ratios of validation losses by workload, seed and column; fresh seeds alone."""
-    text = (RESULTS / "suite" / "race.jsonl").read_text(encoding="utf-8")
-    found: dict[str, dict[int, dict[tuple[str, str], float]]] = {}
-    for row in map(json.loads, text.splitlines()):
-        if row.get("version") == SUITE_VERSION and row["seed"] >= FIRST_FRESH:
-            cells = found.setdefault(row["workload"], {}).setdefault(row["seed"], {})
-            cells |= {(row["kind"], name): row.get(name) for name in ("own", "ratio")}
-    return dict(sorted(found.items()))
-
-
-def _loss(ratio: float) -> str:
-    """A ratio of losses as a difference in percent."""
-    return f"{100 * (ratio - 1):+.1f}%"
-
-
-def _geometric(rows: Iterable[dict[tuple[str, str], float]]) -> list[str]:
-    """Geometric means of every column."""
-    rows = list(rows)
-    return [
-        _loss(np.exp(np.mean([np.log(row[column]) for row in rows])))
-        for column in SUITE
-    ]
-
-
-def suite() -> str:
-    """The race on six workloads of the suite, means over seeds."""
-    table = [
-        [title, *_geometric(_suite()[name].values())]
-        for name, title in WORKLOADS.items()
-    ]
-    return markdown("workload|" + "|".join(SUITE.values()), table)
-
-
-WORKLOADS = {
-    "flights": "MLP on flights, Adam",
-    "gru": "GRU, clipped gradients",
-    "multisteps": "MLP on CIFAR-10, `MultiSteps(8)`",
-    "transformer": "transformer on code, Adam",
-    "transformer_warmup": "the same with a warm-up",
-    "vit": "vision transformer, AdamW",
-}
-
-
-def suite_seeds() -> str:
-    """The same, every seed for itself, and the mean and the worst of all."""
-    found = _suite()
-    table = [
-        [f"{name.replace('_', ' ')}, seed {seed}", *(_loss(row[c]) for c in SUITE)]
-        for name, seeds in found.items()
-        for seed, row in sorted(seeds.items())
-    ]
-    every = [row for seeds in found.values() for row in seeds.values()]
-    table.append(["**geometric mean**", *_geometric(every)])
-    table.append(["**worst**", *(_loss(max(row[c] for row in every)) for c in SUITE)])
-    note = (
-        "1,000 steps with every trial counted, one run a cell; raw rows in "
-        "`benchmarks/results/suite/race.jsonl`, made by "
-        "`python -m benchmarks.suite.race`."
-    )
-    return markdown("run|" + "|".join(SUITE.values()), table) + "\n\n" + note
+def two_axes() -> str:
+    """The race over the rate alone, and over the rate and momentum."""
+    table = []
+    for problem, second in TWO_AXES.items():
+        found = Contenders(problem)
+        cells = []
+        for name in (f"race_{found.usual / 10:g}", "race_two_axes"):
+            test = found.test(name)
+            seeds = [test[seed] for seed in TWO_AXES_SEEDS if seed in test]
+            cells.append(f"{numbers.spread(seeds)} ({len(seeds)})")
+        table.append([found.label, *cells, second])
+    head = "test (%)|the rate alone|the rate and another|which"
+    return markdown(head, table)
 
 
 def control() -> str:
@@ -538,10 +482,10 @@ def _twin() -> list[report.Run]:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "suite": suite,
-    "suite_seeds": suite_seeds,
+    **suite_tables.TABLES,
     "digits": digits,
     "contenders": contenders,
+    "two_axes": two_axes,
     "control": control,
     "quadratic": quadratic,
     "twin": lambda: strategies("twin", 768),
@@ -567,7 +511,12 @@ DOCUMENTS = {
     "docs/quickstart.md": ["digits"],
     "docs/results.md": [
         "suite_seeds",
+        "suite_peers",
+        "suite_tuners",
+        "suite_three",
+        "suite_ablation",
         "contenders",
+        "two_axes",
         "control",
         "quadratic",
         "twin",
@@ -613,12 +562,13 @@ PICTURED = "seed0"  # the quick start's own
 
 
 def pictures() -> dict[str, bytes]:
-    """The pictures of the README, by their paths."""
+    """The pictures of the README and of docs/results.md, by their paths."""
     run = report.load_run(unpacked("digits") / "race" / PICTURED)
     record = json.loads((RESULTS / "race_example.json").read_text())
     return {
         "docs/race.png": figure_files.render(race_picture.chart(record["results"])),
         "docs/report.png": race_picture.screenshot(run),
+        "docs/profiles.png": figure_files.render(suite_tables.profiles()),
     }
 
 

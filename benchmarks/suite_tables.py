@@ -373,12 +373,10 @@ THREE_SEEDS = (4, 5, 6)
 
 def three() -> str:
     """The worst of three seeds."""
-    columns = {
-        **{(kind, "own"): f"own run: {words}" for kind, words in
-           (("best", "best"), ("0.1x", "a tenth"), ("10x", "ten times"))},
-        **{(kind, "ratio"): f"sweep: {words}" for kind, words in
-           (("best", "best"), ("0.1x", "a tenth"), ("10x", "ten times"), ("none", "none"))},
-    }  # fmt: skip
+    rates = {"best": "best rate", "0.1x": "a tenth", "10x": "ten times"}
+    columns = {(kind, "own"): f"own run: {rate}" for kind, rate in rates.items()}
+    rates["none"] = "no rate"
+    columns |= {(kind, "ratio"): f"sweep: {rate}" for kind, rate in rates.items()}
     table = []
     for name, title in THREE.items():
         found = race([name], THREE_SEEDS).values()

@@ -65,7 +65,7 @@ PARTS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "averaging": (functools.partial(race.Race, averaging=None), contextlib.nullcontext),
     "the cooldown": (
         race.Race,
-        lambda: mock.patch.object(race_plan, "wsd", lambda _: 1.0),
+        lambda: mock.patch.object(race_plan, "wsd", return_value=1.0),
     ),
     "growing horizons": (race.Race, one_horizon),
 }

@@ -124,7 +124,7 @@ def tuners(space: SearchSpace) -> dict[str, tuple[Strategy, int, int]]:
 
 
 def read_out(state: State) -> State:
-    """The weights that an optimizer wants to be scored: of schedule-free, its average."""
+    """What an optimizer wants to be scored: of schedule-free its average."""
     kind = contrib.ScheduleFreeState
     leaves = jax.tree.leaves(state.opt_state, is_leaf=lambda x: isinstance(x, kind))
     for leaf in leaves:

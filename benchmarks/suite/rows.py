@@ -1,6 +1,6 @@
-"""Files of rows, one a run, to which a command that is given again adds what is missing.
+"""Files of rows, one a run; the same command again adds those that are missing.
 
-A row names its machine and versions, as it may have been made on another than the next.
+A row names its machine and versions: the next may be made on another.
 """
 
 import json
