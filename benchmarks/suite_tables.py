@@ -19,6 +19,7 @@ VERSION = "4"  # of the race that the rows are of
 SEEDS = (4, 5)  # that nothing was chosen on
 Row = dict[str, Any]
 Problem = tuple[str, int]  # a workload and a seed
+Found = dict[Problem, dict[str, Row]]  # by the kind of the base
 WORKLOADS = {
     "autoencoder": "VAE of digits, Adam",
     "characters": "MLP on characters, Adam",
@@ -56,11 +57,9 @@ def curves(problem: Problem) -> Curves:
     return load(FOLDER / f"{problem[0]}-{problem[1]}.npz")
 
 
-def race(
-    names: Iterable[str] = WORKLOADS, seeds: Iterable[int] = SEEDS
-) -> dict[Problem, dict[str, Row]]:
+def race(names: Iterable[str] = WORKLOADS, seeds: Iterable[int] = SEEDS) -> Found:
     """Rows of the race by problem and kind of base."""
-    found: dict[Problem, dict[str, Row]] = {}
+    found: Found = {}
     for name in names:
         for row in rows("race"):
             if row["workload"] == name and row["seed"] in seeds:
@@ -79,9 +78,23 @@ def mean(ratios: Iterable[float]) -> float:
     return float(np.exp(np.mean(np.log([*ratios]))))
 
 
-def _column(found: Iterable[dict[str, Row]], column: tuple[str, str]) -> list[float]:
-    kind, name = column
-    return [row[kind][name] for row in found]
+def _column(found: Found, column: tuple[str, str]) -> list[float]:
+    """Ratios of final losses, one a problem."""
+    kind, other = column
+    return [_ratio(problem, kinds[kind], other) for problem, kinds in found.items()]
+
+
+def _ratio(problem: Problem, row: Row, other: str = "ratio") -> float:
+    """A final loss against the best of the sweep or against the base's own run; of a
+    base that diverges alone -infinity."""
+    table, loss = curves(problem), row["loss"]
+    if other == "ratio":
+        return table.ratio(loss)
+    if not row["kind"].startswith("best"):
+        return -math.inf if row["own"] is None else row["own"]
+    _, _, shape = row["kind"].partition(":")
+    own = table.own(table.best_rate, shape or "constant")
+    return 1 + (loss - own) / table.unit
 
 
 def few() -> str:
@@ -92,7 +105,7 @@ def few() -> str:
 def _by_workload(names: Iterable[str], more: Iterable[list[str]] = ()) -> str:
     table = []
     for name in names:
-        found = race([name]).values()
+        found = race([name])
         cells = [percent(mean(_column(found, column))) for column in COLUMNS]
         table.append([WORKLOADS[name], *cells])
     return markdown("workload|" + "|".join(COLUMNS.values()), [*table, *more])
@@ -101,13 +114,13 @@ def _by_workload(names: Iterable[str], more: Iterable[list[str]] = ()) -> str:
 def every() -> str:
     """The same of all, and the mean and the worst of single runs."""
     found = race()
-    columns = [_column(found.values(), column) for column in COLUMNS]
+    columns = [_column(found, column) for column in COLUMNS]
     ends = [
         ["**geometric mean**", *(percent(mean(column)) for column in columns)],
         ["**worst run**", *(percent(max(column)) for column in columns)],
     ]
-    left = [x["best"] for x in found.values() if _is_left(x["best"])]
-    lost = max((x["own"] for x in left), default=1.0)
+    left = {p: x for p, x in found.items() if _is_left(x["best"])}
+    lost = max(_column(left, ("best", "own")), default=1.0)
     note = (
         f"Means over {_seeds(found)}; 1,000 steps with every trial counted, one run a "
         f"cell; the race left a right constant in {len(left)} of {len(found)} runs, "
@@ -183,7 +196,7 @@ def methods() -> dict[str, dict[Problem, Row]]:
 
 
 def _mean_ratio(found: Mapping[Problem, Row]) -> float:
-    return mean(row["ratio"] for row in found.values())
+    return mean(_ratio(problem, row) for problem, row in found.items())
 
 
 def _against(name: str, other: str, column: str) -> list[float]:
@@ -219,7 +232,7 @@ def _methods(names: list[str]) -> str:
     table = []
     for name in sorted(names, key=lambda name: _mean_ratio(found[name])):
         each = found[name]
-        ratios = {problem: row["ratio"] for problem, row in each.items()}
+        ratios = {problem: _ratio(problem, row) for problem, row in each.items()}
         worst = max(ratios, key=lambda problem: ratios[problem])
         test = mean(_against(name, "race none", "test_loss"))
         reached = sum(
@@ -323,16 +336,21 @@ PARTS = {
 ABLATED = {"best": "best rate", "0.1x": "a tenth", "none": "no rate"}
 
 
-def _without_base() -> list[Row]:
-    """Runs without a base, against those with one."""
+def _changes(part: str, kind: str) -> list[float]:
+    """Final losses without a part against those of the whole race."""
+    whole = race(seeds=SEEDS[:1])
+    if part == "base":
+        pairs = [(problem, kinds["none"]) for problem, kinds in whole.items()]
+        pairs = pairs if kind != "none" else []
+    else:
+        pairs = [
+            ((row["workload"], row["seed"]), row)
+            for row in rows("ablation")
+            if (row["without"], row["kind"]) == (part, kind)
+        ]
     return [
-        {
-            "kind": kind,
-            "change": 1 + (kinds["none"]["loss"] - kinds[kind]["loss"]) / unit,
-        }
-        for problem, kinds in race(seeds=SEEDS[:1]).items()
-        for unit in [curves(problem).unit]
-        for kind in ("best", "0.1x")
+        1 + (row["loss"] - whole[problem][kind]["loss"]) / curves(problem).unit
+        for problem, row in pairs
     ]
 
 
@@ -340,17 +358,10 @@ def ablation() -> str:
     """What the race ends with if a part of it is taken out."""
     table = []
     for part, words in PARTS.items():
-        found = _without_base() if part == "base" else [
-            row for row in rows("ablation") if row["without"] == part
-        ]  # fmt: skip
-        changes = {
-            kind: [row["change"] for row in found if row["kind"] == kind]
-            for kind in ABLATED
-        }
+        changes = {kind: _changes(part, kind) for kind in ABLATED}
         means = [percent(mean(x)) if x else "" for x in changes.values()]
-        worst = max(row["change"] for row in found)
-        best = min(row["change"] for row in found)
-        table.append([words, *means, percent(worst), percent(best)])
+        every = [change for found in changes.values() for change in found]
+        table.append([words, *means, percent(max(every)), percent(min(every))])
     count = len({row["workload"] for row in rows("ablation")})
     note = (
         f"Change of the final validation loss; {count} workloads, seed {SEEDS[0]}, one "
@@ -379,15 +390,11 @@ def three() -> str:
     columns |= {(kind, "ratio"): f"sweep: {rate}" for kind, rate in rates.items()}
     table = []
     for name, title in THREE.items():
-        found = race([name], THREE_SEEDS).values()
-        worst = [max(_finite(_column(found, column))) for column in columns]
-        table.append([title, *map(percent, worst)])
+        found = race([name], THREE_SEEDS)
+        worst = [max(_column(found, column)) for column in columns]
+        cells = [percent(x) if x > 0 else "diverges alone" for x in worst]
+        table.append([title, *cells])
     return markdown("worst of three seeds|" + "|".join(columns.values()), table)
-
-
-def _finite(values: Iterable[float | None]) -> list[float]:
-    """Without runs whose base diverged alone."""
-    return [value for value in values if value is not None] or [-math.inf]
 
 
 TABLES: dict[str, Callable[[], str]] = {

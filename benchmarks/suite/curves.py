@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import interpolate
 
+EARLY = 0.01  # of a run, when a loss says something of the network
 CAP = 4.0  # losses are cut this many times the range of progress above the start
 
 
@@ -43,10 +44,11 @@ class Curves:
 
     @functools.cached_property
     def target(self) -> float:
-        """The median of the eight best runs of that sweep; a sweep of four rates has no
-        more."""
+        """The median of the eight best runs of that sweep, and no less than 1% above
+        the best; a sweep of four rates has no more runs."""
         ends = np.concatenate([self._ends("wsd"), self._ends("cosine")])
-        return float(np.median(np.sort(ends)[:8]))
+        median = float(np.median(np.sort(ends)[:8]))
+        return max(median, self.best + 0.01 * self.unit)
 
     @functools.cached_property
     def best_rate(self) -> float:
@@ -56,12 +58,16 @@ class Curves:
 
     @functools.cached_property
     def unit(self) -> float:
-        """What 1% of a loss is where the loss itself has no zero: 1% of the progress.
+        """What 1% of a loss is where the loss itself has no zero: 1% of the progress
+        after the first 1% of the run, as an untrained network's loss can be anything.
 
-        A loss above 0 that a sweep brings to a fifth or more of the start keeps its own
+        A loss above 0 that a sweep brings to a tenth or more of the start keeps its own
         zero, as the targets are written in it.
         """
-        return self.best if self.best > 0.1 * self.start > 0 else self.start - self.best
+        if self.best > 0.1 * self.start > 0:
+            return self.best
+        early = self.at(self.best_rate, EARLY * self.steps, "raw")
+        return min(early, self.start) - self.best
 
     def ratio(self, loss: float) -> float:
         """A loss against the best of the sweep, 1 being as good."""
