@@ -223,10 +223,10 @@ def chosen(path: Path) -> dict[str, float]:
     }
 
 
-def choose(out: Path, data_dir: str, seeds: list[int]) -> None:
+def choose(out: Path, data_dir: str, seeds: list[int], names: list[str]) -> None:
     known = rows.Rows(out, *COLUMNS)
     for seed in seeds:
-        for name in workloads.NAMES:
+        for name in names:
             work = workloads.load(name, data_dir, seed)
             for peer, rates in CANDIDATES.items():
                 for rate in rates:
@@ -269,11 +269,12 @@ def main() -> None:
     parser.add_argument("tables", nargs="*")
     parser.add_argument("--data_dir", default="")
     parser.add_argument("--seeds", default="0,1", help="to choose on")
+    parser.add_argument("--on", default=",".join(workloads.NAMES), help="the same")
     parser.add_argument("--from", dest="chosen", type=Path, help="what `choose` wrote")
     options = parser.parse_args()
     if options.what == "choose":
         seeds = [int(seed) for seed in options.seeds.split(",")]
-        choose(options.out, options.data_dir, seeds)
+        choose(options.out, options.data_dir, seeds, options.on.split(","))
     else:
         best = chosen(options.chosen) if options.chosen else {}
         run(options.out, options.data_dir, options.tables, best)

@@ -97,12 +97,15 @@ def make(
     train, validation, test = (tuple(map(jnp.asarray, split)) for split in data)
     size = len(train[0])
 
+    # Data and seed are arguments, so that a program that is kept on disk serves others.
     @jax.jit
-    def advance(state: State, rate: jax.Array, first: int, last: int) -> State:
+    def advance(
+        state: State, rate: jax.Array, first: int, last: int, seed: int, data: Tree
+    ) -> State:
         def step(i: jax.Array, state: State) -> State:
             draw, noise = jax.random.split(jax.random.fold_in(jax.random.key(seed), i))
             rows = jax.random.randint(draw, (batch,), 0, size)
-            examples = [x[rows] for x in train]
+            examples = [x[rows] for x in data]
             value, grads = jax.value_and_grad(loss)(state.params, noise, *examples)
             own = state.opt_state._replace(hyperparams={"learning_rate": rate})
             updates, own = tuned.update(grads, own, state.params, value=value)
@@ -112,11 +115,11 @@ def make(
 
     def step_range(state: State, hparams: Mapping[str, Any], steps: range) -> State:
         rate = jnp.asarray(hparams["learning_rate"], jnp.float32)
-        return advance(state, rate, steps.start, steps.stop)
+        return advance(state, rate, steps.start, steps.stop, seed, train)
 
     def score(arrays: tuple[jax.Array, ...]) -> Callable[[State], float]:
-        mean = jax.jit(lambda params: loss(params, jax.random.key(1), *arrays))
-        return lambda state: -float(mean(state.params))
+        mean = jax.jit(lambda params, data: loss(params, jax.random.key(1), *data))
+        return lambda state: -float(mean(state.params, arrays))
 
     def begin(key: jax.Array) -> State:
         params = init(key)
