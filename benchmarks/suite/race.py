@@ -139,7 +139,9 @@ def main() -> None:
         for each in wanted:
             found = row(work, curves, each["kind"], int(seed), each["key"])
             own = own_loss(work, curves, each["kind"], int(seed))
-            found["own"] = own and 1 + (found["loss"] - own) / curves.unit
+            found["own"] = None
+            if own is not None:
+                found["own"] = 1 + (found["loss"] - own) / curves.unit
             rows.add(found)
             print(
                 f"{name} {each['kind']}: {found['ratio']:.3f} at {found['rate']:.3g}, "
