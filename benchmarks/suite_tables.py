@@ -26,13 +26,13 @@ WORKLOADS = {
     "flights": "MLP on flights, Adam",
     "gru": "GRU, clipped gradients",
     "mlp": "MLP on CIFAR-10, SGD",
-    "multisteps": "the same, `MultiSteps(8)`",
+    "multisteps": "MLP on CIFAR-10, `MultiSteps(8)`",
     "plateau": "GRU, a bit to remember",
     "transformer": "transformer on code, Adam",
     "transformer_warmup": "the same with a warm-up",
     "vit": "vision transformer, AdamW",
 }
-FEW = ("flights", "gru", "multisteps", "transformer", "transformer_warmup", "vit")
+FEW = ("autoencoder", "gru", "multisteps", "transformer", "transformer_warmup", "vit")
 # Columns: the starting rate, its words, and against what.
 COLUMNS = {
     ("best", "own"): "own run: constant",
@@ -49,7 +49,7 @@ def rows(name: str) -> list[Row]:
     """The rows of a record; of the race those of the present one."""
     text = (FOLDER / f"{name}.jsonl").read_text(encoding="utf-8")
     found = [json.loads(line) for line in text.splitlines()]
-    return [row for row in found if row.get("version", VERSION) == VERSION]
+    return [row for row in found if row.get("version") == VERSION or "peer" in row]
 
 
 @functools.cache
@@ -122,7 +122,7 @@ def every() -> str:
     left = {p: x for p, x in found.items() if _is_left(x["best"])}
     lost = max(_column(left, ("best", "own")), default=1.0)
     note = (
-        f"Means over {_seeds(found)}; 1,000 steps with every trial counted, one run a "
+        f"{_seeds(found).capitalize()}; 1,000 steps with every trial counted, one run a "
         f"cell; the race left a right constant in {len(left)} of {len(found)} runs, "
         f"which ended {percent(lost)} against it at worst; raw rows in "
         f"`benchmarks/results/suite/race.jsonl`, made by "
@@ -134,7 +134,7 @@ def every() -> str:
 def _seeds(problems: Iterable[Problem]) -> str:
     """Which seeds there are, of how many workloads each."""
     counts = collections.Counter(seed for _, seed in problems)
-    words = [f"seed {seed} ({count} workloads)" for seed, count in counts.items()]
+    words = [f"seed {seed} of {count} workloads" for seed, count in counts.items()]
     return " and ".join(words)
 
 
@@ -263,7 +263,7 @@ def _peers_note() -> str:
     versions = ", ".join(f"{k} {v}" for k, v in machine["versions"].items())
     rates = {row["peer"]: row["rate"] for row in rows("peers")}
     return (
-        f"{_seeds(methods()['race none'])}; 1,000 steps each with all trials counted. "
+        f"{_seeds(methods()['race none']).capitalize()}; 1,000 steps each with all trials counted. "
         f"NadamW has the rate {rates['nadamw']:g} and SGD {rates['sgd']:g}. "
         f"{machine['processor']}, {versions}; raw rows in "
         f"`benchmarks/results/suite/peers.jsonl`, made by "
