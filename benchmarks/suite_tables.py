@@ -122,7 +122,7 @@ def every() -> str:
     left = {p: x for p, x in found.items() if _is_left(x["best"])}
     lost = max(_column(left, ("best", "own")), default=1.0)
     note = (
-        f"{_seeds(found).capitalize()}; 1,000 steps with every trial counted, one run a "
+        f"{_seeds(found)}; 1,000 steps with every trial counted, one run a "
         f"cell; the race left a right constant in {len(left)} of {len(found)} runs, "
         f"which ended {percent(lost)} against it at worst; raw rows in "
         f"`benchmarks/results/suite/race.jsonl`, made by "
@@ -135,7 +135,7 @@ def _seeds(problems: Iterable[Problem]) -> str:
     """Which seeds there are, of how many workloads each."""
     counts = collections.Counter(seed for _, seed in problems)
     words = [f"seed {seed} of {count} workloads" for seed, count in counts.items()]
-    return " and ".join(words)
+    return " and ".join(words).capitalize()
 
 
 def _is_left(row: Row) -> bool:
@@ -263,7 +263,7 @@ def _peers_note() -> str:
     versions = ", ".join(f"{k} {v}" for k, v in machine["versions"].items())
     rates = {row["peer"]: row["rate"] for row in rows("peers")}
     return (
-        f"{_seeds(methods()['race none']).capitalize()}; 1,000 steps each with all trials counted. "
+        f"{_seeds(methods()['race none'])}; 1,000 steps each with all trials counted. "
         f"NadamW has the rate {rates['nadamw']:g} and SGD {rates['sgd']:g}. "
         f"{machine['processor']}, {versions}; raw rows in "
         f"`benchmarks/results/suite/peers.jsonl`, made by "
@@ -336,9 +336,16 @@ PARTS = {
 ABLATED = {"best": "best rate", "0.1x": "a tenth", "none": "no rate"}
 
 
+def _ablated() -> list[str]:
+    """The workloads that every part was taken out on, with every base."""
+    counts = collections.Counter(row["workload"] for row in rows("ablation"))
+    wanted = (len(PARTS) - 1) * len(ABLATED)
+    return [name for name, count in counts.items() if count == wanted]
+
+
 def _changes(part: str, kind: str) -> list[float]:
     """Final losses without a part against those of the whole race."""
-    whole = race(seeds=SEEDS[:1])
+    whole = race(_ablated(), SEEDS[:1])
     if part == "base":
         pairs = [(problem, kinds["none"]) for problem, kinds in whole.items()]
         pairs = pairs if kind != "none" else []
@@ -347,6 +354,7 @@ def _changes(part: str, kind: str) -> list[float]:
             ((row["workload"], row["seed"]), row)
             for row in rows("ablation")
             if (row["without"], row["kind"]) == (part, kind)
+            and row["workload"] in _ablated()
         ]
     return [
         1 + (row["loss"] - whole[problem][kind]["loss"]) / curves(problem).unit
@@ -362,10 +370,9 @@ def ablation() -> str:
         means = [percent(mean(x)) if x else "" for x in changes.values()]
         every = [change for found in changes.values() for change in found]
         table.append([words, *means, percent(max(every)), percent(min(every))])
-    count = len({row["workload"] for row in rows("ablation")})
     note = (
-        f"Change of the final validation loss; {count} workloads, seed {SEEDS[0]}, one "
-        f"run a base; raw rows in `benchmarks/results/suite/ablation.jsonl`, made by "
+        f"Change of the final validation loss; {len(_ablated())} workloads, seed "
+        f"{SEEDS[0]}, one run a base; raw rows in `benchmarks/results/suite/ablation.jsonl`, made by "
         f"`python -m benchmarks.suite.ablation`."
     )
     head = "without|" + "|".join(f"mean: {x}" for x in ABLATED.values())
@@ -383,7 +390,7 @@ THREE_SEEDS = (4, 5, 6)
 
 
 def three() -> str:
-    """The worst of three seeds."""
+    """The worst of the seeds, with their number."""
     rates = {"best": "best rate", "0.1x": "a tenth", "10x": "ten times"}
     columns = {(kind, "own"): f"own run: {rate}" for kind, rate in rates.items()}
     rates["none"] = "no rate"
@@ -393,8 +400,8 @@ def three() -> str:
         found = race([name], THREE_SEEDS)
         worst = [max(_column(found, column)) for column in columns]
         cells = [percent(x) if x > 0 else "diverges alone" for x in worst]
-        table.append([title, *cells])
-    return markdown("worst of three seeds|" + "|".join(columns.values()), table)
+        table.append([f"{title} ({len(found)})", *cells])
+    return markdown("worst (of seeds)|" + "|".join(columns.values()), table)
 
 
 TABLES: dict[str, Callable[[], str]] = {
