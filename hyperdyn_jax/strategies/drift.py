@@ -126,7 +126,9 @@ def believe(
     if base is not None:  # the last place
         gain = expected[best] - expected[-1]
         ahead = float(np.mean(values[:, best] > values[:, -1]))
-        sure = SURE if base_leads and warming < 0.5 else 0.5
+        # That the base leads means little where the best rate is falling fast.
+        falls = mixture.weights @ mixture.drifts > WARMING
+        sure = SURE if base_leads and not falls else 0.5
         leaves = apart and gain > mixture.noise and ahead > sure
     return Belief(
         differ=bool(np.ptp(gains) > 0),
