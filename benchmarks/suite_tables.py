@@ -15,7 +15,7 @@ from hyperdyn_jax.report.chart import Chart, Key, Panel
 from hyperdyn_jax.report.parts import markdown
 
 FOLDER = RESULTS / "suite"
-VERSION = "4"  # of the race that the rows are of
+VERSION = "5"  # of the race that the rows are of
 SEEDS = (4,)  # that nothing was chosen on
 Row = dict[str, Any]
 Problem = tuple[str, int]  # a workload and a seed
@@ -372,7 +372,8 @@ def ablation() -> str:
         table.append([words, *means, percent(max(every)), percent(min(every))])
     note = (
         f"Change of the final validation loss; {len(_ablated())} workloads, seed "
-        f"{SEEDS[0]}, one run a base; raw rows in `benchmarks/results/suite/ablation.jsonl`, made by "
+        f"{SEEDS[0]}, one run a base; raw rows in "
+        f"`benchmarks/results/suite/ablation.jsonl`, made by "
         f"`python -m benchmarks.suite.ablation`."
     )
     head = "without|" + "|".join(f"mean: {x}" for x in ABLATED.values())
