@@ -89,7 +89,7 @@ def curve(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("workload", choices=[*workloads.NAMES, *workloads.MORE])
+    parser.add_argument("workload", choices=workloads.NAMES)
     parser.add_argument("out")
     parser.add_argument("--data_dir", default="")
     parser.add_argument("--seed", type=int, default=0)

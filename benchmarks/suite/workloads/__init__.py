@@ -16,18 +16,17 @@ NAMES = (
     "characters",
     "vit",
 )
-MORE = ("transformer_wide",)  # no part of the suite
 
 
 def load(name: str, data_dir: str = "", seed: int = 0) -> Workload:
     """A workload by name.
 
     Args:
-      name: one of `NAMES` or `MORE`.
+      name: one of `NAMES`.
       data_dir: of TFDS, with CIFAR-10 in it; only the workloads on CIFAR-10 use it.
       seed: of the batches.
     """
-    if name not in (*NAMES, *MORE):
+    if name not in NAMES:
         raise ValueError(f"unknown workload {name!r}; known are {', '.join(NAMES)}")
     module = importlib.import_module(f"benchmarks.suite.workloads.{name}")
     made: Workload = module.workload(data_dir, seed)

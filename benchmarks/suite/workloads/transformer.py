@@ -1,6 +1,5 @@
 """A two-layer transformer on the text of Python's standard library, with Adam."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,13 +20,13 @@ from benchmarks.suite.workload import (
 LENGTH, WIDTH, LAYERS, HEADS, BATCH = 32, 48, 2, 4, 16
 
 
-def init(key: jax.Array, width: int = WIDTH) -> Any:
+def init(key: jax.Array) -> Any:
     k = jax.random.split(key, 4)
     return {
-        "symbols": jax.random.normal(k[0], (sources.SYMBOLS, width)) * 0.02,
-        "places": jax.random.normal(k[1], (LENGTH, width)) * 0.02,
-        "blocks": attention.init_blocks(k[2], LAYERS, width),
-        "head": dense(k[3], width, sources.SYMBOLS),
+        "symbols": jax.random.normal(k[0], (sources.SYMBOLS, WIDTH)) * 0.02,
+        "places": jax.random.normal(k[1], (LENGTH, WIDTH)) * 0.02,
+        "blocks": attention.init_blocks(k[2], LAYERS, WIDTH),
+        "head": dense(k[3], WIDTH, sources.SYMBOLS),
     }
 
 
@@ -40,25 +39,16 @@ def loss(params: Any, _: jax.Array, text: jax.Array) -> jax.Array:
 
 def of(
     name: str,
+    optimizer: Callable[..., optax.GradientTransformation],
     seed: int,
-    optimizer: Callable[..., optax.GradientTransformation] = (
-        lambda learning_rate: optax.adam(learning_rate)
-    ),
-    width: int = WIDTH,
     warmup: int = 0,
 ) -> Workload:
-    """Such a workload.
-
-    Args:
-      name, seed, optimizer, warmup: as `make` has them.
-      width: of the network.
-    """
-    data, begin = sources.library_text(LENGTH), functools.partial(init, width=width)
+    data = sources.library_text(LENGTH)
     return make(
-        name, data, begin, loss, optimizer,
+        name, data, init, loss, optimizer,
         batch=BATCH, usual=3e-3, rates=(1e-4, 0.3), seed=seed, warmup=warmup,
     )  # fmt: skip
 
 
 def workload(_: str, seed: int) -> Workload:
-    return of("transformer", seed)
+    return of("transformer", lambda learning_rate: optax.adam(learning_rate), seed)

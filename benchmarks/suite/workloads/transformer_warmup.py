@@ -18,4 +18,4 @@ def optimizer(learning_rate: float) -> optax.GradientTransformation:
 
 
 def workload(_: str, seed: int) -> Workload:
-    return transformer.of("transformer_warmup", seed, optimizer, warmup=WARMUP)
+    return transformer.of("transformer_warmup", optimizer, seed, WARMUP)
