@@ -266,25 +266,6 @@ def contenders() -> str:
     return markdown(f"run|{titles}", table) + "\n\n" + note
 
 
-TWO_AXES = {"twin": "momentum", "characters": "b1"}
-TWO_AXES_SEEDS = ("seed41", "seed42", "seed43")
-
-
-def two_axes() -> str:
-    """The race over the rate alone, and over the rate and momentum."""
-    table = []
-    for problem, second in TWO_AXES.items():
-        found = Contenders(problem)
-        cells = []
-        for name in (f"race_{found.usual / 10:g}", "race_two_axes"):
-            test = found.test(name)
-            seeds = [test[seed] for seed in TWO_AXES_SEEDS if seed in test]
-            cells.append(f"{numbers.spread(seeds)} ({len(seeds)})")
-        table.append([found.label, *cells, second])
-    head = "test (%)|the rate alone|the rate and another|which"
-    return markdown(head, table)
-
-
 def control() -> str:
     """How often a race leaves a base for another training at the base's own rate."""
     record = json.loads((RESULTS / "control.json").read_text())
@@ -486,7 +467,6 @@ TABLES: dict[str, Callable[[], str]] = {
     **suite_tables.TABLES,
     "digits": digits,
     "contenders": contenders,
-    "two_axes": two_axes,
     "control": control,
     "quadratic": quadratic,
     "twin": lambda: strategies("twin", 768),
@@ -520,7 +500,6 @@ DOCUMENTS = {
         "suite_three",
         "suite_ablation",
         "contenders",
-        "two_axes",
         "control",
         "quadratic",
         "twin",

@@ -127,7 +127,7 @@ def every() -> str:
     note = (
         f"{_seeds(found)}; 1,000 steps with every trial counted, one run a "
         f"cell; the race left a right constant in {len(left)} of {len(found)} runs, "
-        f"which ended {percent(lost)} against it at worst; raw rows in "
+        f"and ended {percent(lost)} against it at worst; raw rows in "
         f"`benchmarks/results/suite/race.jsonl`, made by "
         f"`python -m benchmarks.suite.race`."
     )
@@ -381,10 +381,9 @@ def ablation() -> str:
     return markdown(f"{head}|worst run|best run", table) + "\n\n" + note
 
 
-# Three workloads over three seeds.
+# Two workloads over three seeds.
 
 THREE = {
-    "transformer": "transformer on code, Adam",
     "mlp": "MLP on CIFAR-10, SGD",
     "flights": "MLP on flights, Adam",
 }
