@@ -1,6 +1,7 @@
 """What a person sees while a run goes on: a line an epoch, and why."""
 
 import contextlib
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
@@ -54,11 +55,8 @@ class Display:
         if "metrics" not in rows:
             self.say(f"{where}  {told(decision, None)}")
             return
-        recent = [{"step": 0}, *metrics][-4:]
-        steps = max(1, recent[-1]["step"] - recent[0]["step"])
-        seconds = sum(row["seconds"] for row in recent[1:])
-        text, eta = told(decision, metrics[-1]), _clock(left * seconds / steps)
-        self.say(f"{where}  {text}  {images:,.0f} img/s  ETA {eta}")
+        line = f"{where}  {told(decision, metrics[-1])}  {images:,.0f} img/s"
+        self.say(line + remaining(metrics, left))
         if self._status is not None:
             self._status.update(f"after {where}")
 
@@ -78,15 +76,26 @@ class Display:
 NETWORKS, SCORE, LOSS = range(3)  # what scores are called, and their sign
 
 
-def at_epoch(epoch: int, epochs: int) -> str:
-    """Where a run stands that decides once an epoch, the first being 0."""
-    last = str(max(epochs - 1, epoch))  # an epoch may have two decisions
-    return f"epoch {epoch:>{len(last)}}/{last}"
-
-
 def at_step(step: int, steps: int) -> str:
     """Where a run stands: at a step, of so many."""
     return f"step {step:>{len(str(steps))}}/{steps}"
+
+
+def remaining(metrics: Sequence[Row], left: int) -> str:
+    """The time that a run will need, from its last rows; "" after the first, which has
+    the compilation in it.
+
+    Args:
+      metrics: all rows of metrics.jsonl so far.
+      left: optimizer steps of the accepted path that are to come.
+    """
+    pairs = list(itertools.pairwise(metrics))[-3:]
+    ahead = [(a, b) for a, b in pairs if b["step"] > a["step"]]  # none taken back
+    if not ahead:
+        return ""
+    steps = sum(b["step"] - a["step"] for a, b in ahead)
+    seconds = sum(b["seconds"] for _, b in ahead)
+    return f"  ETA {_clock(left * seconds / steps)}"
 
 
 def told(decision: Row, accepted: Row | None, words: int = NETWORKS) -> str:
@@ -119,13 +128,23 @@ def spent(metrics: Sequence[Row]) -> str:
     """
     step, total = metrics[-1]["step"], metrics[-1]["total_steps"]
     text = (
-        f"{step:,} accepted steps, {total:,} total steps with every trial "
+        f"{step:,} accepted steps, {total:,} total steps with {besides(metrics)} "
         f"({total / step - 1:+.0%})"
     )
     trials = sum(row.get("trial_seconds", 0.0) for row in metrics)
     path = sum(row["seconds"] for row in metrics) - trials
     more = trials > 0 and path > 0
     return f"{text}, {trials / path:+.0%} in time" if more else text
+
+
+def besides(metrics: Sequence[Row]) -> str:
+    """Which steps are not accepted ones.
+
+    Args:
+      metrics: rows of metrics.jsonl.
+    """
+    back = any(b["step"] < a["step"] for a, b in itertools.pairwise(metrics))
+    return "every trial and what was taken back" if back else "every trial"
 
 
 def _of_epoch(last: Row) -> str:
@@ -140,7 +159,7 @@ def _tried(decision: Row, words: int) -> str:
     """What came of trials that leave the run where it was."""
     settings = list(map(verdicts.short, decision["trials"]))
     if verdicts.went_back_to(decision) is not None:
-        return f"{verdicts.reason(decision)}; left: {', '.join(settings)}"
+        return f"{verdicts.reason(decision)}, leaving {', '.join(settings)}"
     if not verdicts.probed(decision):
         return f"{verdicts.reason(decision)}; diverged: {', '.join(settings)}"
     values = map(verdicts.known, decision["scores"])

@@ -427,7 +427,8 @@ class Race(RacePlan):
             best_done=state.done,
             noise=np.float32(belief.noise),
         )
-        return state, decision
+        following = None if kept else self._stretch(state).setting(0)
+        return state, decision._replace(following=following, p_value=belief.p_value)
 
     # The run.
 

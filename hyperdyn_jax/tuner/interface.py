@@ -1,5 +1,6 @@
 """What a tuner and a training loop say to each other."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
@@ -72,6 +73,8 @@ class Decision(NamedTuple):
     hold: i32[h], states to hold on to for the next trials, by their index in (branches,
       then the states held before). The first becomes the run.
     undone: the trial was the run's own next steps, and these are taken back.
+    following: the setting that the run goes on with, where it is no trial's.
+    p_value: of the test that the trials' settings differ; NaN without one.
     """
 
     epoch: int
@@ -81,6 +84,8 @@ class Decision(NamedTuple):
     draw: float
     hold: np.ndarray
     undone: bool = False
+    following: Mapping[str, Any] | None = None
+    p_value: float = math.nan
 
 
 class DivergedError(RuntimeError):

@@ -7,10 +7,10 @@ from hyperdyn_jax.run import verdicts
 
 def test_a_decision_tells_its_draw():
     row = DECISIONS[3] | {"draw": 0.25}
-    reason = "drew 0.250, below the keep probability 0.500"
+    reason = "random draw 0.250 is below the keep probability 0.500"
     assert verdicts.reason(row) == reason
     row |= {"draw": 0.75, "branch": 1, "scores": [47.75, 48.0]}
-    reason = "drew 0.750, not below the keep probability 0.500"
+    reason = "random draw 0.750 is not below the keep probability 0.500"
     assert verdicts.reason(row) == reason
 
 
