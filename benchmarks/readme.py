@@ -14,6 +14,7 @@ from typing import Any
 
 import fault_table
 import numpy as np
+import paper_table
 import performance
 import race_picture
 from archive import RESULTS, unpacked
@@ -555,6 +556,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "scaling_devices": scaling_devices,
     "scaling_epochs": scaling_epochs,
     "slices": slices,
+    "paper_size": paper_table.accuracies,
+    "paper_size_claims": paper_table.claims,
+    "paper_size_figures": paper_table.comparisons,
     "faults": lambda: fault_table.table(RESULTS / "faults"),
     "performance": lambda: performance.table(RESULTS),
     "convolutions": lambda: performance.convolutions(RESULTS),
@@ -575,6 +579,7 @@ DOCUMENTS = {
         "options",
         "calibration",
     ],
+    "docs/paper.md": ["paper_size", "paper_size_claims", "paper_size_figures"],
     "docs/reliability.md": ["faults"],
     "docs/performance.md": [
         "performance",
@@ -641,7 +646,8 @@ def smaller(image: bytes) -> bytes:
 def main() -> None:
     for document in DOCUMENTS:
         (ROOT / document).write_text(fill(document), encoding="utf-8")
-    for name, content in (pictures() | figures()).items():
+    drawn = pictures() | figures() | paper_table.pictures()
+    for name, content in drawn.items():
         picture = name.endswith(".png")
         (ROOT / name).write_bytes(smaller(content) if picture else content)
 

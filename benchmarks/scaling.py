@@ -24,16 +24,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pairs
 import record
 import simulator
+from archive import RESULTS, unpacked
 from simulator import Machine
 
-RESULTS = Path(__file__).resolve().parent / "results"
 FILE = RESULTS / "scaling.json"
 STEPS, REPEATS, BATCH = 12, 9, 128
 ROUNDS, WORK = 15, 288  # sums of a program, and the size of the matrix between them
@@ -405,7 +404,7 @@ def by_epochs(m: Machine) -> list[dict[str, Any]]:
     decided = read("decision.json")["results"]
     two_axes = [row for row in decided["decision"] if row["d"] == 2]
     sizes, ms = (np.log([row[x] for row in two_axes]) for x in ("n", "hyperdyn_ms"))
-    files = list((RESULTS / "twin" / "hyperdyn").glob("seed*/*.jsonl"))
+    files = list((unpacked("twin") / "hyperdyn").glob("seed*/*.jsonl"))
     written = sum(file.stat().st_size for file in files)
     rows_of = sum(len(f.read_text().splitlines()) for f in files) / 2
     rows = []

@@ -87,6 +87,8 @@ def finished(work: Path) -> archive.Study:
         files = archive.rows(run)
         if b'"test_accuracy"' not in files.get("metrics.jsonl", b""):
             continue
+        if (machine := run / "machine.json").is_file():
+            files[machine.name] = machine.read_bytes()
         config = json.loads(files["config.json"]) | {"data_dir": "DATA_DIR"}
         files["config.json"] = (json.dumps(config, indent=2) + "\n").encode()
         study[run.relative_to(work).as_posix()] = files
