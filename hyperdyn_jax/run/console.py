@@ -56,7 +56,10 @@ class Display:
             self.say(f"{where}  {told(decision, None)}")
             return
         line = f"{where}  {told(decision, metrics[-1])}  {images:,.0f} img/s"
-        self.say(line + remaining(metrics, left))
+        # A race ends soon, and what is to come has no trials.
+        race = verdicts.outcome(decision) == "race"
+        alone = race or len(decision["trials"]) == 1
+        self.say(line + remaining(metrics, left, alone=alone))
         if self._status is not None:
             self._status.update(f"after {where}")
 
@@ -81,20 +84,21 @@ def at_step(step: int, steps: int) -> str:
     return f"step {step:>{len(str(steps))}}/{steps}"
 
 
-def remaining(metrics: Sequence[Row], left: int) -> str:
+def remaining(metrics: Sequence[Row], left: int, *, alone: bool) -> str:
     """The time that a run will need, from its last rows; "" after the first, which has
     the compilation in it.
 
     Args:
       metrics: all rows of metrics.jsonl so far.
       left: optimizer steps of the accepted path that are to come.
+      alone: they will be trained without trials beside them.
     """
     pairs = list(itertools.pairwise(metrics))[-3:]
     ahead = [(a, b) for a, b in pairs if b["step"] > a["step"]]  # none taken back
     if not ahead:
         return ""
     steps = sum(b["step"] - a["step"] for a, b in ahead)
-    seconds = sum(b["seconds"] for _, b in ahead)
+    seconds = sum(b["seconds"] - alone * b.get("trial_seconds", 0) for _, b in ahead)
     return f"  ETA {_clock(left * seconds / steps)}"
 
 

@@ -48,20 +48,22 @@ def test_below_the_lines_of_a_terminal_stands_where_the_run_is():
     assert "step   7/681  loss" in line
 
 
-def accepted(step, seconds):
-    return METRICS[0] | {"step": step, "seconds": seconds}
+def accepted(step, seconds, trials=0.0):
+    row = {"step": step, "seconds": seconds, "trial_seconds": trials}
+    return METRICS[0] | row
 
 
 def test_the_time_to_come_is_that_of_the_last_steps():
     first = accepted(10, 100.0)  # with the compilation in it
-    assert console.remaining([first], 90) == ""
-    rows = [first, accepted(20, 1.0), accepted(40, 2.0)]
-    assert console.remaining(rows, 600) == "  ETA 0:01:00"
+    assert console.remaining([first], 90, alone=True) == ""
+    rows = [first, accepted(20, 2.0, 1.0), accepted(40, 4.0, 2.0)]
+    assert console.remaining(rows, 600, alone=True) == "  ETA 0:01:00"
+    assert console.remaining(rows, 600, alone=False) == "  ETA 0:02:00"
 
 
 def test_going_back_does_not_spoil_the_time_to_come():
     rows = [accepted(10, 1.0), accepted(110, 10.0), accepted(50, 14.0)]
-    assert console.remaining(rows, 100) == "  ETA 0:00:10"
+    assert console.remaining(rows, 100, alone=True) == "  ETA 0:00:10"
     assert "every trial and what was taken back (" in console.spent(
         [row | {"total_steps": 150} for row in rows]
     )
