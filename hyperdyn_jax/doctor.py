@@ -94,7 +94,7 @@ def _extra(extra: str, needed: Sequence[Requirement]) -> Finding:
     lack = [line for each in _of(extra, needed) if (line := lacking(each))]
     if not lack:
         return Finding("extra", f"{extra}: there")
-    advice = f"pip install '{PACKAGE}[{extra}]' where it is needed"
+    advice = f'pip install -e ".[{extra}]" where it is needed'
     return Finding("extra", f"{extra}: {lack[0]}; {advice}", missing=True)
 
 

@@ -76,7 +76,7 @@ def test_runs_are_made_once_each_and_not_again(tmp_path):
         ("cosine", ["--config.batch_size=9999"], ["batch_size must be at most"]),
         ("cosine", ["--config.epoch=9"], ["config.epoch is no setting; did you mean"]),
         ("cosine", ["--workdir=x"], ["'--workdir=x' is no flag; there are --config,"]),
-        ("", [], ["--strategies must name at least one, for example hyperdyn"]),
+        ("", [], ["--strategies must name at least one, for example race"]),
         (
             "cosine,cosine",
             ["--seeds=1,1"],
