@@ -1,6 +1,5 @@
 """The rows of a run: what one decision, and one accepted epoch, leave in its logs."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -139,18 +138,8 @@ def decision_row(
         "gp": model or None,
         "extra_steps": extra_steps,
         "rollback": rollback,
-        **_verdict(decision),
+        **decision.verdict,
     }
-
-
-def _verdict(decision: Decision) -> dict[str, Any]:
-    """What a race came to, where it has ended."""
-    found: dict[str, Any] = {}
-    if not math.isnan(decision.p_value):
-        found["p_value"] = decision.p_value
-    if decision.following is not None:
-        found["following"] = dict(decision.following)
-    return found
 
 
 def _parents(trials: Trials, decision: Decision) -> dict[str, Any]:

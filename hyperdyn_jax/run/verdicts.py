@@ -115,7 +115,10 @@ def _reason_of_a_race(row: Row) -> str:
     if row.get("kept"):
         return f"the base stays, as none of {count} is better by more than noise{sure}"
     if following := row.get("following"):
-        return f"goes on with {setting(following)}, expected to end best{sure}"
+        text = f"goes on with {setting(following)}, expected to end best{sure}"
+        if end := row.get("end"):
+            text += f"; no rate beyond it was tried, so widen the range at its {end} end"
+        return text
     return f"the best of {count} settings trained side by side"
 
 

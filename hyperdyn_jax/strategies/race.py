@@ -427,8 +427,19 @@ class Race(RacePlan):
             best_done=state.done,
             noise=np.float32(belief.noise),
         )
-        following = None if kept else self._stretch(state).setting(0)
-        return state, decision._replace(following=following, p_value=belief.p_value)
+        verdict = {"p_value": belief.p_value}
+        if not kept:
+            verdict |= {"following": self._stretch(state).setting(0)}
+            verdict |= self._end(data, chosen)
+        return state, decision._replace(verdict=verdict)
+
+    def _end(self, data: Observations, chosen: np.ndarray) -> dict[str, str]:
+        """The end of the range that the chosen rate is at: no arm was beyond it."""
+        rates = data.points[data.feasible | data.infeasible, self.rate_axis]
+        rate = chosen[self.rate_axis]
+        ends = {"upper": rate >= rates.max(), "lower": rate <= rates.min()}
+        reached = [end for end in ends if ends[end]]
+        return {"end": reached[0]} if reached else {}
 
     # The run.
 

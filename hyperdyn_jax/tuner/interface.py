@@ -1,7 +1,7 @@
 """What a tuner and a training loop say to each other."""
 
-import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -73,8 +73,7 @@ class Decision(NamedTuple):
     hold: i32[h], states to hold on to for the next trials, by their index in (branches,
       then the states held before). The first becomes the run.
     undone: the trial was the run's own next steps, and these are taken back.
-    following: the setting that the run goes on with, where it is no trial's.
-    p_value: of the test that the trials' settings differ; NaN without one.
+    verdict: what else a row of decisions.jsonl is to tell; nothing by default.
     """
 
     epoch: int
@@ -84,8 +83,7 @@ class Decision(NamedTuple):
     draw: float
     hold: np.ndarray
     undone: bool = False
-    following: Mapping[str, Any] | None = None
-    p_value: float = math.nan
+    verdict: Mapping[str, Any] = MappingProxyType({})
 
 
 class DivergedError(RuntimeError):

@@ -414,7 +414,10 @@ def race_that_goes_back(folder):
     metrics = [metric(e, 10 * e + 10, 12 * e + 30, 40.0 + e, A) for e in range(4)]
     metrics += [metric(4, 30, 86, 45.0, C), metric(5, 40, 96, 46.0, C)]
     metrics[-1] |= {"test_accuracy": 46.5}
-    parents, end = {"parents": [0, 1]}, {"p_value": 0.0125, "following": C}
+    parents, end = (
+        {"parents": [0, 1]},
+        {"p_value": 0.0125, "following": C, "end": "lower"},
+    )
     rows = [
         decision(0, [A, B], [-1.5, -1.6], -2.3, 0, **parents),
         decision(1, [A, B], [-1.3, -1.4], -1.5, 0, **parents, **end),
@@ -443,7 +446,8 @@ def test_the_page_of_a_race_tells_its_verdict(tmp_path):
     assert first[1] == "Race: the best of 2 settings trained side by side"
     assert last[1] == (
         "Race: goes on with learning_rate 0.02, momentum 0.99, expected to end best "
-        "(test against chance: p = 0.013)"
+        "(test against chance: p = 0.013); no rate beyond it was tried, so widen the "
+        "range at its lower end"
     )
     assert back[1].startswith("Went back: clearly behind its best score; ")
     assert {len(trial) for trial in first[2]} == {2}  # nothing was predicted
