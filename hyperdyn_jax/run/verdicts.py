@@ -117,7 +117,7 @@ def _reason_of_a_race(row: Row) -> str:
     if following := row.get("following"):
         text = f"goes on with {setting(following)}, expected to end best{sure}"
         if end := row.get("end"):
-            text += f"; no rate beyond it was tried, so widen the range at its {end} end"
+            text += f"; no rate beyond it was tried: widen the range at its {end} end"
         return text
     return f"the best of {count} settings trained side by side"
 

@@ -22,7 +22,7 @@ unit or the sign of the scores, or on the score of the untrained network.
 
 import dataclasses
 import math
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -427,7 +427,7 @@ class Race(RacePlan):
             best_done=state.done,
             noise=np.float32(belief.noise),
         )
-        verdict = {"p_value": belief.p_value}
+        verdict: dict[str, Any] = {"p_value": belief.p_value}
         if not kept:
             verdict |= {"following": self._stretch(state).setting(0)}
             verdict |= self._end(data, chosen)
