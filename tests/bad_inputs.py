@@ -186,9 +186,9 @@ RATE = "config.search_space.learning_rate: LogUniform "
 
 CASES = [
     # The command line.
-    Case("a typo in a setting", digits("epoch=3"), ("--config.epoch is no setting; did you mean epochs?",)),
-    Case("a typo in a section", digits("hyperdyn.windw=3"), ("--config.hyperdyn.windw is no setting; did you mean window?",)),
-    Case("an unknown section", digits("zz.y=3"), ("--config.zz.y is no setting; there are averaging, backtracking, batch_size,",)),
+    Case("a typo in a setting", digits("epoch=3"), ("--config.epoch is an unknown setting; did you mean epochs?",)),
+    Case("a typo in a section", digits("hyperdyn.windw=3"), ("--config.hyperdyn.windw is an unknown setting; did you mean window?",)),
+    Case("an unknown section", digits("zz.y=3"), ("--config.zz.y is an unknown setting; there are averaging, backtracking, batch_size,",)),
     Case("text for a number", digits("epochs=many"), ("--config.epochs must be a whole number, got 'many'",)),
     Case("a fraction for a whole number", digits("epochs=3.5"), ("--config.epochs must be a whole number, got '3.5'",)),
     Case("a number for a switch", digits("backtracking=7"), ("--config.backtracking must be true or false, got '7'",)),
@@ -202,6 +202,7 @@ CASES = [
     Case("no config", (), ("--config is missing, for example --config=configs/digits.py",)),
     # The config file.
     Case("a config that is not there", ("--config=HERE/none.py",), ("--config=HERE/none.py cannot be loaded: No such file or directory",)),
+    Case("a config that the package has not", ("--config=digit",), ("--config=digit cannot be loaded: No such file or directory; the package has characters, cifar10,",)),
     Case("a JSON config that is not there", JSON, ("--config=HERE/config.json cannot be loaded: No such file or directory",)),
     Case("a syntax error", ("--config=HERE/x.py",), ("--config=HERE/x.py cannot be loaded: invalid syntax (x.py, line 2)",), file("x.py", "import os\ndef get_config(:\n")),
     Case("no get_config", ("--config=HERE/x.py",), ("--config=HERE/x.py cannot be loaded: it has no get_config()",), file("x.py", "epochs = 3\n")),
@@ -213,7 +214,7 @@ CASES = [
     Case("JSON with an argument", ("--config=HERE/config.json:adam",), ("--config=HERE/config.json:adam cannot be loaded: a JSON file takes no argument, got 'adam'",), as_json()),
     Case("the wrong type in JSON", JSON, ("config.seed must be a whole number, got True", "config.epochs must be a whole number, got '3'", "config.model must be a section, got 'resnet'"), as_json(epochs="3", seed=True, model="resnet")),
     Case("settings missing in JSON", JSON, ("config.eval_batch_size is missing", "config.optimizer.weight_decay is missing"), as_json(eval_batch_size=None, optimizer__weight_decay=None)),
-    Case("typos in JSON", JSON, ("config.sede is no setting; did you mean seed?", "config.hyperdyn.windw is no setting; did you mean window?", "config.optimizer.momentun is no setting; did you mean momentum?", "config.model.dept is no setting; did you mean depth?"), as_json(sede=3, hyperdyn__windw=3, optimizer__momentun=0.5, model__dept=8)),
+    Case("typos in JSON", JSON, ("config.sede is an unknown setting; did you mean seed?", "config.hyperdyn.windw is an unknown setting; did you mean window?", "config.optimizer.momentun is an unknown setting; did you mean momentum?", "config.model.dept is an unknown setting; did you mean depth?"), as_json(sede=3, hyperdyn__windw=3, optimizer__momentun=0.5, model__dept=8)),
     Case("half an axis in JSON", JSON, ("config.search_space.learning_rate: it lacks high", "config.search_space.momentum: it must be a section of kind, low and high, got 3"), as_json(search_space__learning_rate__high=None, search_space__momentum=3)),
     Case("no axis in JSON", JSON, ("config.search_space needs at least one axis, for example learning_rate",), as_json(search_space={})),
     Case("a number that no float holds", JSON, ("config.optimizer.learning_rate must be a number >= 0 and finite, got 1000",), as_json(optimizer__learning_rate=10**4000)),
@@ -244,10 +245,10 @@ CASES = [
     Case("a setting of a strategy that is not chosen", digits("hyperdyn.window=0"), ("config.hyperdyn.window must be a whole number >= 1, got 0",)),
     Case("several settings of one section", digits("hyperdyn.window=0", "hyperdyn.temperature=nan", "hyperdyn.kernel=linear", "race.max_overhead=0"), ("config.hyperdyn.kernel must be one of ", "config.hyperdyn.temperature must be a number > 0 and finite, got nan", "config.hyperdyn.window must be a whole number >= 1, got 0", "config.race.max_overhead must be a number > 0 and finite, got 0.0")),
     Case("a share that is no number", digits("race.max_overhead=nan"), ("config.race.max_overhead must be a number > 0 and finite, got nan",)),
-    Case("an axis to tune that there is not", digits("race.tune=momentum,b1"), ("config.race.tune must be among learning_rate, momentum, got 'b1'",)),
+    Case("an axis to tune that there is not", digits("race.tune=momentum,b1"), ("config.race.tune must be one or more of learning_rate, momentum, got 'b1'",)),
     Case("fewer epochs than a race takes", digits("epochs=1", "batch_size=128"), ("config.strategy: max_overhead=0.2 of 10 steps is room for 1 steps of trials, and a race takes ",)),
     Case("fewer steps than a stage takes", digits("epochs=1", "batch_size=128", "strategy=autolrs"), ("config.strategy: its shortest trials would be of 0.25 steps; more epochs,",)),
-    Case("an unknown tracker", digits("trackers=wb"), ("config.trackers must be among tensorboard, wandb, mlflow, got 'wb'",)),
+    Case("an unknown tracker", digits("trackers=wb"), ("config.trackers must be one or more of tensorboard, wandb, mlflow, got 'wb'",)),
     Case("an average of a negative power", digits("averaging=-1"), ("config.averaging must be None or a number >= 0, got -1.0",)),
     Case("a run to replay that is not there", JSON, ("config.replay.run: [Errno 2] No such file or directory: 'HERE/none'",), lambda here: as_json(strategy="replay", replay={"run": str(here / "none")})(here)),
     # Data.
@@ -290,7 +291,7 @@ CASES = [
             "--workdir=HERE/file",  # is not looked at
         ),
         (
-            "--config.optimizr.name is no setting; did you mean optimizer?",
+            "--config.optimizr.name is an unknown setting; did you mean optimizer?",
             "--config.seed must be a whole number, got 'x'",
             "config.epochs must be >= 1, got 0",
             "config.batch_size must be >= 1, got -3",

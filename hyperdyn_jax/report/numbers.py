@@ -185,7 +185,7 @@ def challengers(run: Run, fate: str) -> list[tuple[float, Row]]:
 def _adopted(run: Run, probe: Row, trial: Row) -> bool:
     """Whether the run went on with a setting after it was probed."""
     after = (row for row in run.metrics if row["epoch"] >= probe["epoch"])
-    adopted = next((row["hyperparams"] for row in after), {})
+    adopted: Row = next((row["hyperparams"] for row in after), {})
     return all(adopted.get(name) == value for name, value in trial.items())
 
 

@@ -74,7 +74,7 @@ def test_runs_are_made_once_each_and_not_again(tmp_path):
         ("cosine,rms:cosine", [], ["--strategies: 'rms:cosine': after the colon may"]),
         ("cosine", ["--seeds=-1"], ["--seeds must be whole numbers >= 0, got '-1'"]),
         ("cosine", ["--config.batch_size=9999"], ["batch_size must be at most"]),
-        ("cosine", ["--config.epoch=9"], ["config.epoch is no setting; did you mean"]),
+        ("cosine", ["--config.epoch=9"], ["config.epoch is an unknown setting; did "]),
         ("cosine", ["--workdir=x"], ["'--workdir=x' is no flag; there are --config,"]),
         ("", [], ["--strategies must name at least one, for example race"]),
         (
@@ -91,7 +91,7 @@ def test_runs_are_made_once_each_and_not_again(tmp_path):
             "cosine,cosin",
             ["--config.strategy=race", "--seeds=0,x", "--config.epoch=9"],
             [
-                "--config.epoch is no setting; did you mean epochs?",
+                "--config.epoch is an unknown setting; did you mean epochs?",
                 "--seeds must be whole numbers >= 0, got 'x'",
                 "config.strategy must be one of autolrs",
             ],

@@ -446,8 +446,8 @@ def test_the_page_of_a_race_tells_its_verdict(tmp_path):
     assert first[1] == "Race: the best of 2 settings trained side by side"
     assert last[1] == (
         "Race: goes on with learning_rate 0.02, momentum 0.99, expected to end best "
-        "(test against chance: p = 0.013); no rate beyond it was tried: widen the range "
-        "at its lower end"
+        "(test against chance: p = 0.013); no rate beyond it was tried: widen the "
+        "range at its lower end"
     )
     assert back[1].startswith("Went back: clearly behind its best score; ")
     assert {len(trial) for trial in first[2]} == {2}  # nothing was predicted
