@@ -98,7 +98,7 @@ def _shipped(name: str) -> Path | None:
 def _all_shipped() -> dict[str, Path]:
     """The config files that come with the package, by their names."""
     package = Path(__file__).parents[1]  # in a wheel configs/ is in it, else beside it
-    folders = [package / "configs", package.parent / "configs"]
+    folders = [package.parent / "configs", package / "configs"]
     files = sorted(file for folder in folders for file in folder.glob("*.py"))
     return {file.stem: file for file in files}
 
