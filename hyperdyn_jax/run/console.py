@@ -138,7 +138,7 @@ def spent(metrics: Sequence[Row]) -> str:
     trials = sum(row.get("trial_seconds", 0.0) for row in metrics)
     path = sum(row["seconds"] for row in metrics) - trials
     more = trials > 0 and path > 0
-    return f"{text}, {trials / path:+.0%} in time" if more else text
+    return f"{text}, {trials / path:+.0%} in time with compiling" if more else text
 
 
 def besides(metrics: Sequence[Row]) -> str:

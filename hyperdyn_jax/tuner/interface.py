@@ -91,7 +91,7 @@ class DivergedError(RuntimeError):
 
 
 class TooShortError(ValueError):
-    """A run has not the steps that a strategy's settings take."""
+    """A run has fewer steps than the settings of its strategy need."""
 
 
 class Strategy:

@@ -261,6 +261,10 @@ def test_colours_are_those_of_the_page(tmp_path):
     css = Path(report.__file__).with_name("page.css").read_text()
     line = figures.draw(charts.accuracy([run])).axes[0].lines[0]
     assert f"--c0: {line.get_color()};" in css
+    lengths = {"-": 0, "--": 2, "-.": 4, ":": 2}  # of the dashes and gaps of a line
+    for number, dashes in enumerate(figures.DASHES):
+        found = re.search(rf"\.d{number} {{ stroke-dasharray: ([\d ]+)", css)
+        assert len(found[1].split() if found else ()) == lengths[dashes]
 
 
 def test_torn_last_line_is_left_out(tmp_path):

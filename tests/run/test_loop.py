@@ -127,7 +127,7 @@ def test_lines_say_what_happened_and_why(finished):
             line,
         )
     spent = "100 accepted steps, 230 total steps with every trial (+130%), +"
-    assert any(x.startswith(spent) and x.endswith("% in time") for x in lines)
+    assert any(x.startswith(spent) and x.endswith("% in time with compiling") for x in lines)
     assert lines[-1] == str(workdir / "report.html")
 
 
