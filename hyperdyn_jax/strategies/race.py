@@ -429,7 +429,8 @@ class Race(RacePlan):
         )
         verdict: dict[str, Any] = {"p_value": belief.p_value}
         if not kept:
-            verdict |= {"following": self._stretch(state).setting(0)}
+            setting = self._stretch(state).setting(0)
+            verdict["following"] = {name: setting[name] for name in self.space}
             verdict |= self._end(data, chosen)
         return state, decision._replace(verdict=verdict)
 
