@@ -247,6 +247,8 @@ def paired(groups: Sequence[Group]) -> list[list[str]]:
 
 def best_in_words(groups: Sequence[Group]) -> str:
     """The group with the highest mean, and whether that is more than chance."""
+    if len({each.config.get("dataset") for each in groups}) > 1:
+        return "Their data sets differ, and so no group is named as the best."
     best = max(groups, key=lambda each: np.mean(each.last("test_accuracy")))
     accuracy = numbers.spread(best.last("test_accuracy"), ".2f")
     text = (

@@ -147,7 +147,8 @@ def besides(metrics: Sequence[Row]) -> str:
     Args:
       metrics: rows of metrics.jsonl.
     """
-    back = any(b["step"] < a["step"] for a, b in itertools.pairwise(metrics))
+    pairs = itertools.pairwise(metrics)  # a last row may add no step
+    back = any("path" in b and b["step"] <= a["step"] for a, b in pairs)
     return "every trial and what was taken back" if back else "every trial"
 
 

@@ -1,5 +1,7 @@
 """Compare: groups, bands and differences, checked by hand and by scipy."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -174,9 +176,17 @@ def test_a_winner_needs_evidence(study, tmp_path):
     runs += report.find_runs([tmp_path / "better"])
     found = compare.best_in_words(compare.group(runs))
     assert "%: wsd, after 60 total steps" in found
-    assert found.endswith("it is ahead of every other group.")
+    assert found.endswith("pairs show that it is ahead of every other group.")
     one = [run for run in runs if compare.gather.seed(run) == 0]
     assert "do not show" in compare.best_in_words(compare.group(one))
+
+
+def test_no_group_is_the_best_across_data_sets(tmp_path):
+    for seed, dataset in itertools.product(range(3), ("digits", "characters")):
+        test = 60.0 + seed + 30 * (dataset == "digits")
+        finished(tmp_path / f"{dataset}{seed}", seed, test, dataset=dataset)
+    found = compare.best_in_words(compare.group(report.find_runs([tmp_path])))
+    assert found == "Their data sets differ, and so no group is named as the best."
 
 
 def test_the_same_run_given_twice_counts_once(study):

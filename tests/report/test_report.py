@@ -416,7 +416,8 @@ def test_what_a_run_adopted_after_probes_is_marked_as_taken(tmp_path):
 def race_that_goes_back(folder):
     """To step 20, from which steps 30 and 40 were trained before."""
     metrics = [metric(e, 10 * e + 10, 12 * e + 30, 40.0 + e, A) for e in range(4)]
-    metrics += [metric(4, 30, 86, 45.0, C), metric(5, 40, 96, 46.0, C)]
+    path = [[10, A], [20, A]]
+    metrics += [metric(4, 30, 86, 45.0, C, path=path), metric(5, 40, 96, 46.0, C)]
     metrics[-1] |= {"test_accuracy": 46.5}
     parents, end = (
         {"parents": [0, 1]},

@@ -63,6 +63,7 @@ def test_the_time_to_come_is_that_of_the_last_steps():
 
 def test_going_back_does_not_spoil_the_time_to_come():
     rows = [accepted(10, 1.0), accepted(110, 10.0), accepted(50, 14.0)]
+    rows[-1]["path"] = [[10, A]]
     assert console.remaining(rows, 100, alone=True) == "  ETA 0:00:10"
     assert "every trial and what was taken back (" in console.spent(
         [row | {"total_steps": 150} for row in rows]

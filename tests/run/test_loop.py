@@ -114,20 +114,23 @@ def test_lines_say_what_happened_and_why(finished):
     workdir, done = finished
     assert done.stderr == ""
     lines = done.stdout.splitlines()
-    epochs = [line for line in lines if line.startswith("epoch")]
+    decided = [line for line in lines if line.startswith("step")]
     assert lines[0].startswith("note: 257 validation examples hardly tell apart")
     assert lines[1].startswith("compiling")
-    assert len(epochs) == 10
-    assert "best of 5" in epochs[0]
-    for line in epochs[1:]:
+    assert len(decided) == 10
+    assert decided[0].startswith("step  10/100  loss ")
+    assert "best of 5" in decided[0]
+    assert "ETA" not in decided[0]  # it would have the compilation in it
+    for line in decided[1:]:
         assert re.search(
             r"loss \d.*validation [\d.]+%.* lr \S+ momentum \S+ .*(kept|switched): "
-            r"drew \S+, (not )?below the keep probability \S+; challenger .*: "
+            r"random draw \S+ is (not )?below the keep probability \S+; challenger .*: "
             r"expected \S+ ± \S+, got \S+  .* img/s  ETA",
             line,
         )
     spent = "100 accepted steps, 230 total steps with every trial (+130%), +"
-    assert any(x.startswith(spent) and x.endswith("% in time with compiling") for x in lines)
+    (told,) = (line for line in lines if line.startswith(spent))
+    assert told.endswith("% in time with compiling")
     assert lines[-1] == str(workdir / "report.html")
 
 
