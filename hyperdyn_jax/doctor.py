@@ -159,7 +159,7 @@ def data_sets(data_dir: Path | None) -> Iterator[Finding]:
         yield Finding("data", "others were not looked for: --data_dir=DIR")
         return
     if not data_dir.is_dir():
-        yield Finding("data", f"--data_dir={data_dir} is no folder", False)
+        yield Finding("data", f"--data_dir={data_dir} is not a folder", False)
         return
     for name, (classes, splits) in prepare.SPLITS.items():
         if not (data_dir / tfds_records.NAMES[name]).exists():

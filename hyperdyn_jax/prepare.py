@@ -144,7 +144,7 @@ def _description(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise DataError(f"{path} cannot be read: {error}") from None
     if not isinstance(info, dict):
-        raise DataError(f"{path} is no description of a data set")
+        raise DataError(f"{path} is not a description of a data set")
     return info
 
 

@@ -48,8 +48,8 @@ def problems(capsys, *words):
         ("--config.optimizer.decay_all=True", "--config.optimizer.decay_all is an unknown setting; "),
         ("--config.hyperdyn.candidates=64", "--config.hyperdyn.candidates is an unknown setting; "),
         ("--config.hyperdyn=3", "--config.hyperdyn is a section; it has alpha"),
-        ("--epochs=3", "'--epochs=3' is no flag; there are --config, --config.x=y"),
-        ("digits", "'digits' is no flag"),
+        ("--epochs=3", "'--epochs=3' is not a flag; the flags are --config, --config.x=y"),
+        ("digits", "'digits' is not a flag"),
     ],
 )  # fmt: skip
 def test_flags_that_are_wrong_say_what_would_be_right(capsys, tmp_path, word, message):
@@ -480,7 +480,7 @@ def test_home_is_written_as_a_tilde(tmp_path, monkeypatch, home):
         (line,) = caught.value.problems
         assert (
             line
-            == f"--workdir={home / 'x'} cannot be written: {home / 'x'} is no writable folder"
+            == f"--workdir={home / 'x'} cannot be written: {home / 'x'} is not a writable folder"
         )
     for change in (
         {"fork": "~/run"},
@@ -540,7 +540,7 @@ def test_one_folder_may_be_written_in_several_ways(tmp_path, monkeypatch, home):
 def test_names_that_no_folder_can_have_are_a_line(tmp_path):
     for name, why in {
         "x" * 300: "File name too long",
-        "\udcff": "is no text in UTF-8",
+        "\udcff": "is not text in UTF-8",
     }.items():
         path = tmp_path / name
         with pytest.raises(config.ConfigError) as caught:

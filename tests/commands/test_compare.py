@@ -314,7 +314,7 @@ def test_an_output_that_is_a_file_is_told_before_anything(study, tmp_path, capsy
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         assert compare.main([str(study), f"--output={place}"]) == 2
         out, error = capsys.readouterr()
-        why = f"{tmp_path / 'file'} is no writable folder"
+        why = f"{tmp_path / 'file'} is not a writable folder"
         assert (out, error) == (
             "",
             f"error: --output={place} cannot be written: {why}\n",

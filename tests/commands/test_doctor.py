@@ -43,9 +43,9 @@ def test_what_is_broken_is_told_and_exits_2(tmp_path, capsys):
     _, errors = capsys.readouterr()
     data, disk = errors.splitlines()
     assert data.startswith("error: data: --data_dir=")
-    assert "is no folder" in data
+    assert "is not a folder" in data
     assert disk.startswith("error: disk: --workdir=")
-    assert f"cannot be written: {file} is no writable folder" in disk
+    assert f"cannot be written: {file} is not a writable folder" in disk
 
 
 def test_one_part_that_fails_hides_no_other(tmp_path, monkeypatch, capsys):

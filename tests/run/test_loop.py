@@ -161,7 +161,7 @@ def test_killed_runs_end_as_if_they_had_not_been(finished, environment, tmp_path
             command(workdir), env=environment, stdout=subprocess.PIPE, text=True
         )
         for line in process.stdout:
-            if line.startswith(f"epoch {epoch}/"):
+            if line.startswith(f"step {10 * epoch + 10:>3}/"):
                 break
         time.sleep(0.05)  # into the epoch after it
         process.send_signal(signal.SIGKILL)
@@ -180,8 +180,8 @@ def test_a_stopped_run_exits_with_0_and_goes_on(finished, environment, tmp_path)
     workdir = tmp_path / "stopped"
     stops = [
         ("compiling", signal.SIGTERM),
-        ("epoch 2/", signal.SIGHUP),
-        ("epoch 5/", signal.SIGUSR1),
+        ("step  30/", signal.SIGHUP),
+        ("step  60/", signal.SIGUSR1),
     ]
     for place, number in stops:
         process = subprocess.Popen(
