@@ -168,11 +168,13 @@ def _tried(decision: Row, words: int) -> str:
     if not verdicts.probed(decision):
         return f"{verdicts.reason(decision)}; diverged: {', '.join(settings)}"
     values = map(verdicts.known, decision["scores"])
-    results = "; ".join(
-        f"{name}: {'diverged' if value is None else _scored(value, i == 0, words)}"
-        for i, (name, value) in enumerate(zip(settings, values, strict=True))
-    )
-    return f"probed {results}"
+    results = [
+        "diverged" if value is None else _scored(value, i == 0, words)
+        for i, value in enumerate(values)
+    ]
+    if "probe" in decision:
+        return f"probe {decision['probe']}: {settings[0]}, {results[0]}"
+    return "probed " + "; ".join(map(": ".join, zip(settings, results, strict=True)))
 
 
 def _scored(value: float, named: bool, words: int, form: str = ".4g") -> str:

@@ -56,7 +56,7 @@ def went_back_to(row: Row) -> int | None:
 def role(row: Row, index: int) -> str:
     """What a trial was, in a word."""
     if probed(row):
-        return "probe"
+        return " ".join(filter(None, ("probe", row.get("probe"))))
     if len(row["trials"]) == 1:
         return "setting"
     if _is_population(row):

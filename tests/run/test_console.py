@@ -6,7 +6,7 @@ from rich.console import Console
 from written_runs import DECISIONS, METRICS, A, Page, decision, make_run
 
 from hyperdyn_jax import report
-from hyperdyn_jax.run import console
+from hyperdyn_jax.run import console, verdicts
 
 
 def test_lines_of_probes_tell_their_losses():
@@ -18,6 +18,14 @@ def test_lines_of_probes_tell_their_losses():
     row |= {"epoch": 0, "score_before": -2.3, "posterior_mean": None}
     line = console.told(row, None)
     assert line == "probed lr 0.1: validation loss 2.1; lr 0.4: diverged"
+
+
+def test_a_probe_tells_how_many_there_are():
+    row = {"branch": -1, "trials": [{"learning_rate": 0.042}], "scores": [-1.6534]}
+    row |= {"epoch": 0, "score_before": -2.3, "probe": "3 of 10, part 4 of 4"}
+    line = console.told(row, None)
+    assert line == "probe 3 of 10, part 4 of 4: lr 0.042, validation loss 1.653"
+    assert verdicts.role(row, 0) == "probe 3 of 10, part 4 of 4"
 
 
 def test_a_line_and_the_page_give_the_same_reason(tmp_path):
