@@ -1,6 +1,6 @@
 """Flax NNX: a perceptron on digits, its learning rate tuned while it trains.
 
-    python examples/flax_nnx.py
+python examples/flax_nnx.py
 """
 
 import jax

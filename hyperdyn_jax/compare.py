@@ -319,6 +319,8 @@ def chart(groups: Sequence[Group]) -> Chart:
         Key("line", look_of(i), f"{each.label}, {numbers.seeds(len(each.runs))}")
         for i, each in enumerate(groups)
     ]
+    if any(each.shape == "band" for panel in panels for each in panel.drawn):
+        keys.append(Key("band", "ink", "95% interval of the mean"))
     caption = (
         "Means over seeds and their 95% confidence intervals by Student's t, from the "
         "step at which every run of a group has ended an epoch to the end of its "

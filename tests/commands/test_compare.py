@@ -320,3 +320,13 @@ def test_an_output_that_is_a_file_is_told_before_anything(study, tmp_path, capsy
             f"error: --output={place} cannot be written: {why}\n",
         )
     assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_the_legend_says_what_a_band_is(study, tmp_path):
+    keys = compare.chart(compare.group(report.find_runs([study]))).keys
+    assert [key.text for key in keys if key.shapes == "band"] == [
+        "95% interval of the mean"
+    ]
+    finished(tmp_path / "alone", 0, 60.0)
+    alone = compare.group(report.find_runs([tmp_path / "alone"]))
+    assert not [key for key in compare.chart(alone).keys if key.shapes == "band"]
