@@ -1,7 +1,6 @@
 """What a tuner and a training loop say to each other."""
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -73,7 +72,8 @@ class Decision(NamedTuple):
     hold: i32[h], states to hold on to for the next trials, by their index in (branches,
       then the states held before). The first becomes the run.
     undone: the trial was the run's own next steps, and these are taken back.
-    verdict: what else a row of decisions.jsonl is to tell; nothing by default.
+    verdict: what else a row of decisions.jsonl is to tell. Nothing depends on it, so
+      processes do not share it.
     """
 
     epoch: int
@@ -83,7 +83,7 @@ class Decision(NamedTuple):
     draw: float
     hold: np.ndarray
     undone: bool = False
-    verdict: Mapping[str, Any] = MappingProxyType({})
+    verdict: Mapping[str, Any] | None = None
 
 
 class DivergedError(RuntimeError):

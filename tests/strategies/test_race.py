@@ -260,7 +260,7 @@ def test_no_rate_beyond_the_largest_arm_is_chosen():
 def test_the_end_of_a_race_says_what_it_came_to():
     def verdict(score, **changes):
         *before, (*_, decision) = Played(race(**changes), score).phase(RACE)
-        assert not any(row[3].verdict for row in before)
+        assert {row[3].verdict for row in before} == {None}
         return decision.verdict
 
     found = verdict(valley(3e-3))
