@@ -73,6 +73,7 @@ def test_a_run_that_is_missing_is_told_before_the_first(made, tmp_path):
 @pytest.mark.usefixtures("made")
 def test_a_run_tells_the_commits_that_made_it(tmp_path, monkeypatch):
     run = tmp_path / "work" / "manual" / "seed0"
+    monkeypatch.setattr("sys.argv", ["paper_size.py", f"--workdir={tmp_path}/work"])
     for commit in ("one", "two", "two"):
         monkeypatch.setattr(paper_size, "commit", lambda commit=commit: commit)
         paper_size.sign(run)
@@ -83,6 +84,7 @@ def test_a_run_tells_the_commits_that_made_it(tmp_path, monkeypatch):
     assert sorted(kept) == [".", "manual/seed0", "paper/seed0"]
     found = [json.loads(kept[x]["machine.json"])["results"] for x in sorted(kept)[1:]]
     assert found == [{"commits": ["one", "two"]}, {"commits": ["three"]}]
+    assert str(tmp_path).encode() not in kept["manual/seed0"]["machine.json"]
     assert json.loads(kept["manual/seed0"]["config.json"])["data_dir"] == "DATA_DIR"
 
 
