@@ -1,12 +1,15 @@
 """The paper's experiment at its own size: its runs, and what is kept of them."""
 
 import json
+import re
 import subprocess
 
 import archive
 import paper_size
+import paper_table
 import pytest
 import strategies
+from paths import ROOT
 
 from hyperdyn_jax.run import config as config_lib
 from hyperdyn_jax.run.config_errors import ConfigError
@@ -52,6 +55,15 @@ def test_every_run_can_be_made():
     assert rates["race_0.01"] == 0.01
     assert rates["cosine_0.3"] == 0.3
     assert rates["manual"] == 0.1
+
+
+def test_the_page_asks_for_runs_that_there_are():
+    text = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
+    listed = re.findall(r"--only=([\w.,]+)|for run in ([^;]+);", text)
+    names = {name for found in listed for name in re.split("[, ]", "".join(found))}
+    assert len(names) >= 4
+    assert names <= set(paper_table.RUNS)
+    assert set(paper_table.RUNS) == set(paper_size.configs(paper_size.SIZES["cpu"], ""))
 
 
 def test_the_cosine_has_the_rate_whose_short_runs_end_best(made, tmp_path):
