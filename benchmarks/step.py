@@ -34,6 +34,7 @@ import torch
 from hyperdyn_jax import optimizers
 from hyperdyn_jax.data.dataset import ArrayDataset, Split
 from hyperdyn_jax.models import CifarResNet
+from hyperdyn_jax.system import memory
 from hyperdyn_jax.training import branch_parallel
 from hyperdyn_jax.training.trainer import Trainer
 
@@ -56,7 +57,12 @@ SHAPES = [
     (8, 64, 64, 1, 5),
 ]
 PARTS = ("forward", "gradient of the input", "gradient of the filter")
-FLAGS = {"as the loop compiles it": "", "as XLA comes": pairs.PLAIN}
+# XLA's flags, and whether freed memory is kept.
+CASES = {
+    "as the loop runs it": ("", True),
+    "memory mapped anew": ("", False),
+    "XLA by itself": (pairs.PLAIN, False),
+}
 
 
 def data() -> ArrayDataset:
@@ -230,15 +236,17 @@ def measure(count: int) -> dict[str, Any]:
 
 def case(name: str, cores: set[int], count: int) -> dict[str, Any]:
     """One case in a process of its own: XLA reads its flags and counts cores once."""
-    flags = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS[name]}".strip()
+    own, kept = CASES[name]
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {own}".strip()
     result = subprocess.run(
-        [sys.executable, __file__, f"--pairs={count}", "--alone"],
+        [sys.executable, __file__, f"--pairs={count}", "--alone", f"--kept={kept:d}"],
         env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
         preexec_fn=lambda: os.sched_setaffinity(0, cores),
         stdout=subprocess.PIPE,
         check=True,
     )
-    return {"case": name, "xla_flags": flags, **json.loads(result.stdout)}
+    told = {"case": name, "xla_flags": flags, "memory_kept": kept}
+    return told | json.loads(result.stdout)
 
 
 def main() -> None:
@@ -246,14 +254,17 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--output", type=Path, default=RESULTS / "step.json")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--kept", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.alone:
+        if arguments.kept and not memory.keep_freed():
+            raise SystemExit("memory cannot be kept here: see system/memory.py")
         print(json.dumps(measure(arguments.pairs)))
         return
     every = os.sched_getaffinity(0)
     rows = []
     for cores in {1, len(every)}:
-        for name in FLAGS:
+        for name in CASES:
             rows.append(case(name, set(sorted(every)[-cores:]), arguments.pairs))
             shown = {k: x for k, x in rows[-1].items() if k != "seconds"}
             print(shown, flush=True)

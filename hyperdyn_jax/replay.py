@@ -23,7 +23,7 @@ from hyperdyn_jax import report, study
 from hyperdyn_jax.commands import cli
 from hyperdyn_jax.run import arguments, config, config_files, config_schema
 from hyperdyn_jax.run.arguments import Parser
-from hyperdyn_jax.system import errors, platforms, process
+from hyperdyn_jax.system import errors, memory, platforms, process
 from hyperdyn_jax.tuner.interface import DivergedError
 
 LEVEL = 0.95  # of the interval
@@ -129,6 +129,7 @@ def in_words(gap: Gap, seeds: int) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     process.begin()
+    memory.keep_freed()
     parser = Parser("replay", __doc__)
     path = arguments.path
     parser.add_argument("run", type=path, metavar="RUN", help="finished run directory")

@@ -21,7 +21,7 @@ from absl import app, flags, logging
 from hyperdyn_jax import loop
 from hyperdyn_jax.commands import cli
 from hyperdyn_jax.run.config_errors import ConfigError
-from hyperdyn_jax.system import files, process
+from hyperdyn_jax.system import files, memory, process
 from hyperdyn_jax.tuner.interface import DivergedError
 
 CONFIG = cli.define_config()
@@ -190,5 +190,6 @@ def main(_: list[str]) -> int:
 
 if __name__ == "__main__":
     process.begin()
+    memory.keep_freed()
     parse = functools.partial(cli.parse_flags, others=OTHERS, check=check_flags)
     app.run(main, flags_parser=parse)

@@ -16,7 +16,7 @@ import sys
 from absl import app, flags, logging
 
 from hyperdyn_jax.commands import cli
-from hyperdyn_jax.system import process, signals
+from hyperdyn_jax.system import memory, process, signals
 
 # Of one run in several processes, the same command in each but for --process:
 PLACE = {
@@ -37,6 +37,7 @@ DRY_RUN = "Tell what the run would be, its cost and memory; train nothing."
 def main() -> None:
     """The command, whichever of its names it was given."""
     process.begin()
+    memory.keep_freed()
     # Here and not above: importing this module leaves the flags of others alone.
     cli.define_config()
     for name, about in FLAGS.items():

@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from hyperdyn_jax.run.config_errors import ConfigError
 from hyperdyn_jax.system import files
@@ -67,15 +66,6 @@ class Checkpoints:
         self._folder, self._say = folder.resolve(), say
         # Orbax takes a name with [ in it for a pattern, and misses its own parts.
         self._plain = plain and not glob.has_magic(str(self._folder))
-        # Of several processes one writes, and the others do not wait for it.
-        alone = {jax.process_index()} if jax.process_count() > 1 else None
-        options = ocp.options.MultiprocessingOptions(
-            active_processes=alone, barrier_sync_key_prefix=alone and "checkpoints"
-        )
-        self._orbax = ocp.Checkpointer(
-            ocp.StandardCheckpointHandler(multiprocessing_options=options),
-            multiprocessing_options=options,
-        )
         self._writer = ThreadPoolExecutor(1)  # one: in order, and Orbax from one thread
         self._future: Future[None] | None = None
         self._number = 0  # of the last, written or not
@@ -83,6 +73,22 @@ class Checkpoints:
         self._missed: Callable[[], None] | None = None  # the last one's second chance
         self._arrays: dict[str, np.ndarray] = {}
         self.damaged: dict[int, str] = {}
+
+    @functools.cached_property
+    def _orbax(self) -> Any:
+        """Its checkpointer, made at the first use: the import takes a quarter of a
+        second, which the first training step need not wait for."""
+        import orbax.checkpoint as ocp
+
+        # Of several processes one writes, and the others do not wait for it.
+        alone = {jax.process_index()} if jax.process_count() > 1 else None
+        options = ocp.options.MultiprocessingOptions(
+            active_processes=alone, barrier_sync_key_prefix=alone and "checkpoints"
+        )
+        return ocp.Checkpointer(
+            ocp.StandardCheckpointHandler(multiprocessing_options=options),
+            multiprocessing_options=options,
+        )
 
     def save(
         self,
@@ -187,7 +193,8 @@ class Checkpoints:
         self._writer.shutdown()
         while self._missed is not None and self._misses < MISSES:
             self._missed()
-        self._orbax.close()
+        if "_orbax" in vars(self):
+            self._orbax.close()
         self._check()
 
     def _check(self) -> None:
