@@ -28,7 +28,7 @@ from hyperdyn_jax.strategies import Schedule
 from hyperdyn_jax.strategies.race import Race
 from hyperdyn_jax.tuning import tune
 
-VERSION = "4"  # of the race, so that rows of earlier ones are told apart
+VERSION = "5"  # of the race, so that rows of earlier ones are told apart
 
 
 def row(

@@ -57,7 +57,8 @@ class Belief(NamedTuple):
     best: f64[d], the place with the best expected score.
     ahead: probability that it is better than the base.
     leaves_base: it is better than the base by more than noise.
-    warming: the best rate drifts as fast as where something is still warming up.
+    warming: probability that the best rate drifts as fast as where something is still
+      warming up.
     places: f64[s, d], where samples of the score at the end have their best.
     drifts: f64[s], the drift of each of them.
     end, axis: log horizon of the end; the axis that drifts.
@@ -69,7 +70,7 @@ class Belief(NamedTuple):
     best: np.ndarray
     ahead: float
     leaves_base: bool
-    warming: bool
+    warming: float
     places: np.ndarray
     drifts: np.ndarray
     end: float
@@ -121,11 +122,13 @@ def believe(
     expected = mixture.weights @ mixture.means
     best = int(expected.argmax())
     leaves, ahead = False, 1.0
-    warming = bool(mixture.weights @ mixture.drifts > WARMING)
+    warming = float(mixture.weights @ (mixture.drifts > WARMING))
     if base is not None:  # the last place
         gain = expected[best] - expected[-1]
         ahead = float(np.mean(values[:, best] > values[:, -1]))
-        sure = SURE if base_leads and not warming else 0.5
+        # That the base leads means little where the best rate is falling fast.
+        falls = mixture.weights @ mixture.drifts > WARMING
+        sure = SURE if base_leads and not falls else 0.5
         leaves = apart and gain > mixture.noise and ahead > sure
     return Belief(
         differ=bool(np.ptp(gains) > 0),

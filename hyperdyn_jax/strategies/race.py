@@ -49,6 +49,7 @@ HORIZONS = (1, 2, 4, 6)  # of the rounds, in those of the first
 KEPT = (4, 3, 3)  # arms that go on to the next round at most, the base among them
 NEEDED = 0.04  # share of what is expected to be best that an arm has to be next to
 SETTLED = 0.6  # below this probability of a better setting, a base that leads stays
+MOVING = 0.1  # from this probability of a warm-up on, no base is told right early
 ARMS = (7, 12)  # of the first round
 FEWEST = 3  # of them, where the budget has no room for more
 FIRST = 0.01  # of the budget, trained by each arm of the first round
@@ -293,7 +294,8 @@ class Race(RacePlan):
         if not rounds and alike:
             return self._longer(state, belief, scores)
         state = state._replace(rounds=np.int32(rounds + 1))
-        right = base_leads and not belief.warming and belief.ahead < SETTLED
+        steady = belief.warming < MOVING
+        right = base_leads and steady and belief.ahead < SETTLED
         if (rounds and right) or rounds + 1 == len(HORIZONS):
             return self._choose(state, belief, scores)
         growth = HORIZONS[rounds + 1] / HORIZONS[rounds]

@@ -20,6 +20,14 @@ def test_a_base_that_leads_while_something_warms_up_does_not_end_the_race(warmup
     assert played.ratio < 1.06
 
 
+def test_nor_where_it_is_only_possible_that_something_warms_up():
+    """The best rate is the same after 30 and 60 steps, and then falls."""
+    warmup = load(RESULTS / "suite" / "transformer_warmup-1.npz")
+    played = offline.play(warmup, 10 * warmup.best_rate, 0)
+    assert not played.kept
+    assert played.ratio < 1.1
+
+
 def test_a_right_base_is_within_the_budget_and_near_the_best_of_the_sweep(warmup):
     played = offline.play(warmup, warmup.best_rate, 0)
     assert played.kept

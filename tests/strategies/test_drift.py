@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from hyperdyn_jax.strategies import drift
+from hyperdyn_jax.strategies.race import MOVING
 from hyperdyn_jax.tuner import cpu_jit, gp
 
 
@@ -79,7 +80,8 @@ def test_a_base_that_leads_is_left_only_where_another_is_surely_better():
 @pytest.mark.parametrize(("slope", "warming"), [(0.2, False), (1.0, True)])
 def test_a_fast_drift_is_taken_for_a_warm_up(slope, warming):
     best = lambda t: 3 + slope * (np.log(900) - t)  # noqa: E731
-    assert believe(*rows(lambda x, t: -((x - best(t)) ** 2))).warming == warming
+    found = believe(*rows(lambda x, t: -((x - best(t)) ** 2)))
+    assert (found.warming > 0.9) if warming else (found.warming < MOVING)
 
 
 def test_few_rows_say_little_and_the_prior_stands():
