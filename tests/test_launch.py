@@ -24,6 +24,7 @@ SMALL = (
 )
 FILES = (
     "docs/launch.md",
+    "docs/paper.md",
     "docs/processes.md",
     "launch/slurm.sbatch",
     "launch/sky.yaml",
