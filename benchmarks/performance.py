@@ -252,7 +252,7 @@ WHAT = {
     "P6": "two branches over twice one",
     "P7": "GPU: ResNet-20, batch 128, 1,000, 4,000",
     "P8": "GPU: ResNet-50, batch 1,000",
-    "P9": "JPEG files to training crops",
+    "P9": "JPEG files to training crops (earlier decoder, see below)",
     "P10": "command to first step",
     "P11": "2 and 4 processes",
 }

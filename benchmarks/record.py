@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -20,8 +21,8 @@ def write(output: Path, packages: Iterable[str], results: Any) -> None:
 def encode(packages: Iterable[str], results: Any) -> bytes:
     """Hardware, versions, command and results as JSON."""
     words = ["python", *_program(), *sys.argv[1:]]
-    # Where the data were is not part of a result.
-    words = ["--data_dir=DIR" if "--data_dir=" in word else word for word in words]
+    # Where the data and the runs were is not part of a result.
+    words = [re.sub(r"^(--.*(data_|work)dir)=.*", r"\1=DIR", word) for word in words]
     words = ["DATA_DIR" if Path(word).is_dir() else word for word in words]
     date, machine = datetime.now(UTC).date().isoformat(), where(packages)
     record = {"date": date, "command": " ".join(words)} | machine

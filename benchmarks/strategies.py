@@ -22,6 +22,7 @@ import record
 from archive import RESULTS, SUFFIX
 
 from hyperdyn_jax import study
+from hyperdyn_jax.system import memory
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = (0, 1, 2, 3, 4)
@@ -125,6 +126,7 @@ def make_runs(
     runs: dict[str, dict[str, Any]], seeds: tuple[int, ...], work: Path
 ) -> None:
     """Makes the runs that are not there yet."""
+    memory.keep_freed()
     jax.config.update("jax_compilation_cache_dir", str(work.absolute() / ".compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     for line in study.run_all(runs, list(seeds), work):

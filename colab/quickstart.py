@@ -16,9 +16,10 @@
 # on, and the run continues from one of them. It takes about a minute on a CPU.
 
 # %%
-# Installs the library if it is not there: from the folder that the notebook is in or,
-# on Colab, from a clone of the repository.
-REPOSITORY = ""  # on Colab: the address of the repository, as `git clone` takes it
+# Installs the library if it is not there. If the notebook is in a copy of the
+# repository, that copy is installed. On Colab there is none: write the address that you
+# would give to `git clone` between the quotes.
+REPOSITORY = ""
 import importlib.util
 import subprocess
 import sys
@@ -30,7 +31,7 @@ if importlib.util.find_spec("hyperdyn_jax") is None:
         (p for p in places if (p / "hyperdyn_jax" / "tuning.py").exists()), None
     )
     if root is None and not REPOSITORY:
-        raise RuntimeError("set REPOSITORY, above, to the address of the repository")
+        raise RuntimeError("write the repository's address into REPOSITORY, above")
     if root is None:
         root = places[-1]
         subprocess.run(["git", "clone", "--depth=1", REPOSITORY, root], check=True)

@@ -48,7 +48,7 @@ def get_config(argument: str = "") -> ConfigDict:
         }
     )
     if choices["size"] == "smoke":
-        # Too short a run for probes.
+        # Too short a run for a race.
         config.update(epochs=2, eval_batch_size=128, strategy="hyperdyn")
         config.model.update(depth=8, width=2)
     return config

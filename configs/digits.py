@@ -3,9 +3,9 @@
     python train.py --config=configs/digits.py
 
 A ResNet-8 of width 16 on scikit-learn's 1,797 digits of 8x8 pixels; 1,280 train, 257
-validate, 260 test. The learning rate of SGD is found in short probes first; the paper's
-method, which tunes its momentum too, is --config.strategy=hyperdyn. After a colon
-another optimizer can be named: configs/digits.py:plain_sgd, digits.py:adam.
+validate, 260 test. The learning rate of SGD is found by a race; the paper's method,
+which tunes its momentum too, is --config.strategy=hyperdyn. After a
+colon another optimizer can be named: configs/digits.py:plain_sgd, digits.py:adam.
 """
 
 from ml_collections import ConfigDict

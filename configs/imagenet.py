@@ -50,7 +50,7 @@ def get_config(argument: str = "") -> ConfigDict:
     )
     if choices["size"] == "smoke":
         config.update(epochs=1, batch_size=8, eval_batch_size=8, image_size=32)
-        config.strategy = "hyperdyn"  # too short a run for probes
+        config.strategy = "hyperdyn"  # too short a run for a race
         config.model.update(width=2, dtype="float32", sync_batch_norm=True)
         config.hyperdyn.update(initial_points=2)
     return config

@@ -183,13 +183,14 @@ def band(runs: Sequence[Run], count: str) -> Band:
       runs: of one group; between epochs a run is on the straight line.
       count: "step" or "total_steps".
     """
-    columns = [run.column(count) for run in runs]
+    rows = [run.rows_over(count) for run in runs]
+    columns, accuracies = (
+        [np.array([row[key] for row in each], dtype=float) for each in rows]
+        for key in (count, "validation_accuracy")
+    )
     first, last = max(x[0] for x in columns), min(x[-1] for x in columns)
     steps = np.linspace(first, max(first, last), POINTS)
-    scores = [
-        np.interp(steps, x, run.column("validation_accuracy"))
-        for x, run in zip(columns, runs, strict=True)
-    ]
+    scores = [np.interp(steps, x, y) for x, y in zip(columns, accuracies, strict=True)]
     both = [numbers.interval(values) for values in np.array(scores).T]
     mean, half = np.array(both).T
     return Band(steps, mean, half)
@@ -246,6 +247,8 @@ def paired(groups: Sequence[Group]) -> list[list[str]]:
 
 def best_in_words(groups: Sequence[Group]) -> str:
     """The group with the highest mean, and whether that is more than chance."""
+    if len({each.config.get("dataset") for each in groups}) > 1:
+        return "Their data sets differ, and so no group is named as the best."
     best = max(groups, key=lambda each: np.mean(each.last("test_accuracy")))
     accuracy = numbers.spread(best.last("test_accuracy"), ".2f")
     text = (
@@ -257,8 +260,11 @@ def best_in_words(groups: Sequence[Group]) -> str:
         return f"{text}."
     ends = [numbers.interval(each) if each else (0.0, np.nan) for each in found]
     sure = all(mean - half > 0 for mean, half in ends)  # never where the half is NaN
-    verdict = "ahead of every other group" if sure else "not shown to be ahead of all"
-    return f"{text}. By the 95% intervals of pairs it is {verdict}."
+    verdict = "show" if sure else "do not show"
+    return (
+        f"{text}. The 95% intervals of pairs {verdict} that it is ahead of every other "
+        f"group."
+    )
 
 
 def page(groups: Sequence[Group]) -> str:
@@ -284,7 +290,8 @@ def page(groups: Sequence[Group]) -> str:
             "nothing differs, one interval in twenty leaves 0 out by chance."
         )
         body = parts.boxed(grid, "wide")
-        sections.append(parts.section("pairs", "Pairs", body, note=note))
+        title = "Differences, paired by seed"
+        sections.append(parts.section("pairs", title, body, note=note))
     sections.append(_sources(groups))
     footer = f"Made by hyperdyn_jax {hyperdyn_jax.__version__} from {len(runs)} runs."
     return parts.assemble("Comparison", "Runs compared", lead, sections, footer)
@@ -312,6 +319,8 @@ def chart(groups: Sequence[Group]) -> Chart:
         Key("line", look_of(i), f"{each.label}, {numbers.seeds(len(each.runs))}")
         for i, each in enumerate(groups)
     ]
+    if any(each.shape == "band" for panel in panels for each in panel.drawn):
+        keys.append(Key("band", "ink", "95% interval of the mean"))
     caption = (
         "Means over seeds and their 95% confidence intervals by Student's t, from the "
         "step at which every run of a group has ended an epoch to the end of its "

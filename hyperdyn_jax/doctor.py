@@ -94,7 +94,7 @@ def _extra(extra: str, needed: Sequence[Requirement]) -> Finding:
     lack = [line for each in _of(extra, needed) if (line := lacking(each))]
     if not lack:
         return Finding("extra", f"{extra}: there")
-    advice = f"pip install '{PACKAGE}[{extra}]' where it is needed"
+    advice = f'pip install -e ".[{extra}]" where it is needed'
     return Finding("extra", f"{extra}: {lack[0]}; {advice}", missing=True)
 
 
@@ -159,7 +159,7 @@ def data_sets(data_dir: Path | None) -> Iterator[Finding]:
         yield Finding("data", "others were not looked for: --data_dir=DIR")
         return
     if not data_dir.is_dir():
-        yield Finding("data", f"--data_dir={data_dir} is no folder", False)
+        yield Finding("data", f"--data_dir={data_dir} is not a folder", False)
         return
     for name, (classes, splits) in prepare.SPLITS.items():
         if not (data_dir / tfds_records.NAMES[name]).exists():

@@ -113,9 +113,6 @@ def run_to_end(setup: config_lib.Setup, directory: Directory, display: Display) 
         assert before.pending is not None
         speed, left = images / before.pending.seconds, engine.length(run) - run.step
         where = console.at_step(run.step, engine.length(run))
-        if setup.tuner.accepted_steps(run.tuner) is None:  # it decides once an epoch
-            epoch = decided.rows["decisions"]["epoch"]
-            where = console.at_epoch(epoch, engine.epochs(run))
         metrics = directory.rows["metrics"]
         display.decision(where, decided.rows, metrics, speed, left)
 

@@ -1,6 +1,6 @@
 """Prepares CIFAR-10 or ImageNet, once; the only program here that uses TensorFlow.
 
-    pip install 'hyperdyn_jax[prepare]'
+    pip install -e ".[prepare]"     in a copy of the repository
     python -m hyperdyn_jax.prepare cifar10 --data_dir=DIR
     python -m hyperdyn_jax.prepare imagenet --data_dir=DIR --manual_dir=TARS
     python -m hyperdyn_jax.prepare imagenet --data_dir=DIR --from_tfrecord
@@ -144,7 +144,7 @@ def _description(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise DataError(f"{path} cannot be read: {error}") from None
     if not isinstance(info, dict):
-        raise DataError(f"{path} is no description of a data set")
+        raise DataError(f"{path} is not a description of a data set")
     return info
 
 
@@ -196,7 +196,7 @@ def _import(module: str) -> Any:
     except ImportError as error:
         raise DataError(
             f"preparing data needs the package of {module}, once; install it with: "
-            f"pip install 'hyperdyn_jax[prepare]'"
+            f'pip install -e ".[prepare]"'
         ) from error
 
 

@@ -104,7 +104,7 @@ def verify(run: Path, seeds: list[int], output: Path, say: Any = print) -> Gap:
         original = report.load_run(run).metrics[-1]
     except (OSError, ValueError) as error:
         why = errors.in_a_line(error)
-        raise config.ConfigError([f"{run} is no run to replay: {why}"]) from None
+        raise config.ConfigError([f"{run} is not a run to replay: {why}"]) from None
     if settings["seed"] in seeds:
         raise config.ConfigError(
             [f"--seeds must not have the run's own, {settings['seed']}"]

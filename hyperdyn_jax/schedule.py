@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def command() -> None:
         if runs[0] == "diff":
             if len(runs) != 3 or options.output:
-                raise ValueError("diff takes two runs and nothing else")
+                raise ValueError("diff takes two runs, as in schedule diff RUN RUN")
             print("\n".join(diff(*runs[1:])))
         elif options.output:
             plot(runs, options.output)

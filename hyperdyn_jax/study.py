@@ -1,10 +1,10 @@
 r"""Many runs: every strategy with every seed, one directory each.
 
-    python -m hyperdyn_jax.study --config=configs/cifar10_twin.py \
-        --config.data_dir=DIR --strategies=cosine,hyperdyn,adam:hyperdyn --seeds=0,1,2
+    python -m hyperdyn_jax.study --config=configs/digits.py \
+        --strategies=race,cosine,adam:hyperdyn --seeds=0,1,2
 
 A strategy may have an argument of the config file before it: adam:hyperdyn is hyperdyn
-with the config of configs/cifar10_twin.py:adam, and its runs are in adam_hyperdyn/.
+with the config configs/digits.py:adam, and its runs are in adam_hyperdyn/.
 
 The same command again goes on: finished runs are skipped, a stopped one is resumed.
 """
@@ -27,8 +27,8 @@ from hyperdyn_jax.tuner.interface import DivergedError
 CONFIG = cli.define_config()
 STRATEGIES = flags.DEFINE_list(
     "strategies",
-    ["hyperdyn"],
-    "What to compare, hyperdyn by default: names of config.strategy, or ARGUMENT:NAME "
+    ["race"],
+    "What to compare, race by default: names of config.strategy, or ARGUMENT:NAME "
     "with an argument of the config file, its parts joined by +.",
 )
 SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of the runs; 0 by default.")
@@ -137,7 +137,7 @@ def wrong_seeds(seeds: Sequence[str]) -> list[str]:
 def wrong_strategies(strategies: Sequence[str]) -> list[str]:
     """A line for each that is given twice, and where there is none."""
     if not strategies:
-        return ["--strategies must name at least one, for example hyperdyn"]
+        return ["--strategies must name at least one, for example race"]
     return _repeated("strategies", strategies)
 
 

@@ -135,10 +135,9 @@ def tune(
       state: to start from, any pytree.
       tuner: a search space, whose settings race each other over growing horizons
         within a fifth of the run (`Race`): the run goes on from the arm that the model
-        expects to end best. Or any strategy, such as
-        `Hyperdyn(space)`, whose temperature is in the unit of the scores: for scores
-        other than percentage points about by how much they go up and down over its
-        window of epochs.
+        expects to end best. Or any strategy, such as `Hyperdyn(space)`. Its
+        temperature is in the unit of the scores: where these are no percentage points,
+        give about as much as they rise and fall within its window of epochs.
       epochs: length of the accepted path, if the strategy takes none of it for trials;
         a race's include all of its arms.
       steps_per_epoch: numbers of `steps` an epoch; most strategies decide once an

@@ -185,7 +185,7 @@ def guarded(folder: Path, *flags: str, stop: bool = False) -> Guarded:
     )
     ports: list[str] = []
     for line in process.stdout:
-        if line.startswith("epoch"):
+        if line.startswith("step"):
             ports += listening(process.pid)
             if stop:
                 process.send_signal(signal.SIGTERM)

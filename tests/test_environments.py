@@ -28,8 +28,9 @@ REPORT = "report @run --output=@here/out"
 COMPARE = "compare @run --output=@here/out"
 REPLAY = "replay @run --seeds=1"  # which was made before
 REPLAY_ANEW = "replay @run --seeds=2 --output=@here/out"
-STUDY = f"study {SHORT} --strategies=constant --output=@study"  # likewise
-STUDY_ANEW = f"study {SHORT} --strategies=constant --output=@here/out"
+ONE = f"study {SHORT} --strategies=constant"
+STUDY = f"{ONE} --output=@study"  # likewise
+STUDY_ANEW = f"{ONE} --output=@here/out"
 SCHEDULE = "schedule @run --output=@here/out.png"
 PAPER = "paper figure1a @paper --output=@here/out"
 DOCTOR = "doctor --workdir=@here/out --data_dir=@data"
@@ -38,7 +39,7 @@ PREPARE_ANEW = "prepare cifar10 --data_dir=@here/out"
 
 ABSENT = "error: JAX_PLATFORMS=cuda: no such device here, its JAX plugin is not instal"
 READY = "cifar10 is ready in @data: 300 in split 'train', 60 in split 'test'"
-NO_FOLDER = "@here/out cannot be written: @here is no writable folder"
+NO_FOLDER = "@here/out cannot be written: @here is not a writable folder"
 REFUSED = "cannot be written: Read-only file system"
 GONE = "error: the current folder has been removed; change to another one"
 NO_HOME = "there is no such home folder"
@@ -105,29 +106,29 @@ CASES = [
     Case("usual", f"{PAPER} --nonsense", 2, UNKNOWN),
     Case("usual", f"{DOCTOR} --nonsense", 2, UNKNOWN),
     Case("usual", f"{PREPARE} --nonsense", 2, UNKNOWN),
-    # Folders that are not there, and what is no folder.
+    # Folders that are not there, and what is not a folder.
     Case("usual", "train --config=@here/none.py", 2, "No such file or directory"),
     Case("usual", "report @here/none", 2, "none/config.json: missing; is @here/none a"),
     Case("usual", "compare @here/none", 2, "no finished run in or below @here/none"),
-    Case("usual", "replay @here/none", 2, "@here/none is no run to replay"),
+    Case("usual", "replay @here/none", 2, "@here/none is not a run to replay"),
     Case("usual", "study --config=@here/none.py", 2, "No such file or directory"),
     Case("usual", "schedule @here/none", 2, "@here/none: No such file or directory"),
     Case("usual", "schedule @here", 2, "schedule.json: No such file or directory"),
     Case("usual", "paper all @here/none", 2, "no finished run in or below @here/none"),
-    Case("usual", "doctor --data_dir=@here/no", 2, "--data_dir=@here/no is no folder"),
+    Case("usual", "doctor --data_dir=@here/no", 2, "@here/no is not a folder"),
     Case("usual", "prepare imagenet --data_dir=@here/no", 2, "must be in @here/no/d"),
-    Case("usual", f"train {SHORT} --workdir=@run/config.json", 2, "is no writable fo"),
-    Case("usual", f"study {SHORT} --output=@run/config.json", 2, "is no writable fo"),
-    Case("usual", "report @run --output=@run/config.json", 2, "is no writable folder"),
-    Case("usual", "compare @run --output=@run/config.json", 2, "is no writable folder"),
-    Case("usual", "replay @run --output=@run/config.json", 2, "is no writable folder"),
+    Case("usual", f"train {SHORT} --workdir=@run/config.json", 2, "not a writable fo"),
+    Case("usual", f"{ONE} --output=@run/config.json", 2, "not a writable fo"),
+    Case("usual", "report @run --output=@run/config.json", 2, "not a writable folder"),
+    Case("usual", "compare @run --output=@run/config.json", 2, "not a writable folder"),
+    Case("usual", "replay @run --output=@run/config.json", 2, "not a writable folder"),
     Case("usual", "schedule @run --output=@run", 2, "must end in .png, .svg or .pdf"),
     Case(
-        "usual", "paper all @run --output=@run/config.json", 2, "is no writable folder"
+        "usual", "paper all @run --output=@run/config.json", 2, "not a writable folder"
     ),
-    Case("usual", "doctor --workdir=@run/config.json", 2, "is no writable folder"),
+    Case("usual", "doctor --workdir=@run/config.json", 2, "not a writable folder"),
     Case(
-        "usual", "prepare cifar10 --data_dir=@run/config.json", 2, "is no writable fo"
+        "usual", "prepare cifar10 --data_dir=@run/config.json", 2, "not a writable fo"
     ),
     Case("usual", "report @run --output=", 2, "a path must not be empty"),
     # ~ is the home.
@@ -137,13 +138,13 @@ CASES = [
     Case("usual", "report @run --output=~/out", 0, "@here/out/report.html"),
     Case("usual", "compare ~/none", 2, "no finished run in or below @here/none"),
     Case("usual", "compare @run --output=~/out", 0, "@here/out/compare.html"),
-    Case("usual", "replay ~/none", 2, "@here/none is no run to replay"),
+    Case("usual", "replay ~/none", 2, "@here/none is not a run to replay"),
     Case("read_only", "replay @run --output=~/out", 2, f"--output={NO_FOLDER}"),
-    Case("read_only", f"study {SHORT} --output=~/out", 2, f"--output={NO_FOLDER}"),
+    Case("read_only", f"{ONE} --output=~/out", 2, f"--output={NO_FOLDER}"),
     Case("usual", "schedule ~/none", 2, "@here/none: No such file or directory"),
     Case("usual", "schedule @run --output=~/out.png", 0, "@here/out.png"),
     Case("usual", "paper figure1a @paper --output=~/out", 0, "written to @here/out/"),
-    Case("usual", "doctor --workdir=~/out --data_dir=~/none", 2, "@here/none is no fo"),
+    Case("usual", "doctor --workdir=~/out --data_dir=~/none", 2, "@here/none is not a"),
     Case(
         "usual", "prepare cifar10 --data_dir=~/out --from_tfrecord", 2, "in @here/out"
     ),
@@ -187,7 +188,7 @@ CASES = [
     Case("homeless", REPLAY, 0, "over 1 seed; gap"),
     Case("homeless", "replay ~/run", 2, NO_HOME),
     Case("homeless", STUDY, 0, "is finished already; nothing to do"),
-    Case("homeless", f"study {SHORT} --output=~/out", 2, NO_HOME),
+    Case("homeless", f"{ONE} --output=~/out", 2, NO_HOME),
     Case("homeless", SCHEDULE, 0, "@here/out.png"),
     Case("homeless", "schedule ~/run", 2, NO_HOME),
     Case("homeless", PAPER, 0, "written to @here/out/: figure1a"),

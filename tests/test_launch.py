@@ -24,6 +24,7 @@ SMALL = (
 )
 FILES = (
     "docs/launch.md",
+    "docs/paper.md",
     "docs/processes.md",
     "launch/slurm.sbatch",
     "launch/sky.yaml",
@@ -75,7 +76,7 @@ def test_a_flag_that_there_is_not_would_be_noticed(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit):
         cli.parse_flags(["train.py", "--config=configs/digits.py", "--coordinater=a"])
-    assert "is no flag" in capsys.readouterr().err
+    assert "is not a flag" in capsys.readouterr().err
 
 
 def test_the_recipes_are_well_formed():
@@ -109,8 +110,9 @@ def test_a_stopped_run_is_to_be_tried_again(environment):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as run:
         for line in run.stdout:
-            if line.startswith("epoch 0"):
+            if line.startswith("step"):
                 run.send_signal(signal.SIGTERM)  # to the shell alone
+                break
         assert run.wait(timeout=60) == cli.TRY_AGAIN, run.stderr.read()
     again = subprocess.run(command, cwd=ROOT, env=environment, **pipes, timeout=60)
     assert again.returncode == 0, again.stderr

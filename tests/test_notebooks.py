@@ -113,7 +113,7 @@ def test_install_cell_takes_what_the_runtime_needs(
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    with pytest.raises(RuntimeError, match="set REPOSITORY, above"):
+    with pytest.raises(RuntimeError, match="into REPOSITORY, above"):
         exec(cell, {})
     assert not commands
     exec(cell.replace('REPOSITORY = ""', 'REPOSITORY = "https://example.org/x"'), {})

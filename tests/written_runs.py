@@ -48,13 +48,15 @@ class Page(HTMLParser):
         return [dict(zip(head, row, strict=True)) for row in rows]
 
     def decisions(self, number=0):
-        """(epoch, decision, [(tried, predicted, realised)]) of each decision."""
+        """(epoch, decision, [(tried, predicted, realised)]) of each decision; without
+        the prediction where none was made."""
         found = []
         which = [i for i, name in enumerate(self.names) if name == "decisions"]
-        for row in self.tables[which[number]][1:]:
-            if len(row) == 5:
+        head, *rows = self.tables[which[number]]
+        for row in rows:
+            if len(row) == len(head):
                 found.append((row[0].removeprefix("Epoch "), row[1], []))
-            found[-1][2].append(tuple(row[-3:]))
+            found[-1][2].append(tuple(row[2 - len(head) :]))
         return found
 
 

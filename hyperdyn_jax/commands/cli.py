@@ -338,7 +338,7 @@ def _check_flags(
     known = tuple(f"--{name}=" for name in ("config", *others))
     names = ", ".join(f"--{name}" for name in ("config", "config.x=y", *others[:-1]))
     problems = [
-        f"{word!r} is no flag; there are {names} and --{others[-1]}"
+        f"{word!r} is not a flag; the flags are {names} and --{others[-1]}"
         for word in words
         if not word.startswith((*known, "--config."))
     ]

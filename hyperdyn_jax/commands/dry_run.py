@@ -125,11 +125,11 @@ def memory_in_words(trainer: Trainer) -> str:
     if found is None:
         return "this backend does not tell"
     arguments, temporary = found.argument_size_in_bytes, found.temp_size_in_bytes
-    beside = f"every state that is held beside it {_in_mb(trainer.shapes())}"
     return (
-        f"{memory_of(found) / MB:,.1f} MB on a device for a training step, as XLA "
-        f"plans it (arguments, resident data among them, {arguments / MB:,.1f}; "
-        f"temporary {temporary / MB:,.1f}); {beside}"
+        f"{memory_of(found) / MB:,.1f} MB on a device for a training step, by XLA's "
+        f"plan: {arguments / MB:,.1f} for the state and the data, "
+        f"{temporary / MB:,.1f} for what is computed; each further trial holds a state "
+        f"of {_in_mb(trainer.shapes())}"
     )
 
 

@@ -128,9 +128,15 @@ class _SharedTuner:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._tuner, name)
-        if name not in ("init", "ask", "tell"):
+        if name not in ("init", "ask"):
             return value
         return lambda *args: share_tree(value(*args))
+
+    def tell(self, *args: Any) -> tuple[Any, Any]:
+        """The state and the decision of process 0, each with a verdict of its own."""
+        state, decision = self._tuner.tell(*args)
+        shared = share_tree((state, decision._replace(verdict=None)))
+        return shared[0], shared[1]._replace(verdict=decision.verdict)
 
 
 def _share(content: bytes, source: int = 0) -> bytes:

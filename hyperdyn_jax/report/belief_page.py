@@ -19,13 +19,7 @@ GLANCES = 6  # of them printed, and in the figure
 def section(run: Run, beliefs: Any, number: int, level: int) -> str:
     name, title = f"belief-{number}", "What the model believed"
     if beliefs is None:
-        if not any(row.get("gp") for row in run.decisions):
-            return ""
-        note = (
-            "The rows of this strategy do not hold what its model was told, so what it "
-            "believed cannot be computed again here."
-        )
-        return parts.section(name, title, note=note, level=level)
+        return ""
     data = _belief_data(run, beliefs)
     last = len(data["steps"]) - 1
     look = "panels one" if len(data["axes"]) == 1 else "panels"

@@ -17,7 +17,7 @@ from hyperdyn_jax.report.chart import (
     look_of,
 )
 from hyperdyn_jax.report.numbers import Z90, Run
-from hyperdyn_jax.run.verdicts import number
+from hyperdyn_jax.run.verdicts import number, outcome
 
 DOTTED = 60  # epochs up to which each is a dot of its own
 COUNTS = {"step": "accepted steps", "total_steps": "total steps, trials included"}
@@ -25,11 +25,12 @@ COLUMNS = {
     "validation_accuracy": "validation accuracy (%)",
     "train_loss": "training loss (nats)",
 }
-# What became of a setting that was tried: its mark, and its words in a legend.
+# What became of a setting that was tried: its mark, and its words in a legend; the
+# last is drawn over the others.
 FATES = {
-    "accepted": ("triangle", "tried and taken"),
     "rejected": ("ring", "tried, not taken"),
     "diverged": ("cross", "tried, diverged"),
+    "accepted": ("triangle", "tried and taken"),
 }
 
 
@@ -40,19 +41,20 @@ def accuracy(runs: Sequence[Run]) -> Chart:
         kind = "log_uniform" if column == "train_loss" else "uniform"
         up = extent((row[column] for run in runs for row in run.metrics), kind)
         for count, what in COUNTS.items():
-            most = max(run.metrics[-1][count] for run in runs) or 1
+            rows = [run.rows_over(count) for run in runs]
+            most = max(each[-1][count] for each in rows) or 1
             title = f"{name} over {what}. {_in_words(runs, column, count)}"
             panel = Panel(title, what, name, (0, most * 1.02), up, y_kind=kind)
-            for i, run in enumerate(runs):
-                x = [row[count] for row in run.metrics]
-                y = [row[column] for row in run.metrics]
+            for i, each in enumerate(rows):
+                x = [row[count] for row in each]
+                y = [row[column] for row in each]
                 panel.line(x, y, look_of(i))
                 if len(x) <= DOTTED:
                     panel.marks("dot", x, y, color_of(i), 2.2)
             panels.append(panel)
     caption = (
-        "Left: over the steps of the accepted path. Right: over all steps, those of "
-        "trials included. The training loss has a logarithmic axis."
+        "Left: over the accepted steps, which led to the final weights. Right: over "
+        "all steps, those of trials included. The training loss has a logarithmic axis."
     )
     return Chart(panels, line_keys([run.label for run in runs]), caption)
 
@@ -68,12 +70,23 @@ def _in_words(runs: Sequence[Run], column: str, count: str) -> str:
 def hyperparameters(runs: Sequence[Run], beliefs: Any = None) -> Chart:
     """Each hyperparameter over epochs; of a single run over what its model expected."""
     names = dict.fromkeys(name for run in runs for name in run.hyperparameters)
-    panels = [_path(runs, name, beliefs) for name in names]
+    constant = {name: x for name in names if (x := _constant(runs, name)) is not None}
+    if len(constant) == len(names):
+        constant = {}
+    panels = [_path(runs, name, beliefs) for name in names if name not in constant]
     keys = line_keys([run.label for run in runs]) or [Key("line", "c0", "accepted")]
     fates = [f for f in FATES if any(numbers.challengers(run, f) for run in runs)]
     look = "ink" if runs[1:] else "c1"
     keys += [Key(FATES[fate][0], look, FATES[fate][1]) for fate in fates]
     caption = "Marks are settings that were tried." if fates else ""
+    if any(uneven(run) for run in runs):
+        caption += (
+            " Rounds of a race and pieces of its cooldown count as epochs here, though "
+            "they are shorter."
+        )
+    if constant:
+        values = ", ".join(f"{name} {number(x)}" for name, x in constant.items())
+        caption += f" Never changed: {values}."
     if any(each.values is not None for panel in panels for each in panel.drawn):
         keys.append(Key("shade", "c0", "expected gain"))
         caption += (
@@ -82,6 +95,19 @@ def hyperparameters(runs: Sequence[Run], beliefs: Any = None) -> Chart:
             "the shade, the larger the gain. Each epoch has a scale of its own."
         )
     return Chart(panels, keys, caption)
+
+
+def _constant(runs: Sequence[Run], name: str) -> float | None:
+    """The value of a hyperparameter that was never tried at another; None if it was."""
+    rows = [row["hyperparams"] for run in runs for row in run.metrics]
+    rows += [t for run in runs for row in run.decisions for t in row["trials"]]
+    values = {row.get(name) for row in rows}
+    return values.pop() if len(values) == 1 else None
+
+
+def uneven(run: Run) -> bool:
+    """Whether accepted epochs differ in length, as in a race."""
+    return any(outcome(row) == "race" for row in run.decisions)
 
 
 def _path(runs: Sequence[Run], name: str, beliefs: Any) -> Panel:
@@ -179,20 +205,21 @@ def cost(runs: Sequence[Run]) -> Chart:
     panels = [_cost(run) for run in runs]
     keys = [Key("band line", "c0", "accepted path")]
     if any(numbers.extra(run) for run in runs):
-        keys.append(Key("line", "c1 dashed", "total, trials included"))
+        keys.append(Key("band line", "c1 dashed", "total, trials included"))
     return Chart(panels, keys, size=(4.5, 3.2))
 
 
 def _cost(run: Run) -> Panel:
-    epochs, accepted, total = (
-        [row[key] for row in run.metrics] for key in ("epoch", "step", "total_steps")
+    accepted, total = (
+        [0, *(row[key] for row in run.metrics)] for key in ("step", "total_steps")
     )
+    epochs = list(range(len(accepted)))
     told = numbers.steps(run)
     panel = Panel(
         f"Cumulative optimizer steps: {told}",
-        "accepted epoch",
+        "accepted epochs",
         "cumulative optimizer steps",
-        (-0.5, epochs[-1] + 0.5),
+        (0, epochs[-1]),
         (0, (total[-1] or 1) * 1.05),
         "whole",
         head=f"{run.label}\n{told}",

@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 
 from hyperdyn_jax.report.chart import Chart, Key, Panel, Point, Scale
 
-DASHES = ("-", "--", "-.", ":")
+DASHES = ("-", "--", "-.", ":")  # d0 to d3 of page.css
 MARKERS = {"dot": "o", "ring": "o", "triangle": "^", "cross": "x"}
 UNITS = 72.0  # of a `Scale`, in an inch
 Style: TypeAlias = dict[str, Any]  # of what Matplotlib draws

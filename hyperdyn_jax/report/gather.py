@@ -60,7 +60,7 @@ def _directories(
     inside: dict[Path, Path] = {}
     for folder in folders:
         if not folder.is_dir():
-            raise ValueError(f"no finished run in or below {folder}: it is no folder")
+            raise ValueError(f"no finished run in or below {folder}: no such folder")
         # A folder comes before what is in it.
         paths = sorted(file.parent for file in folder.rglob("config.json"))
         runs = [path for path in paths if (path / "metrics.jsonl").is_file()]

@@ -17,7 +17,15 @@ import numpy as np
 from scipy import stats
 
 from hyperdyn_jax.run.jsonl import Row as Row
-from hyperdyn_jax.run.verdicts import entry, gain_of, has_incumbent, prediction_of
+from hyperdyn_jax.run.verdicts import (
+    entry,
+    gain_of,
+    has_incumbent,
+    prediction_of,
+    probed,
+    went_back_to,
+)
+from hyperdyn_jax.strategies.learned_schedule import path_of
 
 METRICS = "epoch step total_steps train_loss validation_accuracy hyperparams seconds"
 DECISIONS = "epoch trials scores score_before branch"
@@ -39,6 +47,18 @@ class Run:
     def column(self, key: str) -> np.ndarray:
         """Returns one field of the metrics, f64[epochs]; null is NaN."""
         return np.array([row[key] for row in self.metrics], dtype=float)
+
+    def rows_over(self, count: str) -> list[Row]:
+        """Rows of the metrics that lie one after the other over a count of steps.
+
+        Over all steps these are all rows; over the accepted ones (`step`) those that
+        were not taken back later.
+        """
+        if count != "step":
+            return list(self.metrics)
+        last = {row["step"]: row for row in self.metrics}
+        ends = {step for step, _ in path_of(self.metrics)}
+        return [row for step, row in sorted(last.items()) if step in ends]
 
     @property
     def hyperparameters(self) -> list[str]:
@@ -153,7 +173,7 @@ def challengers(run: Run, fate: str) -> list[tuple[float, Row]]:
     for row in run.decisions:
         for i in range(has_incumbent(row), len(row["trials"])):
             trial = row["trials"][i]
-            taken = i == row["branch"] or (row["branch"] < 0 and adopted(run, trial))
+            taken = i == row["branch"] or (probed(row) and _adopted(run, row, trial))
             diverged = entry(row, "scores", i) is None
             if fate == (
                 "diverged" if diverged else "accepted" if taken else "rejected"
@@ -162,10 +182,11 @@ def challengers(run: Run, fate: str) -> list[tuple[float, Row]]:
     return found
 
 
-def adopted(run: Run, trial: Row) -> bool:
-    """Whether the run began with a setting, as it does after probes."""
-    began = run.metrics[0]["hyperparams"]
-    return all(began.get(name) == value for name, value in trial.items())
+def _adopted(run: Run, probe: Row, trial: Row) -> bool:
+    """Whether the run went on with a setting after it was probed."""
+    after = (row for row in run.metrics if row["epoch"] >= probe["epoch"])
+    adopted: Row = next((row["hyperparams"] for row in after), {})
+    return all(adopted.get(name) == value for name, value in trial.items())
 
 
 # Predictions, and what came ----------------------------------------------------------
@@ -245,6 +266,12 @@ def overhead(run: Run) -> str:
 def extra(run: Run) -> int:
     """Steps of trials beyond the accepted path."""
     return int(run.metrics[-1]["total_steps"] - run.metrics[-1]["step"])
+
+
+def taken_back(run: Run) -> int:
+    """Steps that the run trained and took back, of those beyond the accepted path."""
+    back = (row for row in run.decisions if went_back_to(row) is not None)
+    return sum(row.get("extra_steps") or 0 for row in back)
 
 
 def steps(run: Run) -> str:

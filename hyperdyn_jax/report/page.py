@@ -6,7 +6,7 @@ from typing import Any
 
 from hyperdyn_jax.report import belief_page, charts, numbers, parts, sections
 from hyperdyn_jax.report.numbers import Run
-from hyperdyn_jax.run import verdicts
+from hyperdyn_jax.run import console, verdicts
 
 
 def page(runs: Sequence[Run], beliefs: Sequence[Any], version: str) -> str:
@@ -53,8 +53,10 @@ def headline(run: Run) -> str:
     strategy = f"<b>{parts.escape(run.config.get('strategy', '–'))}</b>"
     count = (
         f"<b>{last['step']:,}</b> accepted steps, <b>{last['total_steps']:,}</b> total "
-        f"steps with every trial ({numbers.overhead(run)} overhead)"
+        f"steps with {console.besides(run.metrics)} ({numbers.overhead(run)} overhead)"
     )
+    if not numbers.extra(run):
+        count = f"<b>{last['step']:,}</b> steps; there were no trials"
     if last.get("test_accuracy") is None:
         accuracy = verdicts.number(last["validation_accuracy"], ".2f")
         text = f"Not finished. {strategy} is at {accuracy}% validation accuracy after "

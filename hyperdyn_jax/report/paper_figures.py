@@ -73,6 +73,8 @@ class Comparison(NamedTuple):
             Key("line", look_of(i), f"{kind.label}, {numbers.seeds(len(runs))}")
             for i, (kind, runs) in enumerate(found)
         ]
+        if any(len(runs) > 1 for _, runs in found):
+            keys.append(Key("band", "ink", "from the lowest seed to the highest"))
         return Chart(panels, keys, size=(4.5, 4.2))
 
 

@@ -1,5 +1,6 @@
 """The sections of a page that are of one run alone."""
 
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -8,6 +9,8 @@ from hyperdyn_jax.report import charts, numbers, parts
 from hyperdyn_jax.report.numbers import Run
 from hyperdyn_jax.run import verdicts
 from hyperdyn_jax.run.jsonl import Row
+
+MANY = 60  # decisions, of which the table is shown when asked for
 
 
 class Section(NamedTuple):
@@ -25,47 +28,74 @@ class Section(NamedTuple):
 def decisions(run: Run) -> Section:
     if not run.decisions:
         return Section("decisions", "Decisions", "", "No decision was recorded.")
-    head = ["Epoch", "Decision", "Tried", "Predicted", "Realised"]
-    top = "".join(f'<th scope="col">{x}</th>' for x in head)
-    body = "\n".join(map(_decision, run.decisions))
+    made = [row for row in run.decisions if verdicts.outcome(row) != "continued"]
+    if not made:
+        note = "No epoch had a trial: the schedule was given beforehand."
+        return Section("decisions", "Decisions", "", note)
+    foreseen = bool(numbers.predictions(run))
+    columns = (*(["Predicted"] if foreseen else []), "Realised")
+    top = "".join(
+        f'<th scope="col">{x}</th>' for x in ("Epoch", "Decision", "Tried", *columns)
+    )
+    groups = itertools.groupby(made, _group)
+    body = "\n".join(_decision(list(rows), foreseen) for _, rows in groups)
     grid = (
         f'<table class="cards decisions" data-table="decisions">'
         f"<thead><tr>{top}</tr></thead>\n{body}</table>"
     )
-    body = parts.scroll(f"Decisions of {run.label}", grid)
-    note = (
-        "✓ marks the branch that became the run. Predicted: mean ± standard deviation "
-        "of the latent gain, before the trial was trained. Realised: its score minus "
-        f"the score that all branches started from, in {numbers.unit(run)}."
+    notes = ["✓ marks the trial that the run goes on from."]
+    if foreseen:
+        notes.append(
+            "Predicted: the model's mean ± standard deviation, before the trial, of "
+            "the gain without the noise of a score."
+        )
+    notes.append(
+        f"Realised: the trial's score minus the run's before it, in "
+        f"{numbers.unit(run)}."
     )
-    if all(len(row["trials"]) == 1 and row["branch"] == 0 for row in run.decisions):
-        note = "No epoch had a trial: the schedule was given beforehand."
-        body = parts.details("Every epoch", body)
-    return Section("decisions", "Decisions", body, note)
+    if len(made) < len(run.decisions):
+        notes.append("Epochs without a trial are not listed.")
+    body = parts.boxed(grid, "wide")
+    if len(made) > MANY:
+        body = parts.details(f"All {len(made)} decisions", body)
+    return Section("decisions", "Decisions", body, " ".join(notes))
 
 
-def _decision(row: Row) -> str:
-    count, why = len(row["trials"]), parts.escape(verdicts.reason(row))
+def _group(row: Row) -> tuple[int, int]:
+    """The same for decisions that are told together: probes before one epoch."""
+    return row["epoch"], 0 if verdicts.probed(row) else id(row)
+
+
+def _decision(rows: Sequence[Row], foreseen: bool) -> str:
+    """Decisions with one outcome. foreseen: whether there is a column for it."""
+    why = parts.escape(verdicts.reason(rows[0]))
+    outcome = parts.escape(verdicts.outcome(rows[0]).capitalize())
+    count = sum(len(row["trials"]) for row in rows)
     head = (
         f'<th scope="rowgroup" rowspan="{count}"><span class="unseen">Epoch </span>'
-        f"{row['epoch']}</th>"
-        f'<td rowspan="{count}">'
-        f"<b>{parts.escape(verdicts.outcome(row).capitalize())}</b>: {why}</td>"
+        f"{rows[0]['epoch']}</th>"
+        f'<td rowspan="{count}"><b>{outcome}</b>: {why}</td>'
     )
-    lines = []
-    for i in range(count):
-        foreseen, gain = verdicts.prediction_of(row, i), verdicts.gain_of(row, i)
-        got = "diverged" if gain is None else verdicts.signed(gain)
-        taken = i == row["branch"]
-        tick = '<span class="tick-mark">✓</span> ' if taken else ""
-        look = ' class="taken"' if taken else ""
-        tried = f"{verdicts.role(row, i)}: {verdicts.setting(row['trials'][i])}"
-        lines.append(
-            f"<tr>{head if i == 0 else ''}<td{look}>{tick}{parts.escape(tried)}</td>"
-            f"<td>{parts.predicted(foreseen)}</td>"
-            f"<td>{got}</td></tr>"
-        )
-    return f'<tbody class="decision">{"".join(lines)}</tbody>'
+    lines = [
+        _trial(row, i, foreseen) for row in rows for i in range(len(row["trials"]))
+    ]
+    lines[0] = head + lines[0]
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f'<tbody class="decision">{body}</tbody>'
+
+
+def _trial(row: Row, index: int, foreseen: bool) -> str:
+    gain = verdicts.gain_of(row, index)
+    got = "diverged" if gain is None else verdicts.signed(gain)
+    tick, look = "", ""
+    if index == row["branch"]:
+        tick, look = '<span class="tick-mark">✓</span> ', ' class="taken"'
+    tried = f"{verdicts.role(row, index)}: {verdicts.setting(row['trials'][index])}"
+    cells = f"<td{look}>{tick}{parts.escape(tried)}</td>"
+    if foreseen:
+        prediction = parts.predicted(verdicts.prediction_of(row, index))
+        cells += f'<td data-label="predicted">{prediction}</td>'
+    return f'{cells}<td data-label="realised">{got}</td>'
 
 
 def calibration(run: Run) -> Section | None:
@@ -95,7 +125,7 @@ def calibration(run: Run) -> Section | None:
 
 
 def kept(run: Run) -> Section | None:
-    """Had we kept: where both branches are known, the one against the other."""
+    """Where both branches of a decision are known, the one against the other."""
     found, unit = numbers.pairs(run), numbers.unit(run)
     if not found:
         return None
@@ -111,7 +141,7 @@ def kept(run: Run) -> Section | None:
         "worse for the run, and the differences do not add up to one at its end."
     )
     text = f"<p>{parts.escape(_hindsight(run, found))}</p>"
-    return Section("kept", "Had we kept", body + text, note)
+    return Section("kept", "Keep or switch, in hindsight", body + text, note)
 
 
 def _compared(
@@ -146,7 +176,7 @@ def _hindsight(run: Run, found: Sequence[numbers.Pair]) -> str:
             f"{verdicts.signed(sum(switched))} {unit} in sum against the incumbents'. "
         )
     else:
-        text += "The run never switched, so it is the one that always keeps. "
+        text += "The run never switched. "
     return text + (
         f"The better of the two each time, known only afterwards, would have been "
         f"{missed:.2f} {unit} in sum ahead of the branches taken; part of that is the "
@@ -155,14 +185,15 @@ def _hindsight(run: Run, found: Sequence[numbers.Pair]) -> str:
 
 
 def cost(run: Run) -> Section:
-    last, spent = run.metrics[-1], numbers.seconds(run)
+    last, spent, back = run.metrics[-1], numbers.seconds(run), numbers.taken_back(run)
     rows = [
         ["Accepted steps", f"{last['step']:,}"],
-        ["Steps of trials, and taken back", f"{numbers.extra(run):,}"],
+        ["Steps of trials", f"{numbers.extra(run) - back:,}"],
+        *([["Steps taken back", f"{back:,}"]] if back else []),
         ["Total steps", f"{last['total_steps']:,}"],
         ["Overhead", numbers.overhead(run)],
         ["Seconds of training and deciding", f"{spent:,.1f}"],
-        ["Seconds an accepted epoch, mean", f"{spent / len(run.metrics):,.2f}"],
+        ["Seconds per accepted epoch, mean", f"{spent / len(run.metrics):,.2f}"],
     ]
     note = (
         "Steps are optimizer steps; overhead is total / accepted steps − 1. Seconds "

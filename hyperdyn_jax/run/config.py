@@ -89,7 +89,8 @@ def build(config: Config, chips: int | None = None) -> Setup:
 
     for name in sorted(set(config) - set(FIELDS) - set(OPTIONAL) - set(STRATEGIES)):
         known = [*FIELDS, *OPTIONAL, *STRATEGIES]
-        problems[name] = [f"config.{name} is no setting; {errors.suggest(name, known)}"]
+        mend = errors.suggest(name, known)
+        problems[name] = [f"config.{name} is an unknown setting; {mend}"]
     axes = {}
     for name in config_strategy.axis_names(config):
         axis = functools.partial(config_strategy.make_axis, name=name)
@@ -156,7 +157,8 @@ def _optimizer(config: Config, averaging: float | None) -> optax.GradientTransfo
     known = optimizers.HYPERPARAMETERS[name]
     problems += [f"{x} is missing" for x in known if x not in settings]
     for unknown in [x for x in settings if x not in known]:
-        problems.append(f"{unknown} is no setting; {errors.suggest(unknown, known)}")
+        mend = errors.suggest(unknown, known)
+        problems.append(f"{unknown} is an unknown setting; {mend}")
         del settings[unknown]
     for hyperparameter, value in settings.items():
         try:

@@ -26,7 +26,7 @@ def lines_of(error: Exception) -> list[str]:
     """What an error says, a problem a line, and not of Python's arguments."""
     text = str(error) or type(error).__name__
     if found := re.search(r"unexpected keyword argument '(\w+)'", text):
-        return [f"{found[1]} is no setting"]
+        return [f"{found[1]} is an unknown setting"]
     if found := re.search(r"missing \d+ required .* arguments?: (.*)", text):
         return ["it lacks " + found[1].replace("'", "")]
     return text.splitlines()
@@ -95,7 +95,7 @@ def wrong_settings(
 def _with_hint(name: str, line: str, others: Iterable[str]) -> str:
     """A line about a setting that there is not, with one that may have been meant."""
     close = difflib.get_close_matches(name, list(others), 1)
-    unknown = close and line == f"{name} is no setting"
+    unknown = close and line == f"{name} is an unknown setting"
     return f"{line}; did you mean {close[0]}?" if unknown else line
 
 

@@ -92,17 +92,24 @@ def _split(source: str) -> tuple[Path, str | None]:
 
 def _shipped(name: str) -> Path | None:
     """The config file of a name such as digits."""
+    return _all_shipped().get(name)
+
+
+def _all_shipped() -> dict[str, Path]:
+    """The config files that come with the package, by their names."""
     package = Path(__file__).parents[1]  # in a wheel configs/ is in it, else beside it
-    files = [folder / "configs" / f"{name}.py" for folder in (package, package.parent)]
-    plain = name.isidentifier()
-    return next((file for file in files if plain and file.is_file()), None)
+    folders = [package.parent / "configs", package / "configs"]
+    files = sorted(file for folder in folders for file in folder.glob("*.py"))
+    return {file.stem: file for file in files}
 
 
 def _run(file: Path, argument: str | None) -> ConfigDict:
     try:
         file.open().close()
     except OSError as error:
-        raise ValueError(error.strerror) from None
+        names = ", ".join(_all_shipped())
+        meant = f"; the package has {names}" if str(file).isidentifier() else ""
+        raise ValueError(f"{error.strerror}{meant}") from None
     name = f"{file.stem}_config"
     module = types.ModuleType(name)
     module.__file__ = str(file)

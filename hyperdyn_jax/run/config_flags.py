@@ -59,7 +59,7 @@ def change(config: ConfigDict, word: str) -> None:
 def _inside(section: Any, part: str, flag: str) -> Any:
     names = list(section) if isinstance(section, ConfigDict) else []
     if part not in names:
-        raise ValueError(f"{flag} is no setting; {suggest(part, names)}")
+        raise ValueError(f"{flag} is an unknown setting; {suggest(part, names)}")
     return section[part]
 
 

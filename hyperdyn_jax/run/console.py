@@ -1,6 +1,7 @@
 """What a person sees while a run goes on: a line an epoch, and why."""
 
 import contextlib
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
@@ -54,11 +55,11 @@ class Display:
         if "metrics" not in rows:
             self.say(f"{where}  {told(decision, None)}")
             return
-        recent = [{"step": 0}, *metrics][-4:]
-        steps = max(1, recent[-1]["step"] - recent[0]["step"])
-        seconds = sum(row["seconds"] for row in recent[1:])
-        text, eta = told(decision, metrics[-1]), _clock(left * seconds / steps)
-        self.say(f"{where}  {text}  {images:,.0f} img/s  ETA {eta}")
+        line = f"{where}  {told(decision, metrics[-1])}  {images:,.0f} img/s"
+        # A race ends soon, and what is to come has no trials.
+        race = verdicts.outcome(decision) == "race"
+        alone = race or len(decision["trials"]) == 1
+        self.say(line + remaining(metrics, left, alone=alone))
         if self._status is not None:
             self._status.update(f"after {where}")
 
@@ -78,15 +79,27 @@ class Display:
 NETWORKS, SCORE, LOSS = range(3)  # what scores are called, and their sign
 
 
-def at_epoch(epoch: int, epochs: int) -> str:
-    """Where a run stands that decides once an epoch, the first being 0."""
-    last = str(max(epochs - 1, epoch))  # an epoch may have two decisions
-    return f"epoch {epoch:>{len(last)}}/{last}"
-
-
 def at_step(step: int, steps: int) -> str:
     """Where a run stands: at a step, of so many."""
     return f"step {step:>{len(str(steps))}}/{steps}"
+
+
+def remaining(metrics: Sequence[Row], left: int, *, alone: bool) -> str:
+    """The time that a run will need, from its last rows; "" after the first, which has
+    the compilation in it.
+
+    Args:
+      metrics: all rows of metrics.jsonl so far.
+      left: optimizer steps of the accepted path that are to come.
+      alone: they will be trained without trials beside them.
+    """
+    pairs = list(itertools.pairwise(metrics))[-3:]
+    ahead = [(a, b) for a, b in pairs if b["step"] > a["step"]]  # none taken back
+    if not ahead:
+        return ""
+    steps = sum(b["step"] - a["step"] for a, b in ahead)
+    seconds = sum(b["seconds"] - alone * b.get("trial_seconds", 0) for _, b in ahead)
+    return f"  ETA {_clock(left * seconds / steps)}"
 
 
 def told(decision: Row, accepted: Row | None, words: int = NETWORKS) -> str:
@@ -119,13 +132,24 @@ def spent(metrics: Sequence[Row]) -> str:
     """
     step, total = metrics[-1]["step"], metrics[-1]["total_steps"]
     text = (
-        f"{step:,} accepted steps, {total:,} total steps with every trial "
+        f"{step:,} accepted steps, {total:,} total steps with {besides(metrics)} "
         f"({total / step - 1:+.0%})"
     )
     trials = sum(row.get("trial_seconds", 0.0) for row in metrics)
     path = sum(row["seconds"] for row in metrics) - trials
     more = trials > 0 and path > 0
-    return f"{text}, {trials / path:+.0%} in time" if more else text
+    return f"{text}, {trials / path:+.0%} in time with compiling" if more else text
+
+
+def besides(metrics: Sequence[Row]) -> str:
+    """Which steps are not accepted ones.
+
+    Args:
+      metrics: rows of metrics.jsonl.
+    """
+    pairs = itertools.pairwise(metrics)  # a last row may add no step
+    back = any("path" in b and b["step"] <= a["step"] for a, b in pairs)
+    return "every trial and what was taken back" if back else "every trial"
 
 
 def _of_epoch(last: Row) -> str:
@@ -140,15 +164,17 @@ def _tried(decision: Row, words: int) -> str:
     """What came of trials that leave the run where it was."""
     settings = list(map(verdicts.short, decision["trials"]))
     if verdicts.went_back_to(decision) is not None:
-        return f"{verdicts.reason(decision)}; left: {', '.join(settings)}"
+        return f"{verdicts.reason(decision)}, leaving {', '.join(settings)}"
     if not verdicts.probed(decision):
         return f"{verdicts.reason(decision)}; diverged: {', '.join(settings)}"
     values = map(verdicts.known, decision["scores"])
-    results = "; ".join(
-        f"{name}: {'diverged' if value is None else _scored(value, i == 0, words)}"
-        for i, (name, value) in enumerate(zip(settings, values, strict=True))
-    )
-    return f"probed {results}"
+    results = [
+        "diverged" if value is None else _scored(value, i == 0, words)
+        for i, value in enumerate(values)
+    ]
+    if "probe" in decision:
+        return f"probe {decision['probe']}: {settings[0]}, {results[0]}"
+    return "probed " + "; ".join(map(": ".join, zip(settings, results, strict=True)))
 
 
 def _scored(value: float, named: bool, words: int, form: str = ".4g") -> str:

@@ -52,10 +52,6 @@ class Engine:
         """Steps of all epochs."""
         return self.training.epochs * self.training.steps_per_epoch
 
-    def epochs(self, run: Run) -> int:
-        """Epochs of the accepted path, the last of which may be a part of one."""
-        return -(-self.length(run) // self.training.steps_per_epoch)
-
     def trial_steps(self, run: Run, trials: Trials) -> int:
         """Optimizer steps of each branch."""
         steps = max(1, round(trials.epochs * self.training.steps_per_epoch))

@@ -138,6 +138,7 @@ def decision_row(
         "gp": model or None,
         "extra_steps": extra_steps,
         "rollback": rollback,
+        **(decision.verdict or {}),
     }
 
 

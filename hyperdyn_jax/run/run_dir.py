@@ -215,7 +215,7 @@ def problems(path: Path, config: Row, flag: str = "--workdir") -> list[str]:
     try:
         os.path.realpath(path).encode()
     except UnicodeEncodeError:
-        problem = "its name is no text in UTF-8, which checkpoints need"
+        problem = "its name is not text in UTF-8, which checkpoints need"
         return [f"{where}: {problem}; choose another, or a locale such as C.UTF-8"]
     if why := files.unwritable(path):
         return [f"{where} cannot be written: {why}"]
@@ -226,7 +226,7 @@ def problems(path: Path, config: Row, flag: str = "--workdir") -> list[str]:
     try:
         there = json.loads(file.read_text())
         if not isinstance(there, dict):
-            raise ValueError("it is no object of settings")
+            raise ValueError("it is not an object of settings")
     except (ValueError, RecursionError) as error:
         return [f"{where}: {file.name} is damaged: {error}"]
     then, now = map(_comparable, (there, jsonl.config_as_read(config)))

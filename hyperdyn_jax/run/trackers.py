@@ -165,7 +165,7 @@ def parse(names: str) -> list[str]:
     for name in found:
         if name not in TRACKERS:
             known = ", ".join(TRACKERS)
-            raise ValueError(f"trackers must be among {known}, got {name!r}")
+            raise ValueError(f"trackers must be one or more of {known}, got {name!r}")
         if name != "tensorboard" and importlib.util.find_spec(name) is None:
             raise ValueError(
                 f'trackers: {name} is not installed: pip install -e ".[{name}]"'

@@ -56,9 +56,11 @@ def went_back_to(row: Row) -> int | None:
 def role(row: Row, index: int) -> str:
     """What a trial was, in a word."""
     if probed(row):
-        return "probe"
+        return " ".join(filter(None, ("probe", row.get("probe"))))
     if len(row["trials"]) == 1:
         return "setting"
+    if _is_population(row):
+        return "member"
     if row.get("parents"):
         return "arm"
     if has_incumbent(row):
@@ -75,7 +77,9 @@ def outcome(row: Row) -> str:
     if len(row["trials"]) == 1:
         return "continued"
     if not has_incumbent(row):
-        if row.get("parents"):
+        if _is_population(row) and row["epoch"]:
+            return "population"
+        if row.get("parents") and not _is_population(row):
             return "race"
         return "random start" if row["epoch"] == 0 else "best of random"
     return "kept" if row["branch"] == 0 else "switched"
@@ -89,10 +93,10 @@ def reason(row: Row) -> str:
     if count == 1:
         return "no trial in this epoch"
     if not has_incumbent(row):
-        if row.get("kept"):
-            return f"the base stays, as none of {count} is better by more than noise"
-        if row.get("parents"):
-            return f"the best of {count} that train on side by side"
+        if _is_population(row) and row["epoch"]:
+            return f"the best of {count} members"
+        if row.get("parents") and not _is_population(row):
+            return _reason_of_a_race(row)
         return f"the best of {count} random settings"
     probability, draw = known(row.get("keep_probability")), known(row.get("draw"))
     if probability is None or draw is None:
@@ -100,12 +104,33 @@ def reason(row: Row) -> str:
     if (draw < probability) != (row["branch"] == 0):
         return "the branch that the test chose diverged"
     relation = "below" if draw < probability else "not below"
-    return f"drew {draw:.3f}, {relation} the keep probability {probability:.3f}"
+    return (
+        f"random draw {draw:.3f} is {relation} the keep probability {probability:.3f}"
+    )
+
+
+def _reason_of_a_race(row: Row) -> str:
+    p_value, count = known(row.get("p_value")), len(row["trials"])
+    sure = "" if p_value is None else f" (test against chance: p = {p_value:.2g})"
+    if row.get("kept"):
+        return f"the base stays, as none of {count} is better by more than noise{sure}"
+    if following := row.get("following"):
+        text = f"goes on with {setting(following)}, expected to end best{sure}"
+        if end := row.get("end"):
+            text += f"; no rate beyond it was tried: widen the range at its {end} end"
+        return text
+    return f"the best of {count} settings trained side by side"
+
+
+def _is_population(row: Row) -> bool:
+    """Whether the trials are members of PB2's population: only its model forgets at a
+    rate of its own."""
+    return "epsilon" in (row.get("gp") or {})
 
 
 def _reason_to_stay(row: Row) -> str:
     if (step := went_back_to(row)) is not None:
-        return f"clearly behind its best; the run goes back to step {step:,}"
+        return f"clearly behind its best score; the run goes back to step {step:,}"
     if not probed(row):
         back = row.get("rollback") or {}
         where = f"step {back['step']:,}" if "step" in back else "the state before"

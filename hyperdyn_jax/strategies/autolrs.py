@@ -155,7 +155,10 @@ class AutoLRS(Strategy):
         (score,) = check_scores(scores, trials)
         if state.probe == self.probes:
             return self._tell_training(state, score)
-        return self._tell_segment(state, trials, score)
+        part = f"part {state.segment + 1} of {self.segments}"
+        verdict = {"probe": f"{state.probe + 1} of {self.probes}, {part}"}
+        state, decision = self._tell_segment(state, trials, score)
+        return state, decision._replace(verdict=verdict)
 
     def _tell_training(
         self, state: AutoLRSState, score: np.float32

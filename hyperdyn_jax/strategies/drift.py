@@ -53,7 +53,8 @@ class Belief(NamedTuple):
     """What is expected at the end of the run.
 
     differ: not all scores are the same.
-    told_apart: arms differ by more than noise.
+    told_apart: arms differ by more than noise, at the level of the test.
+    p_value: of that test (`order_by_chance`).
     best: f64[d], the place with the best expected score.
     ahead: probability that it is better than the base.
     leaves_base: it is better than the base by more than noise.
@@ -67,6 +68,7 @@ class Belief(NamedTuple):
 
     differ: bool
     told_apart: bool
+    p_value: float
     best: np.ndarray
     ahead: float
     leaves_base: bool
@@ -133,6 +135,7 @@ def believe(
     return Belief(
         differ=bool(np.ptp(gains) > 0),
         told_apart=apart,
+        p_value=chance,
         best=places[best],
         ahead=ahead,
         leaves_base=leaves,

@@ -22,7 +22,7 @@ unit or the sign of the scores, or on the score of the untrained network.
 
 import dataclasses
 import math
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -429,7 +429,20 @@ class Race(RacePlan):
             best_done=state.done,
             noise=np.float32(belief.noise),
         )
-        return state, decision
+        verdict: dict[str, Any] = {"p_value": belief.p_value}
+        if not kept:
+            setting = self._stretch(state).setting(0)
+            verdict["following"] = {name: setting[name] for name in self.space}
+            verdict |= self._end(data, chosen)
+        return state, decision._replace(verdict=verdict)
+
+    def _end(self, data: Observations, chosen: np.ndarray) -> dict[str, str]:
+        """The end of the range that the chosen rate is at: no arm was beyond it."""
+        rates = data.points[data.feasible | data.infeasible, self.rate_axis]
+        rate = chosen[self.rate_axis]
+        ends = {"upper": rate >= rates.max(), "lower": rate <= rates.min()}
+        reached = [end for end in ends if ends[end]]
+        return {"end": reached[0]} if reached else {}
 
     # The run.
 

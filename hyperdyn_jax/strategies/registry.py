@@ -68,7 +68,7 @@ def _race(c: Context) -> Race:
     base = settings.pop("base", "constant")
     if unknown := [name for name in names if name not in c.space]:
         raise ValueError(
-            f"race.tune must be among {', '.join(c.space)}, got {unknown[0]!r}"
+            f"race.tune must be one or more of {', '.join(c.space)}, got {unknown[0]!r}"
         )
     axes: dict[str, Any] = {name: c.space[name] for name in names}
     schedule = None

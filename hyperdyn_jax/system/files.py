@@ -51,7 +51,7 @@ def unwritable(folder: Path) -> str:
         return in_words(error)
     if first.is_dir() and os.access(first, os.W_OK | os.X_OK):
         return ""
-    return f"{first} is no writable folder"
+    return f"{first} is not a writable folder"
 
 
 def sync(descriptor: int) -> None:

@@ -72,6 +72,8 @@ class Decision(NamedTuple):
     hold: i32[h], states to hold on to for the next trials, by their index in (branches,
       then the states held before). The first becomes the run.
     undone: the trial was the run's own next steps, and these are taken back.
+    verdict: what else a row of decisions.jsonl is to tell. Nothing depends on it, so
+      processes do not share it.
     """
 
     epoch: int
@@ -81,6 +83,7 @@ class Decision(NamedTuple):
     draw: float
     hold: np.ndarray
     undone: bool = False
+    verdict: Mapping[str, Any] | None = None
 
 
 class DivergedError(RuntimeError):
@@ -88,7 +91,7 @@ class DivergedError(RuntimeError):
 
 
 class TooShortError(ValueError):
-    """A run has not the steps that a strategy's settings take."""
+    """A run has fewer steps than the settings of its strategy need."""
 
 
 class Strategy:

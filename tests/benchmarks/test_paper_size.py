@@ -1,12 +1,15 @@
 """The paper's experiment at its own size: its runs, and what is kept of them."""
 
 import json
+import re
 import subprocess
 
 import archive
 import paper_size
+import paper_table
 import pytest
 import strategies
+from paths import ROOT
 
 from hyperdyn_jax.run import config as config_lib
 from hyperdyn_jax.run.config_errors import ConfigError
@@ -54,6 +57,15 @@ def test_every_run_can_be_made():
     assert rates["manual"] == 0.1
 
 
+def test_the_page_asks_for_runs_that_there_are():
+    text = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
+    listed = re.findall(r"--only=([\w.,]+)|for run in ([^;]+);", text)
+    names = {name for found in listed for name in re.split("[, ]", "".join(found))}
+    assert len(names) >= 4
+    assert names <= set(paper_table.RUNS)
+    assert set(paper_table.RUNS) == set(paper_size.configs(paper_size.SIZES["cpu"], ""))
+
+
 def test_the_cosine_has_the_rate_whose_short_runs_end_best(made, tmp_path):
     make(tmp_path, "cosine_0.03", "cosine_0.1", "cosine_0.3", "cosine", seeds=(0, 1))
     assert len(made) == 8
@@ -73,6 +85,7 @@ def test_a_run_that_is_missing_is_told_before_the_first(made, tmp_path):
 @pytest.mark.usefixtures("made")
 def test_a_run_tells_the_commits_that_made_it(tmp_path, monkeypatch):
     run = tmp_path / "work" / "manual" / "seed0"
+    monkeypatch.setattr("sys.argv", ["paper_size.py", f"--workdir={tmp_path}/work"])
     for commit in ("one", "two", "two"):
         monkeypatch.setattr(paper_size, "commit", lambda commit=commit: commit)
         paper_size.sign(run)
@@ -83,6 +96,7 @@ def test_a_run_tells_the_commits_that_made_it(tmp_path, monkeypatch):
     assert sorted(kept) == [".", "manual/seed0", "paper/seed0"]
     found = [json.loads(kept[x]["machine.json"])["results"] for x in sorted(kept)[1:]]
     assert found == [{"commits": ["one", "two"]}, {"commits": ["three"]}]
+    assert str(tmp_path).encode() not in kept["manual/seed0"]["machine.json"]
     assert json.loads(kept["manual/seed0"]["config.json"])["data_dir"] == "DATA_DIR"
 
 

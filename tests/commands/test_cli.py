@@ -37,19 +37,19 @@ def problems(capsys, *words):
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("--config.epoch=3", "--config.epoch is no setting; did you mean epochs?"),
-        ("--config.hyperdyn.windw=3", "--config.hyperdyn.windw is no setting; did you mean window?"),
-        ("--config.zz.y=3", "--config.zz.y is no setting; there are averaging, backtracking, batch_size, "),
+        ("--config.epoch=3", "--config.epoch is an unknown setting; did you mean epochs?"),
+        ("--config.hyperdyn.windw=3", "--config.hyperdyn.windw is an unknown setting; did you mean window?"),
+        ("--config.zz.y=3", "--config.zz.y is an unknown setting; there are averaging, backtracking, batch_size, "),
         ("--config.epochs=3.5", "--config.epochs must be a whole number, got '3.5'"),
         ("--config.epochs=many", "--config.epochs must be a whole number, got 'many'"),
         ("--config.hyperdyn.beta=x", "--config.hyperdyn.beta must be a number, got 'x'"),
         ("--config.backtracking=7", "--config.backtracking must be true or false, got '7'"),
-        ("--config.scan=False", "--config.scan is no setting; "),
-        ("--config.optimizer.decay_all=True", "--config.optimizer.decay_all is no setting; "),
-        ("--config.hyperdyn.candidates=64", "--config.hyperdyn.candidates is no setting; "),
+        ("--config.scan=False", "--config.scan is an unknown setting; "),
+        ("--config.optimizer.decay_all=True", "--config.optimizer.decay_all is an unknown setting; "),
+        ("--config.hyperdyn.candidates=64", "--config.hyperdyn.candidates is an unknown setting; "),
         ("--config.hyperdyn=3", "--config.hyperdyn is a section; it has alpha"),
-        ("--epochs=3", "'--epochs=3' is no flag; there are --config, --config.x=y"),
-        ("digits", "'digits' is no flag"),
+        ("--epochs=3", "'--epochs=3' is not a flag; the flags are --config, --config.x=y"),
+        ("digits", "'digits' is not a flag"),
     ],
 )  # fmt: skip
 def test_flags_that_are_wrong_say_what_would_be_right(capsys, tmp_path, word, message):
@@ -214,7 +214,7 @@ def test_json_is_checked_as_python_is(capsys, tmp_path):
     lines = problems(capsys, flag, "--config.seed=x", "--config.sed=1")
     assert lines == [
         "--config.seed must be a whole number, got 'x'",
-        "--config.sed is no setting; did you mean seed?",
+        "--config.sed is an unknown setting; did you mean seed?",
         "config.epochs must be >= 1, got 0",
     ]
 
@@ -337,9 +337,9 @@ def settings(**changes):
         ({"hyperdyn__temperature": 0.0}, "config.hyperdyn.temperature must be a number > 0 and finite, got 0.0"),
         ({"hyperdyn__kernel": "linear"}, "config.hyperdyn.kernel must be one of ['matern32', 'matern52', 'rbf'], got 'linear'"),
         ({"image_size": "x"}, "config.image_size must be a whole number, got 'x'"),
-        ({"optimizer__decay_all": True}, "config.optimizer.decay_all is no setting; "),
+        ({"optimizer__decay_all": True}, "config.optimizer.decay_all is an unknown setting; "),
         ({"eval_batch_size": None}, "config.eval_batch_size is missing"),
-        ({"eval_batchsize": 3}, "config.eval_batchsize is no setting; did you mean eval_batch_size?"),
+        ({"eval_batchsize": 3}, "config.eval_batchsize is an unknown setting; did you mean eval_batch_size?"),
     ],
 )  # fmt: skip
 def test_settings_that_are_wrong_say_what_would_be_right(changes, message):
@@ -480,7 +480,7 @@ def test_home_is_written_as_a_tilde(tmp_path, monkeypatch, home):
         (line,) = caught.value.problems
         assert (
             line
-            == f"--workdir={home / 'x'} cannot be written: {home / 'x'} is no writable folder"
+            == f"--workdir={home / 'x'} cannot be written: {home / 'x'} is not a writable folder"
         )
     for change in (
         {"fork": "~/run"},
@@ -540,7 +540,7 @@ def test_one_folder_may_be_written_in_several_ways(tmp_path, monkeypatch, home):
 def test_names_that_no_folder_can_have_are_a_line(tmp_path):
     for name, why in {
         "x" * 300: "File name too long",
-        "\udcff": "is no text in UTF-8",
+        "\udcff": "is not text in UTF-8",
     }.items():
         path = tmp_path / name
         with pytest.raises(config.ConfigError) as caught:

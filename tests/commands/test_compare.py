@@ -1,5 +1,7 @@
 """Compare: groups, bands and differences, checked by hand and by scipy."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -167,16 +169,24 @@ def test_a_winner_needs_evidence(study, tmp_path):
     runs = report.find_runs([study])
     found = compare.best_in_words(compare.group(runs))
     assert "is 64.00 ± 2.65%: hyperdyn, after 64 total steps. " in found
-    assert found.endswith("it is not shown to be ahead of all.")
+    assert found.endswith("do not show that it is ahead of every other group.")
     for seed, run in enumerate(runs[:3]):
         test = run.metrics[-1]["test_accuracy"] + 9 + 0.1 * seed
         finished(tmp_path / "better" / f"{seed}", seed, test, "wsd")
     runs += report.find_runs([tmp_path / "better"])
     found = compare.best_in_words(compare.group(runs))
     assert "%: wsd, after 60 total steps" in found
-    assert found.endswith("it is ahead of every other group.")
+    assert found.endswith("pairs show that it is ahead of every other group.")
     one = [run for run in runs if compare.gather.seed(run) == 0]
-    assert "not shown" in compare.best_in_words(compare.group(one))
+    assert "do not show" in compare.best_in_words(compare.group(one))
+
+
+def test_no_group_is_the_best_across_data_sets(tmp_path):
+    for seed, dataset in itertools.product(range(3), ("digits", "characters")):
+        test = 60.0 + seed + 30 * (dataset == "digits")
+        finished(tmp_path / f"{dataset}{seed}", seed, test, dataset=dataset)
+    found = compare.best_in_words(compare.group(report.find_runs([tmp_path])))
+    assert found == "Their data sets differ, and so no group is named as the best."
 
 
 def test_the_same_run_given_twice_counts_once(study):
@@ -304,9 +314,19 @@ def test_an_output_that_is_a_file_is_told_before_anything(study, tmp_path, capsy
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         assert compare.main([str(study), f"--output={place}"]) == 2
         out, error = capsys.readouterr()
-        why = f"{tmp_path / 'file'} is no writable folder"
+        why = f"{tmp_path / 'file'} is not a writable folder"
         assert (out, error) == (
             "",
             f"error: --output={place} cannot be written: {why}\n",
         )
     assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_the_legend_says_what_a_band_is(study, tmp_path):
+    keys = compare.chart(compare.group(report.find_runs([study]))).keys
+    assert [key.text for key in keys if key.shapes == "band"] == [
+        "95% interval of the mean"
+    ]
+    finished(tmp_path / "alone", 0, 60.0)
+    alone = compare.group(report.find_runs([tmp_path / "alone"]))
+    assert not [key for key in compare.chart(alone).keys if key.shapes == "band"]

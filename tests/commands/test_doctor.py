@@ -43,9 +43,9 @@ def test_what_is_broken_is_told_and_exits_2(tmp_path, capsys):
     _, errors = capsys.readouterr()
     data, disk = errors.splitlines()
     assert data.startswith("error: data: --data_dir=")
-    assert "is no folder" in data
+    assert "is not a folder" in data
     assert disk.startswith("error: disk: --workdir=")
-    assert f"cannot be written: {file} is no writable folder" in disk
+    assert f"cannot be written: {file} is not a writable folder" in disk
 
 
 def test_one_part_that_fails_hides_no_other(tmp_path, monkeypatch, capsys):
@@ -66,7 +66,7 @@ def test_what_is_not_installed_is_missing_and_not_broken(monkeypatch, capsys, tm
     monkeypatch.setattr(doctor, "lacking", lacking)
     assert doctor.main([f"--workdir={tmp_path}", f"--data_dir={tmp_path}"]) == 0
     out, errors = capsys.readouterr()
-    advice = "pip install 'hyperdyn_jax[wandb]' where it is needed"
+    advice = 'pip install -e ".[wandb]" where it is needed'
     assert f"missing  extra     wandb: wandb is not installed; {advice}\n" in out
     assert f"missing  data      no cifar10 in {tmp_path}; python -m" in out
     assert errors == ""

@@ -50,7 +50,7 @@ def test_a_missing_tensorflow_names_the_extra(capsys, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     line = refused(capsys, "cifar10", f"--data_dir={tmp_path}")
     assert "needs the package of tensorflow, once" in line
-    assert line.endswith("pip install 'hyperdyn_jax[prepare]'\n")
+    assert line.endswith('pip install -e ".[prepare]"\n')
 
 
 def test_missing_archives_are_named(capsys, tmp_path):
@@ -185,7 +185,7 @@ def test_a_folder_that_cannot_be_written_is_named(capsys, tmp_path):
     (tmp_path / "file").write_text("")
     place = tmp_path / "file" / "data"
     line = refused(capsys, "cifar10", f"--data_dir={place}")
-    why = f"{tmp_path / 'file'} is no writable folder"
+    why = f"{tmp_path / 'file'} is not a writable folder"
     assert line == f"error: --data_dir={place} cannot be written: {why}\n"
 
 

@@ -84,8 +84,8 @@ def test_interval_covers_as_often_as_it_says():
         (["{run}", "--seeds=x"], "--seeds must be whole numbers >= 0, got 'x'"),
         (["{run}", "--seeds=1,2,1"], "--seeds has 1 more than once"),
         (["{run}", "--seeds="], "--seeds must be whole numbers >= 0, got ''"),
-        (["{run}/nothing"], "nothing is no run to replay"),
-        (["{run}/config.json"], "config.json is no run to replay"),
+        (["{run}/nothing"], "nothing is not a run to replay"),
+        (["{run}/config.json"], "config.json is not a run to replay"),
         (["{run}", "--output={run}/config.json"], "--output={run}/config.json cannot"),
     ],
 )

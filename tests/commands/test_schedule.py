@@ -161,7 +161,7 @@ def test_the_command_draws(two, tmp_path):
     ("words", "message"),
     [
         (["{a}", "{a}/nothing"], "No such file or directory"),
-        (["diff", "{a}"], "diff takes two runs and nothing else"),
+        (["diff", "{a}"], "diff takes two runs, as in schedule diff RUN RUN"),
         (["{a}", "--output={a}/x.txt"], "Format 'txt' is not supported"),
         (["{a}", "--output={a}/no/x.png"], "{a}/no: No such file or directory"),
         (["{a}", "--output={a}/figure"], "figure must end in .png, .svg or .pdf"),

@@ -74,9 +74,9 @@ def test_runs_are_made_once_each_and_not_again(tmp_path):
         ("cosine,rms:cosine", [], ["--strategies: 'rms:cosine': after the colon may"]),
         ("cosine", ["--seeds=-1"], ["--seeds must be whole numbers >= 0, got '-1'"]),
         ("cosine", ["--config.batch_size=9999"], ["batch_size must be at most"]),
-        ("cosine", ["--config.epoch=9"], ["config.epoch is no setting; did you mean"]),
-        ("cosine", ["--workdir=x"], ["'--workdir=x' is no flag; there are --config,"]),
-        ("", [], ["--strategies must name at least one, for example hyperdyn"]),
+        ("cosine", ["--config.epoch=9"], ["config.epoch is an unknown setting; did "]),
+        ("cosine", ["--workdir=x"], ["'--workdir=x' is not a flag; the flags are"]),
+        ("", [], ["--strategies must name at least one, for example race"]),
         (
             "cosine,cosine",
             ["--seeds=1,1"],
@@ -85,13 +85,13 @@ def test_runs_are_made_once_each_and_not_again(tmp_path):
         (
             "cosine,constant",
             ["--seeds=0,1,2", "--output=README.md"],
-            ["--output=README.md cannot be written: README.md is no writable folder"],
+            ["--output=README.md cannot be written: README.md is not a writable"],
         ),
         (  # nothing of the race, for which two epochs are too few: it is not run
             "cosine,cosin",
             ["--config.strategy=race", "--seeds=0,x", "--config.epoch=9"],
             [
-                "--config.epoch is no setting; did you mean epochs?",
+                "--config.epoch is an unknown setting; did you mean epochs?",
                 "--seeds must be whole numbers >= 0, got 'x'",
                 "config.strategy must be one of autolrs",
             ],
@@ -123,7 +123,7 @@ def test_a_stopped_study_exits_with_0_and_goes_on(tmp_path):
         text=True,
     )
     for line in process.stdout:
-        if line.startswith("epoch"):
+        if line.startswith("step"):
             break
     process.terminate()
     _, err = process.communicate()

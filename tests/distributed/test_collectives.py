@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hyperdyn_jax.distributed import collectives
+from hyperdyn_jax.strategies import common
 
 Pair = collections.namedtuple("Pair", ("b", "a"))
 
@@ -99,9 +100,6 @@ class Tuner:
     def ask(self, state):
         return [{"learning_rate": 0.1 * state}]
 
-    def tell(self, state, trials, scores):
-        return state, len(trials), scores
-
 
 @pytest.mark.usefixtures("two")
 def test_a_tuner_shares_what_it_finds(monkeypatch):
@@ -110,4 +108,16 @@ def test_a_tuner_shares_what_it_finds(monkeypatch):
     assert tuner.space == "its space"
     assert tuner.init(1, 2.0) == ("shared", {"key": 1, "score": 2.0})
     assert tuner.ask(2) == ("shared", [{"learning_rate": 0.2}])
-    assert tuner.tell(1, [2], 3) == ("shared", (1, 1, 3))
+
+
+class Deciding:
+    def tell(self, state, trials, scores):  # noqa: ARG002
+        decision = common.accept(0, 1)._replace(verdict={"end": "upper"})
+        return np.float32(state), decision
+
+
+@pytest.mark.usefixtures("two")
+def test_a_decision_is_shared_but_for_its_words():
+    state, decision = collectives.shared(Deciding()).tell(2, None, None)
+    assert (state, decision.branch) == (2, 1)
+    assert decision.verdict == {"end": "upper"}

@@ -160,7 +160,7 @@ def test_two_processes_of_two_devices_are_one_of_four(folder, cache):
 def test_faults_end_both_and_change_nothing(folder, cache, whole):
     workdir = folder / "disturbed"
     with Pair(cache, workdir) as pair:
-        pair.until("epoch 0")
+        pair.until("step")
         pair.each[1].send_signal(signal.SIGTERM)
         began = time.monotonic()
         codes, _, errs = pair.end()

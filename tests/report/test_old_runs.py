@@ -5,6 +5,7 @@ import pytest
 
 from hyperdyn_jax import compare, paper, replay, report
 from hyperdyn_jax.report import charts, figures
+from hyperdyn_jax.run import verdicts
 from hyperdyn_jax.run.config_schema import current
 
 STRATEGIES = ("autolrs", "cosine", "explore", "hyperband", "hyperdyn", "pb2", "plateau")
@@ -21,7 +22,9 @@ def test_report_reads_them(twin, tmp_path, strategy):
     last = run.metrics[-1]
     page = report.write_report([run.path], tmp_path).read_text(encoding="utf-8")
     assert f"<b>{last['test_accuracy']:.2f}%</b> test accuracy" in page
-    assert page.count('<tbody class="decision">') == len(run.decisions)
+    made = (row for row in run.decisions if verdicts.outcome(row) != "continued")
+    trials = sum(len(row["trials"]) for row in made)
+    assert page.count('data-label="realised"') == trials
     drawn = {file.stem for file in (tmp_path / "figures").iterdir()}
     assert {"accuracy", "hyperparameters", "cost"} <= drawn
     assert ("belief" in drawn) == (strategy == "hyperdyn")

@@ -26,7 +26,7 @@ from written_runs import (
     setting,
 )
 
-from hyperdyn_jax import report
+from hyperdyn_jax import compare, report
 from hyperdyn_jax.report import charts, figures, numbers, parts
 
 FIGURES = {"accuracy.png", "hyperparameters.png", "gains.png", "cost.png"}
@@ -209,11 +209,11 @@ def test_paths_follow_the_search_space_and_show_challengers(tmp_path):
     values = [0.1] * 4 + [0.02] * 4
     assert path == [list(point) for point in zip(edges, values, strict=True)]
     assert dots == [[0, 0.1], [1, 0.1], [2, 0.02], [3, 0.02]]
-    accepted, rejected, diverged = marks
+    rejected, diverged, accepted = marks
     assert accepted == [[0, 0.1], [2, 0.02]]
     assert rejected == [[0, 0.5], [1, 0.5]]
     assert diverged == [[0, 0.9], [3, 0.9]]
-    assert [line.get_marker() for line in rate.lines[2:]] == ["^", "o", "x"]
+    assert [line.get_marker() for line in rate.lines[2:]] == ["o", "x", "^"]
     assert momentum.lines[1].get_ydata().tolist() == [0.9, 0.9, 0.99, 0.99]
     labels = [label.get_text() for label in momentum.get_yticklabels()]
     assert {"0", "0.9", "0.99"} <= set(labels)
@@ -261,6 +261,10 @@ def test_colours_are_those_of_the_page(tmp_path):
     css = Path(report.__file__).with_name("page.css").read_text()
     line = figures.draw(charts.accuracy([run])).axes[0].lines[0]
     assert f"--c0: {line.get_color()};" in css
+    lengths = {"-": 0, "--": 2, "-.": 4, ":": 2}  # of the dashes and gaps of a line
+    for number, dashes in enumerate(figures.DASHES):
+        found = re.search(rf"\.d{number} {{ stroke-dasharray: ([\d ]+)", css)
+        assert len(found[1].split() if found else ()) == lengths[dashes]
 
 
 def test_torn_last_line_is_left_out(tmp_path):
@@ -334,7 +338,7 @@ def test_several_runs_go_to_one_page(tmp_path, monkeypatch):
         ("40", "90", "+125.0%"),
         ("50", "50", "+0.0%"),
     ]
-    assert len(Page(page).decisions(1)) == 5
+    assert "No epoch had a trial" in Page(page).text
     chart = charts.accuracy([report.load_run(run) for run in runs])
     assert [key.text for key in chart.keys] == ["demo", "by hand"]
     assert len({key.look for key in chart.keys}) == 2
@@ -357,9 +361,9 @@ def test_unfinished_run_has_no_test_accuracy(tmp_path):
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_manual_schedule_without_a_model(tmp_path, epochs):
     page = Page(report.write_report([manual_run(tmp_path / "run", epochs)]))
-    decided = {decision for _, decision, _ in page.decisions()}
-    assert decided == {"Continued: no trial in this epoch"}
-    assert not {"calibration", "kept"} & set(page.names)
+    assert "No epoch had a trial: the schedule was given beforehand." in page.text
+    assert f"after <b>{10 * epochs}</b> steps; there were no trials." in page.text
+    assert not {"decisions", "calibration", "kept"} & set(page.names)
     assert "What the model believed" not in page.text
 
 
@@ -372,7 +376,7 @@ def test_rolled_back_and_random_search_rows(tmp_path):
     back, best = Page(report.write_report([run])).decisions()
     assert back[1] == "Rolled back: every branch diverged; back to the state before"
     assert best[1] == "Best of random: the best of 2 random settings"
-    assert [trial[2] for trial in back[2]] == ["diverged", "diverged"]
+    assert [trial[-1] for trial in back[2]] == ["diverged", "diverged"]
 
 
 def test_nulls_zero_rates_and_a_bare_config_still_draw(tmp_path):
@@ -401,10 +405,87 @@ def test_embedded_data_cannot_end_their_element():
 
 
 def test_what_a_run_adopted_after_probes_is_marked_as_taken(tmp_path):
-    probes = decision(0, [A, B], [-2.0, -2.1], -2.3, -1)
-    run = report.load_run(make_run(tmp_path / "run", METRICS[:1], [probes]))
-    assert numbers.challengers(run, "accepted") == [(0, A)]
-    assert numbers.challengers(run, "rejected") == [(0, B)]
+    """After the first probes as after later ones."""
+    probes = [decision(0, [A, B], [-2.0, -2.1], -2.3, -1)]
+    probes += [decision(2, [A, C], [-2.0, -2.1], -2.3, -1)]
+    run = report.load_run(make_run(tmp_path / "run", METRICS, probes))
+    assert numbers.challengers(run, "accepted") == [(0, A), (2, C)]
+    assert numbers.challengers(run, "rejected") == [(0, B), (2, A)]
+
+
+def race_that_goes_back(folder):
+    """To step 20, from which steps 30 and 40 were trained before."""
+    metrics = [metric(e, 10 * e + 10, 12 * e + 30, 40.0 + e, A) for e in range(4)]
+    path = [[10, A], [20, A]]
+    metrics += [metric(4, 30, 86, 45.0, C, path=path), metric(5, 40, 96, 46.0, C)]
+    metrics[-1] |= {"test_accuracy": 46.5}
+    parents, end = (
+        {"parents": [0, 1]},
+        {"p_value": 0.0125, "following": C, "end": "lower"},
+    )
+    rows = [
+        decision(0, [A, B], [-1.5, -1.6], -2.3, 0, **parents),
+        decision(1, [A, B], [-1.3, -1.4], -1.5, 0, **parents, **end),
+        *(decision(e, [A], [-1.2], -1.3, 0, extra_steps=0) for e in (2, 3)),
+        decision(4, [A], [-1.9], -1.2, -1, extra_steps=30, rollback={"step": 20}),
+        *(decision(e, [C], [-1.1], -1.2, 0, extra_steps=0) for e in (4, 5)),
+    ]
+    return make_run(folder, metrics, rows, strategy="race")
+
+
+def test_what_was_taken_back_is_not_on_the_accepted_path(tmp_path):
+    run = report.load_run(race_that_goes_back(tmp_path / "run"))
+    left, right, *_ = figures.draw(charts.accuracy([run])).axes
+    path = [[10, 40], [20, 41], [30, 45], [40, 46]]
+    assert left.lines[0].get_xydata().tolist() == path
+    assert len(right.lines[0].get_xydata()) == 6
+    band = compare.band([run], "step")
+    assert np.interp([20, 30], band.steps, band.mean) == pytest.approx(
+        [41, 45], abs=0.1
+    )
+
+
+def test_the_page_of_a_race_tells_its_verdict(tmp_path):
+    page = Page(report.write_report([race_that_goes_back(tmp_path / "run")]))
+    first, last, back = page.decisions()
+    assert first[1] == "Race: the best of 2 settings trained side by side"
+    assert last[1] == (
+        "Race: goes on with learning_rate 0.02, momentum 0.99, expected to end best "
+        "(test against chance: p = 0.013); no rate beyond it was tried: widen the "
+        "range at its lower end"
+    )
+    assert back[1].startswith("Went back: clearly behind its best score; ")
+    assert {len(trial) for trial in first[2]} == {2}  # nothing was predicted
+    cost = {row["Cost"]: row["Value"] for row in page.table("cost")}
+    assert (cost["Steps of trials"], cost["Steps taken back"]) == ("26", "30")
+    assert "with every trial and what was taken back" in page.text
+
+
+def test_members_of_a_population_are_no_arms_of_a_race(tmp_path):
+    model = {"parents": [0, 1, 0], "gp": {"epsilon": 0.1}}
+    rows = [
+        decision(0, [A, B, C], [40.0, 30.0, 20.0], 10.0, 0, **model),
+        decision(1, [A, B, C], [45.0, 31.0, 41.0], 40.0, 0, **model, kept=True),
+    ]
+    run = make_run(tmp_path / "run", METRICS[:2], rows, strategy="pb2")
+    start, later = Page(report.write_report([run])).decisions()
+    assert start[1] == "Random start: the best of 3 random settings"
+    assert later[1] == "Population: the best of 3 members"
+    assert later[2][1][0].startswith("member: ")
+
+
+def test_a_run_of_one_epoch_has_its_cost_drawn(tmp_path):
+    run = report.load_run(manual_run(tmp_path / "run", 1))
+    (axes,) = figures.draw(charts.cost([run])).axes
+    assert axes.lines[0].get_xydata().tolist() == [[0, 0], [1, 10]]
+
+
+def test_what_never_changes_is_told_and_not_drawn(tmp_path):
+    rows = [decision(0, [A, A | {"learning_rate": 0.3}], [40.0, 30.0], 10.0, 0)]
+    run = report.load_run(make_run(tmp_path / "run", METRICS[:1], rows))
+    chart = charts.hyperparameters([run])
+    assert [panel.y for panel in chart.panels] == ["learning_rate"]
+    assert "Never changed: momentum 0.9." in chart.caption
 
 
 def test_predictions_of_probes_alone_are_drawn(tmp_path):

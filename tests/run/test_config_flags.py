@@ -28,7 +28,7 @@ def test_what_such_a_section_may_not_have_is_told_with_the_rest():
     with pytest.raises(config.ConfigError) as error:
         config.build(changed("autolrs.kapa=2", "autolrs.probes=1", "epochs=0"))
     assert sorted(error.value.problems) == [
-        "config.autolrs.kapa is no setting",
+        "config.autolrs.kapa is an unknown setting",
         "config.autolrs.probes must be a whole number >= 2, got 1",
         "config.epochs must be >= 1, got 0",
     ]
@@ -36,5 +36,5 @@ def test_what_such_a_section_may_not_have_is_told_with_the_rest():
 
 @pytest.mark.parametrize("word", ["zz.y=3", "hyperdyn.windw=3", "wsd.decay.x=3"])
 def test_no_other_section_is_made(word):
-    with pytest.raises(ValueError, match="is no setting"):
+    with pytest.raises(ValueError, match="is an unknown setting"):
         changed(word)

@@ -44,9 +44,9 @@ def test_what_a_run_would_do_otherwise_is_refused(tmp_path):
         config.build(read)
     told = [line.partition(";")[0] for line in caught.value.problems]
     assert sorted(told) == [
-        "config.hyperdyn.cooling is no setting",
-        "config.optimizer.decay_all is no setting",
-        "config.scan is no setting",
+        "config.hyperdyn.cooling is an unknown setting",
+        "config.optimizer.decay_all is an unknown setting",
+        "config.scan is an unknown setting",
     ]
 
 
@@ -73,7 +73,7 @@ def test_an_earlier_run_is_replayed_unless_other_parameters_decayed(tmp_path):
     played = replay.replay_config(write(tmp_path, content))
     assert played["strategy"] == "replay"
     assert "cooling" not in played["hyperdyn"]
-    with pytest.raises(config.ConfigError, match=r"optimizer\.decay_all is no setting"):
+    with pytest.raises(config.ConfigError, match=r"decay_all is an unknown setting"):
         replay.replay_config(write(tmp_path, earlier(decay_all=True)))
 
 

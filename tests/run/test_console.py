@@ -6,7 +6,7 @@ from rich.console import Console
 from written_runs import DECISIONS, METRICS, A, Page, decision, make_run
 
 from hyperdyn_jax import report
-from hyperdyn_jax.run import console
+from hyperdyn_jax.run import console, verdicts
 
 
 def test_lines_of_probes_tell_their_losses():
@@ -18,6 +18,14 @@ def test_lines_of_probes_tell_their_losses():
     row |= {"epoch": 0, "score_before": -2.3, "posterior_mean": None}
     line = console.told(row, None)
     assert line == "probed lr 0.1: validation loss 2.1; lr 0.4: diverged"
+
+
+def test_a_probe_tells_how_many_there_are():
+    row = {"branch": -1, "trials": [{"learning_rate": 0.042}], "scores": [-1.6534]}
+    row |= {"epoch": 0, "score_before": -2.3, "probe": "3 of 10, part 4 of 4"}
+    line = console.told(row, None)
+    assert line == "probe 3 of 10, part 4 of 4: lr 0.042, validation loss 1.653"
+    assert verdicts.role(row, 0) == "probe 3 of 10, part 4 of 4"
 
 
 def test_a_line_and_the_page_give_the_same_reason(tmp_path):
@@ -46,3 +54,25 @@ def test_below_the_lines_of_a_terminal_stands_where_the_run_is():
         assert status.status == "after step   7/681"
     line = next(x for x in terminal.file.getvalue().splitlines() if "img/s" in x)
     assert "step   7/681  loss" in line
+
+
+def accepted(step, seconds, trials=0.0):
+    row = {"step": step, "seconds": seconds, "trial_seconds": trials}
+    return METRICS[0] | row
+
+
+def test_the_time_to_come_is_that_of_the_last_steps():
+    first = accepted(10, 100.0)  # with the compilation in it
+    assert console.remaining([first], 90, alone=True) == ""
+    rows = [first, accepted(20, 2.0, 1.0), accepted(40, 4.0, 2.0)]
+    assert console.remaining(rows, 600, alone=True) == "  ETA 0:01:00"
+    assert console.remaining(rows, 600, alone=False) == "  ETA 0:02:00"
+
+
+def test_going_back_does_not_spoil_the_time_to_come():
+    rows = [accepted(10, 1.0), accepted(110, 10.0), accepted(50, 14.0)]
+    rows[-1]["path"] = [[10, A]]
+    assert console.remaining(rows, 100, alone=True) == "  ETA 0:00:10"
+    assert "every trial and what was taken back (" in console.spent(
+        [row | {"total_steps": 150} for row in rows]
+    )

@@ -157,10 +157,11 @@ def test_a_run_that_goes_back_has_the_steps_of_the_state_that_it_goes_on_from(ca
     assert [row["step"] for row in result.metrics] == [2, 4, 4, 6]
     assert ["path" in row for row in result.metrics] == [False, False, True, False]
     assert result.decisions[2]["rollback"] == {"step": 2}
-    told = "clearly behind its best; the run goes back to step 2; left: lr 0.3"
+    told = "clearly behind its best score; the run goes back to step 2, leaving lr 0.3"
     assert told in capsys.readouterr().out.splitlines()[2]
     extra = sum(row["extra_steps"] for row in result.decisions)
     assert result.metrics[-1]["total_steps"] == 10 == 6 + extra
+    assert "with every trial and what was taken back (+67%)" in result.summary()
     assert result.state == 6
     rate = result.schedule["learning_rate"]
     expected = np.float32([0.1, 0.1, 0.4, 0.4, 0.5, 0.5])
@@ -182,7 +183,7 @@ def test_steps_that_a_run_takes_back_at_once_are_no_probe(capsys):
     result = tune(train, float, np.float32(0), script, **size)
     told = [row["rollback"] for row in result.decisions]
     assert told == [None, {"step": 2}, None]
-    line = "clearly behind its best; the run goes back to step 2; left: lr 0.5"
+    line = "clearly behind its best score; the run goes back to step 2, leaving lr 0.5"
     assert line in capsys.readouterr().out
 
 

@@ -114,20 +114,23 @@ def test_lines_say_what_happened_and_why(finished):
     workdir, done = finished
     assert done.stderr == ""
     lines = done.stdout.splitlines()
-    epochs = [line for line in lines if line.startswith("epoch")]
+    decided = [line for line in lines if line.startswith("step")]
     assert lines[0].startswith("note: 257 validation examples hardly tell apart")
     assert lines[1].startswith("compiling")
-    assert len(epochs) == 10
-    assert "best of 5" in epochs[0]
-    for line in epochs[1:]:
+    assert len(decided) == 10
+    assert decided[0].startswith("step  10/100  loss ")
+    assert "best of 5" in decided[0]
+    assert "ETA" not in decided[0]  # it would have the compilation in it
+    for line in decided[1:]:
         assert re.search(
             r"loss \d.*validation [\d.]+%.* lr \S+ momentum \S+ .*(kept|switched): "
-            r"drew \S+, (not )?below the keep probability \S+; challenger .*: "
+            r"random draw \S+ is (not )?below the keep probability \S+; challenger .*: "
             r"expected \S+ ± \S+, got \S+  .* img/s  ETA",
             line,
         )
     spent = "100 accepted steps, 230 total steps with every trial (+130%), +"
-    assert any(x.startswith(spent) and x.endswith("% in time") for x in lines)
+    (told,) = (line for line in lines if line.startswith(spent))
+    assert told.endswith("% in time with compiling")
     assert lines[-1] == str(workdir / "report.html")
 
 
@@ -158,7 +161,7 @@ def test_killed_runs_end_as_if_they_had_not_been(finished, environment, tmp_path
             command(workdir), env=environment, stdout=subprocess.PIPE, text=True
         )
         for line in process.stdout:
-            if line.startswith(f"epoch {epoch}/"):
+            if line.startswith(f"step {10 * epoch + 10:>3}/"):
                 break
         time.sleep(0.05)  # into the epoch after it
         process.send_signal(signal.SIGKILL)
@@ -177,8 +180,8 @@ def test_a_stopped_run_exits_with_0_and_goes_on(finished, environment, tmp_path)
     workdir = tmp_path / "stopped"
     stops = [
         ("compiling", signal.SIGTERM),
-        ("epoch 2/", signal.SIGHUP),
-        ("epoch 5/", signal.SIGUSR1),
+        ("step  30/", signal.SIGHUP),
+        ("step  60/", signal.SIGUSR1),
     ]
     for place, number in stops:
         process = subprocess.Popen(

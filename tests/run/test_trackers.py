@@ -269,7 +269,7 @@ def test_the_database_is_where_the_run_is_whatever_its_name(tmp_path):
 
 def test_names_are_checked(monkeypatch):
     assert trackers.parse(" wandb,,tensorboard, wandb") == ["wandb", "tensorboard"]
-    with pytest.raises(ValueError, match="among tensorboard, wandb, mlflow, got 'wb'"):
+    with pytest.raises(ValueError, match="tensorboard, wandb, mlflow, got 'wb'"):
         trackers.parse("wandb,wb")
     monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ValueError, match=r'installed: pip install -e "\.\[mlflow\]"'):

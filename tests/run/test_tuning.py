@@ -701,7 +701,7 @@ def test_it_speaks_when_it_is_asked_to(capsys, averaged):
     step = spoken.metrics[-1]["step"]
     assert lines[-1].startswith(f"step {step}/{step}  score ")
     for line in lines[:2]:
-        assert "race: the best of 3 that train on side by side" in line
+        assert "race: the best of 3 settings trained side by side" in line
 
 
 def test_a_loss_can_be_returned_as_it_is(tmp_path, capsys, averaged):

@@ -653,6 +653,7 @@ def test_autolrs_ends_a_diverged_probe_and_counts_it_as_the_worst():
             state, decision, _ = tell(AUTOLRS, state, [-loss])
         assert decision.hold.tolist() == [1]  # the run, and no probe to go on with
     assert (state.probe, state.segment) == (3, 0)
+    assert decision.verdict == {"probe": "3 of 10, part 4 of 4"}
     first, diverged, third = state.forecasts[:3]
     assert first > third
     assert math.isnan(diverged)

@@ -257,6 +257,22 @@ def test_no_rate_beyond_the_largest_arm_is_chosen():
         assert rising.rate <= last.max() * (1 + 1e-4)
 
 
+def test_the_end_of_a_race_says_what_it_came_to():
+    def verdict(score, **changes):
+        *before, (*_, decision) = Played(race(**changes), score).phase(RACE)
+        assert {row[3].verdict for row in before} == {None}
+        return decision.verdict
+
+    found = verdict(valley(3e-3))
+    assert found["following"]["learning_rate"] == pytest.approx(3e-3, rel=0.5)
+    assert found["p_value"] < 0.05
+    assert "end" not in found
+    stays = verdict(noisy(valley(3e-3), 0, 1.0), rate=3e-3)
+    assert set(stays) == {"p_value"}
+    assert verdict(lambda s, _: np.log(s["learning_rate"]))["end"] == "upper"
+    assert verdict(lambda s, _: -np.log(s["learning_rate"]))["end"] == "lower"
+
+
 def test_arms_cover_the_range():
     first = race().ask(race().init(jax.random.key(0), START))
     gaps = np.diff(np.sort(np.log(first.hparams["learning_rate"])))

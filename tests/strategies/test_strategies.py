@@ -203,7 +203,7 @@ def test_space_is_widened_to_hold_the_base():
         ({"base": "cosin"}, "race.base must be one of none, constant, cosine"),
         (
             {"tune": "b1"},
-            "race.tune must be among learning_rate, momentum, got 'b1'",
+            "race.tune must be one or more of learning_rate, momentum, got 'b1'",
         ),
     ],
 )
