@@ -20,6 +20,7 @@ from hyperdyn_jax.run import config as config_lib
 FILE = Path(__file__).resolve().parent / "results" / "slices.json"
 STEP, EVALUATION = "training step", "evaluation"
 SMALL = ["--config.batch_size=1024", "--config.eval_batch_size=1000"]
+SIXTEEN = "--config.eval_batch_size=2000"  # divides over so many chips
 ALONE, TOGETHER = (f"--config.model.sync_batch_norm={x}" for x in ("false", "true"))
 # Config, changes of it, slice, branches that share the chips, and what is compiled.
 CASES: list[tuple[str, list[str], str, int, str]] = [
@@ -34,7 +35,7 @@ CASES: list[tuple[str, list[str], str, int, str]] = [
     ("imagenet", [], "v5p:2x2x2", 1, STEP),
     ("imagenet", [], "v4:2x2x2", 1, STEP),
     ("imagenet", [], "v5e:2x4", 1, EVALUATION),
-    ("cifar10", SMALL, "v5e:4x4", 1, STEP),
+    ("cifar10", [*SMALL, SIXTEEN], "v5e:4x4", 1, STEP),
 ]
 
 
