@@ -199,18 +199,28 @@ CONTENDERS = {
     "twin": (0.2, "CIFAR-10 twin, SGD"),
     "characters": (4e-3, "characters, Adam"),
 }
+AXES_SEEDS = ("seed41", "seed42", "seed43")  # of the comparison with a second axis
 STARTS = {0.1: "a tenth of the usual rate", 1: "the usual rate", 10: "ten times it"}
 
 
 class Contenders:
-    """The runs of benchmarks/contenders.py on one problem."""
+    """The runs of benchmarks/contenders.py on one problem.
 
-    def __init__(self, problem: str):
+    Args:
+      problem: of `CONTENDERS`.
+      axes: those of the comparison with a second axis, or all the others.
+    """
+
+    def __init__(self, problem: str, axes: bool = False):
         self.usual, self.label = CONTENDERS[problem]
         folder = unpacked("contenders") / problem
         self.machine = json.loads((folder / "machine.json").read_text())
         self.runs = {
-            path.name: {run.path.name: run for run in _runs(path)}
+            path.name: {
+                run.path.name: run
+                for run in _runs(path)
+                if (run.path.name in AXES_SEEDS) == axes
+            }
             for path in folder.iterdir()
             if path.is_dir()
         }
@@ -228,7 +238,7 @@ class Contenders:
 
     def cells(self, name: str) -> list[str]:
         """Test accuracy with its seeds, and accepted of all steps."""
-        if name not in self.runs:
+        if not self.runs.get(name):
             return ["not measured", ""]
         test = list(self.test(name).values())
         share = paper_figures.steps(list(self.runs[name].values()))
@@ -264,6 +274,24 @@ def contenders() -> str:
         f"`python benchmarks/contenders.py`."
     )
     return markdown(f"run|{titles}", table) + "\n\n" + note
+
+
+def two_axes() -> str:
+    """The race over the rate, and over the rate and momentum or b1."""
+    problems = [Contenders(name, axes=True) for name in CONTENDERS]
+    names = {
+        "the rate": [f"race_{c.usual / 10:g}" for c in problems],
+        "the rate, and momentum (b1 of Adam)": ["race_two_axes"] * len(problems),
+    }
+    table = [
+        [label, *(c.cells(name)[0] for c, name in zip(problems, each, strict=True))]
+        for label, each in names.items()
+    ]
+    titles = "|".join(f"{c.label}: test (%)" for c in problems)
+    note = (
+        "Mean ± standard deviation (seeds 41 to 43); made by `benchmarks/contenders.py`."
+    )
+    return markdown(f"the race tunes|{titles}", table) + "\n\n" + note
 
 
 def control() -> str:
@@ -467,6 +495,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **suite_tables.TABLES,
     "digits": digits,
     "contenders": contenders,
+    "two_axes": two_axes,
     "control": control,
     "quadratic": quadratic,
     "twin": lambda: strategies("twin", 768),
@@ -500,6 +529,7 @@ DOCUMENTS = {
         "suite_three",
         "suite_ablation",
         "contenders",
+        "two_axes",
         "control",
         "quadratic",
         "twin",
