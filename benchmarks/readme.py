@@ -288,9 +288,7 @@ def two_axes() -> str:
         for label, each in names.items()
     ]
     titles = "|".join(f"{c.label}: test (%)" for c in problems)
-    note = (
-        "Mean ± standard deviation (seeds 41 to 43); made by `benchmarks/contenders.py`."
-    )
+    note = "Mean ± standard deviation of seeds 41 to 43; by `benchmarks/contenders.py`."
     return markdown(f"the race tunes|{titles}", table) + "\n\n" + note
 
 
