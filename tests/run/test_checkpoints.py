@@ -77,6 +77,21 @@ def test_what_was_saved_comes_back_to_the_bit(pair):
     assert same(store.restore(arrays()), arrays(2))
 
 
+def test_orbax_is_made_at_the_first_checkpoint_and_closed_with_the_store(
+    tmp_path, monkeypatch
+):
+    idle = Checkpoints(tmp_path / "idle")
+    idle.close()
+    assert "_orbax" not in vars(idle)  # its import takes a quarter of a second
+    store, closed = Checkpoints(tmp_path / "used"), []
+    store.save(arrays(), FACTS)
+    store._future.result()
+    close = store._orbax.close
+    monkeypatch.setattr(store._orbax, "close", lambda: closed.append(close()))
+    store.close()
+    assert len(closed) == 1
+
+
 def test_bit_flips_are_never_silently_wrong(pair, tmp_path):
     """Each of every file in turn, 60 in all; the bench flips a thousand."""
     rng = np.random.default_rng(0)
