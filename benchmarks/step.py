@@ -17,6 +17,7 @@ import argparse
 import functools
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -125,6 +126,13 @@ def peer(dataset: ArrayDataset, network: torch.nn.Module) -> Callable[[], float]
     return step
 
 
+def page_faults(step: Callable[[], float]) -> int:
+    """Pages that the system hands out anew in one step."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    step()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
 def gemm(clock: pairs.Clock) -> float:
     """GFLOP/s of float32 matrix products, by the faster of both libraries."""
     size = 2048
@@ -217,6 +225,7 @@ def measure(count: int) -> dict[str, Any]:
     ways = {"ours": ours(dataset, network), "peer": peer(dataset, network)}
     losses = {name: [step() for _ in range(CHECKED)] for name, step in ways.items()}
     np.testing.assert_allclose(losses["ours"], losses["peer"], rtol=2e-3)
+    faults = page_faults(ways["ours"])
     times = pairs.in_turn(ways, count, clock)
     flops = gemm(clock)
     return {
@@ -224,6 +233,7 @@ def measure(count: int) -> dict[str, Any]:
         "clock": clock.__name__,
         "pairs": count,
         "losses": losses,
+        "page_faults_a_step": faults,
         "ours_images_per_second": pairs.per_second(BATCH, times["ours"]),
         "peer_images_per_second": pairs.per_second(BATCH, times["peer"]),
         **pairs.compare(times["ours"], times["peer"]),
