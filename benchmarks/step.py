@@ -35,7 +35,6 @@ import torch
 from hyperdyn_jax import optimizers
 from hyperdyn_jax.data.dataset import ArrayDataset, Split
 from hyperdyn_jax.models import CifarResNet
-from hyperdyn_jax.system import memory
 from hyperdyn_jax.training import branch_parallel
 from hyperdyn_jax.training.trainer import Trainer
 
@@ -58,6 +57,12 @@ SHAPES = [
     (8, 64, 64, 1, 5),
 ]
 PARTS = ("forward", "gradient of the input", "gradient of the filter")
+# What `system.memory` asks for, by variables: PyTorch's threads start at its import.
+KEPT = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+}
 # XLA's flags, and whether freed memory is kept.
 CASES = {
     "as the loop runs it": ("", True),
@@ -127,10 +132,14 @@ def peer(dataset: ArrayDataset, network: torch.nn.Module) -> Callable[[], float]
 
 
 def page_faults(step: Callable[[], float]) -> int:
-    """Pages that the system hands out anew in one step."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    step()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    """Pages that the system hands out anew in a step after steps of the same kind."""
+
+    def of_a_step() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        step()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    return [of_a_step() for _ in range(CHECKED)][-1]
 
 
 def gemm(clock: pairs.Clock) -> float:
@@ -249,8 +258,10 @@ def case(name: str, cores: set[int], count: int) -> dict[str, Any]:
     own, kept = CASES[name]
     flags = f"{os.environ.get('XLA_FLAGS', '')} {own}".strip()
     result = subprocess.run(
-        [sys.executable, __file__, f"--pairs={count}", "--alone", f"--kept={kept:d}"],
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        [sys.executable, __file__, f"--pairs={count}", "--alone"],
+        env=os.environ
+        | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+        | (KEPT if kept else {}),
         preexec_fn=lambda: os.sched_setaffinity(0, cores),
         stdout=subprocess.PIPE,
         check=True,
@@ -264,11 +275,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--output", type=Path, default=RESULTS / "step.json")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--kept", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.alone:
-        if arguments.kept and not memory.keep_freed():
-            raise SystemExit("memory cannot be kept here: see system/memory.py")
         print(json.dumps(measure(arguments.pairs)))
         return
     every = os.sched_getaffinity(0)
