@@ -142,8 +142,9 @@ def test_diverged_rows_are_bad_and_no_worse_than_bad():
 
 def test_one_unit_for_rounds_whose_gaps_shrink_a_hundredfold():
     """As those of a loss that falls from 130 nats to 2."""
-    times = np.repeat([1.0, 2.0, 3.0, 4.0], 3)
-    scores = np.outer([30.0, 3.0, 0.3, 0.1], [0.0, -0.5, -1.0]).ravel()
+    times = np.array([1.0] * 4 + [2.0] * 3 + [3.0] * 3 + [4.0] * 3)
+    later = np.outer([3.0, 0.3, 0.1], [0.0, -0.5, -1.0]).ravel()
+    scores = np.concatenate([[0.0, -10.0, -30.0, -40.0], later])
     gains, unit = drift.standardized(times, scores)
     assert unit == pytest.approx(0.3)  # the lower of the two in the middle
     assert gains[-1] < -0.3  # a third of it counts
