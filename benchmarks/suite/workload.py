@@ -74,6 +74,8 @@ def make(
     steps: int = 1000,
     seed: int = 0,
     around: Callable[..., optax.GradientTransformation] = lambda own: own,
+    scored: Callable[..., jax.Array] | None = None,
+    convolves: bool = False,
     family: str = "adam",
     decay: float = 0.0,
     warmup: int = 0,
@@ -84,12 +86,16 @@ def make(
       name: of the workload.
       data: arrays that `loss` takes.
       init: weights from a key.
-      loss: `loss(params, key, *arrays)`, the mean over examples.
+      loss: `loss(params, key, *arrays)`, the mean over examples; with it, a network
+        that has any returns the parts of `params` that no gradient trains.
       optimizer: of the learning rate.
       batch: examples a step.
       usual, rates, steps, family, decay, warmup: as in `Workload`.
       seed: of the batches.
       around: what the task adds to any optimizer, such as clipping.
+      scored: the loss of a score, as `loss`, where that is another one.
+      convolves: a program of its own for every step, as XLA's convolutions on a CPU
+        take ten times as long within a loop.
     """
     tuned = optax.inject_hyperparams(
         lambda learning_rate: around(optimizer(learning_rate))
@@ -97,28 +103,42 @@ def make(
     train, validation, test = (tuple(map(jnp.asarray, split)) for split in data)
     size = len(train[0])
 
+    def with_rest(*arguments: Any) -> tuple[jax.Array, Tree]:
+        value = loss(*arguments)
+        return value if isinstance(value, tuple) else (value, {})
+
     # Data and seed are arguments, so that a program that is kept on disk serves others.
+    def step(state: State, rate: jax.Array, i: Any, seed: int, data: Tree) -> State:
+        draw, noise = jax.random.split(jax.random.fold_in(jax.random.key(seed), i))
+        rows = jax.random.randint(draw, (batch,), 0, size)
+        gradient = jax.value_and_grad(with_rest, has_aux=True)
+        (value, rest), grads = gradient(state.params, noise, *(x[rows] for x in data))
+        own = state.opt_state._replace(hyperparams={"learning_rate": rate})
+        updates, own = tuned.update(grads, own, state.params, value=value)
+        params = optax.apply_updates(state.params, updates)
+        return State(params | rest if rest else params, own)
+
     @jax.jit
-    def advance(
+    def several(
         state: State, rate: jax.Array, first: int, last: int, seed: int, data: Tree
     ) -> State:
-        def step(i: jax.Array, state: State) -> State:
-            draw, noise = jax.random.split(jax.random.fold_in(jax.random.key(seed), i))
-            rows = jax.random.randint(draw, (batch,), 0, size)
-            examples = [x[rows] for x in data]
-            value, grads = jax.value_and_grad(loss)(state.params, noise, *examples)
-            own = state.opt_state._replace(hyperparams={"learning_rate": rate})
-            updates, own = tuned.update(grads, own, state.params, value=value)
-            return State(optax.apply_updates(state.params, updates), own)
+        return jax.lax.fori_loop(
+            first, last, lambda i, state: step(state, rate, i, seed, data), state
+        )
 
-        return jax.lax.fori_loop(first, last, step, state)
+    single = jax.jit(step)
 
     def step_range(state: State, hparams: Mapping[str, Any], steps: range) -> State:
         rate = jnp.asarray(hparams["learning_rate"], jnp.float32)
-        return advance(state, rate, steps.start, steps.stop, seed, train)
+        if not convolves:
+            return several(state, rate, steps.start, steps.stop, seed, train)
+        for i in steps:
+            state = single(state, rate, i, seed, train)
+        return state
 
     def score(arrays: tuple[jax.Array, ...]) -> Callable[[State], float]:
-        mean = jax.jit(lambda params, data: loss(params, jax.random.key(1), *data))
+        of = scored or loss
+        mean = jax.jit(lambda params, data: of(params, jax.random.key(1), *data))
         return lambda state: -float(mean(state.params, arrays))
 
     def begin(key: jax.Array) -> State:
@@ -128,7 +148,8 @@ def make(
     def remade(other: Optimizer) -> Workload:
         return make(
             name, data, init, loss, other, batch=batch, usual=usual, rates=rates,
-            steps=steps, seed=seed, around=around, family=family, decay=decay,
+            steps=steps, seed=seed, around=around, scored=scored,
+            convolves=convolves, family=family, decay=decay,
         )  # fmt: skip
 
     return Workload(

@@ -15,6 +15,7 @@ NAMES = (
     "plateau",
     "characters",
     "vit",
+    "resnet",
 )
 
 
