@@ -18,7 +18,6 @@ In NumPy, as nothing here is worth compiling: n is at most 64.
 """
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -152,35 +151,19 @@ def believe(
 def standardized(times: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, float]:
     """By how much every score is behind the best at its horizon, f64[n], at most 0.
 
-    In units that are the same at every horizon (`_unit`), and saturating: how bad the
-    bad ones are says nothing of where the best is.
+    In units of the gap between the best and the third best of the fullest round, and
+    saturating: how bad the bad ones are says nothing of where the best is.
     """
     gaps = np.zeros_like(scores)
     for time in np.unique(times):
         here = times == time
         gaps[here] = scores[here].max() - scores[here]
-    unit = _unit(times, gaps)
+    ranked = np.sort(gaps[_fullest(times)])
+    unit = ranked[min(2, len(ranked) - 1)]
+    if not 0 < unit < np.inf:
+        known = gaps[np.isfinite(gaps) & (gaps > 0)]
+        unit = float(np.median(known)) if len(known) else 1.0
     return -SATURATION * -np.expm1(-gaps / unit / SATURATION), unit
-
-
-def _unit(times: np.ndarray, gaps: np.ndarray) -> float:
-    """A typical gap between the best and the third best arm of a round.
-
-    That of the fullest round, or the lower median over all rounds where that is less:
-    on a loss that falls a hundredfold, later gaps would be nothing in the unit of the
-    first. A unit for every round would count the noise of the first one in full.
-    """
-    rounds = {time: np.sort(gaps[times == time]) for time in np.unique(times)}
-    thirds = {time: ranked[:3][-1] for time, ranked in rounds.items()}
-    fullest = thirds[times[_fullest(times)][0]]
-    known = _positive([*thirds.values()]) or _positive(gaps) or [1.0]
-    typical = known[(len(known) - 1) // 2]
-    return min([*_positive([fullest]), typical])
-
-
-def _positive(gaps: Sequence[float] | np.ndarray) -> list[float]:
-    """Those that are finite and above 0, sorted."""
-    return sorted(float(gap) for gap in gaps if 0 < gap < np.inf)
 
 
 def order_by_chance(
