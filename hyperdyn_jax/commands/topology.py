@@ -24,7 +24,7 @@ from hyperdyn_jax.run import config as config_lib
 from hyperdyn_jax.run.config import Setup
 from hyperdyn_jax.run.config_schema import Config
 from hyperdyn_jax.run.jsonl import dump
-from hyperdyn_jax.training.trainer import Trainer
+from hyperdyn_jax.training.trainer import Trainer, unfit
 from hyperdyn_jax.tuner.interface import Strategy
 
 
@@ -48,10 +48,7 @@ def describe(
     for name, text in dry_run.facts(config, setup, trainer).items():
         dry_run.tell(say, name, text)
     dry_run.tell(say, "slice", in_words(slice_))
-    lowered, found = trainer.programs(range(1, branches + 1)), list[Program]()
-    for program in compile_all(lowered, slice_, kept, say):
-        dry_run.tell(say, "program", program_in_words(program))
-        found.append(program)
+    found = programs(setup, trainer, slice_, branches, kept, say)
     text = memory_in_words(setup, trainer, slice_, branches, found)
     dry_run.tell(say, "memory", text)
     if not found[0].problem:
@@ -83,6 +80,35 @@ def most_branches(strategy: Strategy) -> int:
         jax.random.key(0), -1.0 if strategy.metric == "loss" else 50.0
     )
     return len(strategy.ask(state).parents)
+
+
+def programs(
+    setup: Setup,
+    trainer: Trainer,
+    slice_: Slice,
+    branches: int,
+    kept: Path | None,
+    say: Callable[[str], Any],
+) -> list[Program]:
+    """The programs of a run on a slice, with as many branches side by side as fit: a
+    run that finds no memory for them trains fewer at once (`Trainer.train`)."""
+    beside, there = held_beside(setup, trainer, branches), slice_.chip.memory
+    counts, known = range(1, branches + 1), dict[str, Program]()
+    while True:
+        lowered = dict(trainer.programs(counts))
+        new = {name: each for name, each in lowered.items() if name not in known}
+        for program in compile_all(new.items(), slice_, kept, say):
+            dry_run.tell(say, "program", program_in_words(program))
+            known[program.name] = program
+        found = [known[name] for name in lowered]
+        groups = max(map(trainer.groups, counts))
+        widest = [each for each in found if each.name.endswith(f"{groups} side by side")]
+        if all(each.memory + beside <= there for each in widest):
+            return found
+        trainer.share_less(groups)
+        count = next(n for n in counts if n % groups == 0)
+        text = unfit(count, groups, trainer.groups(count))
+        dry_run.tell(say, "branches", text)
 
 
 def compile_all(

@@ -117,7 +117,7 @@ class Network:
         """
         strategy, trainer = engine.strategy, self.trainer
         incumbent = strategy.incumbent(run.tuner)
-        if incumbent is None or not trainer.takes_turns(2) or jax.process_count() > 1:
+        if incumbent is None or trainer.groups(2) > 1 or jax.process_count() > 1:
             return self._start(run, strategy.ask(run.tuner))
         with ThreadPoolExecutor(1) as pool:
             search = pool.submit(strategy.ask, run.tuner)
@@ -130,7 +130,7 @@ class Network:
 
             ahead = trainer.train(first.progress, steps, key, pause)
             pending = self._start(run, search.result())
-        in_turn = trainer.takes_turns(len(pending.progress.states))
+        in_turn = trainer.groups(len(pending.progress.states)) == 1
         if signals.asked() or not in_turn or trainer.diverged(ahead.losses).any():
             return pending  # as if nothing had been trained yet
         joined = trainer.join(ahead, pending.progress, key, signals.asked)

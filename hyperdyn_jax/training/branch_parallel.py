@@ -239,13 +239,16 @@ def compiler_options(platform: str) -> dict[str, str]:
 _YNN = "xla_cpu_experimental_ynn_fusion_type"
 
 
-def groups(branches: int, devices: Sequence[jax.Device]) -> int:
+def groups(
+    branches: int, devices: Sequence[jax.Device], most: int | None = None
+) -> int:
     """Into how many groups devices are best shared by some branches.
 
-    Into as many as leave none of them idle: the greatest number that divides both the
-    branches and the devices of each process.
+    Into as many as leave none of them idle: the greatest number up to `most` that
+    divides both the branches and the devices of each process.
     """
-    return math.gcd(branches, len(local(devices)))
+    common = math.gcd(branches, len(local(devices)))
+    return max(n for n in range(1, (most or common) + 1) if common % n == 0)
 
 
 def local(devices: Sequence[jax.Device]) -> list[jax.Device]:

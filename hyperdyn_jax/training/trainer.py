@@ -39,7 +39,8 @@ class Trainer:
       dataset: the data.
       devices: that share a batch; all of all processes by default.
       parallel: whether branches are trained side by side on groups of devices, where
-        that leaves none idle (`branch_parallel.groups`).
+        that leaves none idle (`branch_parallel.groups`) and they fit into the memory.
+      say: is told when branches do not fit side by side.
       scan: whether `BLOCK` steps are one program, where the data are on the devices; by
         default everywhere but on CPUs, where a loop makes convolutions slow.
     """
@@ -52,11 +53,13 @@ class Trainer:
         devices: Sequence[jax.Device] | None = None,
         *,
         parallel: bool = True,
+        say: Callable[[str], Any] = lambda _: None,
         scan: bool | None = None,
     ):
         self._devices = list(devices or collectives.devices())
         self._local = len(branch_parallel.local(self._devices))
-        self._parallel = parallel
+        self._say = say
+        self._most = self._local if parallel else 1  # groups of devices
         optimizer = optax.with_extra_args_support(optimizer)
         self._model, self._optimizer, self.dataset = model, optimizer, dataset
         step = functools.partial(
@@ -117,7 +120,7 @@ class Trainer:
         held = _shapes(data.resident("train")), key
         batch = _shapes(data.train_batch(0))
         block = jax.tree.map(lambda x: _shape((BLOCK, *x.shape), x.dtype), batch)
-        for width in sorted({1, *map(self._groups, branches)}):
+        for width in sorted({1, *map(self.groups, branches)}):
             place, beside = self._layout(width), f", {width} side by side" * (width > 1)
             wave, (resident, rest), sent = place.shapes(state, held, batch)
             step = place.step.lower(wave, resident, sent, rest)
@@ -197,8 +200,27 @@ class Trainer:
         Returns:
           The branches as far as they came.
         """
+        groups = self.groups(len(progress.states))
+        try:
+            return self._train(progress, steps, key, pause, self._layout(groups))
+        except jax.errors.JaxRuntimeError as error:
+            if groups == 1 or "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+        # Out of the handler: the error holds on to what it was raised over.
         count = len(progress.states)
-        place = self._layout(self._groups(count))
+        self.share_less(groups)
+        self._say(f"note: {unfit(count, groups, self.groups(count))}")
+        return self.train(progress, steps, key, pause)
+
+    def _train(
+        self,
+        progress: Progress,
+        steps: int,
+        key: jax.Array,
+        pause: Callable[[], bool],
+        place: Layout,
+    ) -> Progress:
+        count = len(progress.states)
         waves, resident = place.pack(progress.states), place.hold(self._hold("train"))
         key = place.hold(self.replicate(key))
         known, done = progress.losses, progress.steps
@@ -224,9 +246,14 @@ class Trainer:
             known = np.concatenate([known, rest], axis=1)
         return Progress(progress.start, place.unpack(waves), known)
 
-    def takes_turns(self, branches: int) -> bool:
-        """Whether so many branches are trained one after the other."""
-        return self._groups(branches) == 1
+    def groups(self, branches: int) -> int:
+        """How many of so many branches are trained at once, on groups of devices."""
+        return branch_parallel.groups(branches, self._devices, self._most)
+
+    def share_less(self, groups: int) -> None:
+        """From now on fewer groups than these share the devices: a chip has too little
+        memory for so many branches at once."""
+        self._most = groups - 1
 
     def join(
         self,
@@ -360,9 +387,6 @@ class Trainer:
             self._resident[split] = self.replicate(self.dataset.resident(split))
         return self._resident[split]
 
-    def _groups(self, branches: int) -> int:
-        return branch_parallel.groups(branches, self._devices) if self._parallel else 1
-
     def _make_layout(self, groups: int) -> Layout:
         if groups == 1:
             return branch_parallel.InTurn(self._devices, *self._programs)
@@ -370,6 +394,15 @@ class Trainer:
 
     def _send(self, place: Layout, batch: Batch, steps: int = 0) -> Batch:
         return place.put(batch, steps)
+
+
+def unfit(branches: int, groups: int, fewer: int) -> str:
+    """That a device's memory is too small for branches on so many groups."""
+    instead = f"{fewer} of them at once" if fewer > 1 else "one after the other"
+    return (
+        f"{branches} branches, {groups} at once, do not fit into a device's memory; "
+        f"they are trained {instead}"
+    )
 
 
 _shape = jax.ShapeDtypeStruct

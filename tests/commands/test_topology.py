@@ -70,6 +70,30 @@ def test_it_tells_of_every_program_once_and_keeps_what_it_told(
     assert capsys.readouterr().out.count("compiling: ") == 1
 
 
+@pytest.mark.usefixtures("here")
+def test_branches_are_side_by_side_as_far_as_they_fit(monkeypatch, capsys):
+    """A run does the same where it finds no memory for them."""
+
+    def compiled(name, _):
+        return Program(name, 1.0, 15e9 if "4 side by side" in name else 1e9, 1.0, 1.0)
+
+    monkeypatch.setattr(topology.compiled, "compiled", compiled)
+    config = load("digits", "--config.strategy=race", *SMALL)
+    topology.describe(config.to_dict(), slices.named("v5e:2x2"))
+    fits = capsys.readouterr().out
+    monkeypatch.setattr(topology, "held_beside", lambda *_: 3e9)
+    topology.describe(config.to_dict(), slices.named("v5e:2x2"))
+    told = " ".join(capsys.readouterr().out.split())
+    assert "do not fit" not in fits
+    assert (
+        "branches 4 branches, 4 at once, do not fit into a device's memory; they are "
+        "trained 2 of them at once"
+    ) in told
+    assert re.search(r"memory fits: [\d.]+ GiB .* largest program \(training step\)", told)
+    assert told.count("program training step, 4 side by side:") == 1
+    assert told.count("program training step, 2 side by side:") == 1
+
+
 @pytest.mark.parametrize(
     ("words", "lines"),
     [

@@ -91,6 +91,38 @@ def test_side_by_side_is_as_in_turn(in_turn, at_once, branches):
     assert scores[1] == pytest.approx(scores[0], rel=1e-3)
 
 
+def test_branches_that_do_not_fit_side_by_side_are_trained_fewer_at_once(
+    in_turn, digits, monkeypatch
+):
+    """XLA refuses to compile what a chip has no memory for, or to run it."""
+    told = []
+    trainer = make_trainer(digits, 4, say=told.append)
+
+    def refuse(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory")
+
+    wide = trainer._layout(4)
+    monkeypatch.setattr(wide, "step", refuse)
+    ends = []
+    for each in (in_turn, trainer):
+        state = each.init(jax.random.key(0))
+        ends.append(each.train(each.begin([state] * 4, SETTINGS), 3, KEY))
+    assert_close(ends[1], ends[0])
+    assert told == [
+        "note: 4 branches, 4 at once, do not fit into a device's memory; they are "
+        "trained 2 of them at once"
+    ]
+    assert (trainer.groups(4), trainer.groups(2)) == (2, 2)
+    monkeypatch.setattr(trainer._layout(2), "step", refuse)
+    begun = trainer.begin([state] * 4, SETTINGS)
+    assert_close(trainer.train(begun, 3, KEY), ends[0])
+    assert told[1].endswith("they are trained one after the other")
+    # What does not fit alone, and other errors, are not hidden.
+    monkeypatch.setattr(trainer._layout(1), "step", refuse)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Ran out of memory"):
+        trainer.train(begun, 3, KEY)
+
+
 def test_branches_of_one_wave_go_on_where_they_were_left(at_once):
     state = at_once.init(jax.random.key(0))
     begun = at_once.begin([state] * 2, SETTINGS[:2])
