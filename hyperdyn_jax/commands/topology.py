@@ -102,7 +102,8 @@ def programs(
             known[program.name] = program
         found = [known[name] for name in lowered]
         groups = max(map(trainer.groups, counts))
-        widest = [each for each in found if each.name.endswith(f"{groups} side by side")]
+        end = f", {groups} side by side"
+        widest = [each for each in found if each.name.endswith(end)]
         if all(each.memory + beside <= there for each in widest):
             return found
         trainer.share_less(groups)

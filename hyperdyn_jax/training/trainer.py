@@ -398,7 +398,7 @@ class Trainer:
 
 def unfit(branches: int, groups: int, fewer: int) -> str:
     """That a device's memory is too small for branches on so many groups."""
-    instead = f"{fewer} of them at once" if fewer > 1 else "one after the other"
+    instead = f"{fewer} at once" if fewer > 1 else "one after the other"
     return (
         f"{branches} branches, {groups} at once, do not fit into a device's memory; "
         f"they are trained {instead}"

@@ -108,10 +108,8 @@ def test_branches_that_do_not_fit_side_by_side_are_trained_fewer_at_once(
         state = each.init(jax.random.key(0))
         ends.append(each.train(each.begin([state] * 4, SETTINGS), 3, KEY))
     assert_close(ends[1], ends[0])
-    assert told == [
-        "note: 4 branches, 4 at once, do not fit into a device's memory; they are "
-        "trained 2 of them at once"
-    ]
+    assert told == [f"note: {training.unfit(4, 4, 2)}"]
+    assert told[0].endswith("they are trained 2 at once")
     assert (trainer.groups(4), trainer.groups(2)) == (2, 2)
     monkeypatch.setattr(trainer._layout(2), "step", refuse)
     begun = trainer.begin([state] * 4, SETTINGS)
