@@ -42,7 +42,8 @@ LEVEL_VARIANCE = 30.0  # of the level of a horizon
 SATURATION = 3.0  # scores further behind than this are all alike
 SAMPLES = 64
 # Of the way from the last horizon to the end, in logarithms, over which the drift is
-# carried on. None or all of it ended worse on the first tables; no record was kept.
+# carried on. On the first learning curves none or all of it ended worse; no record was
+# kept.
 CARRIED = 0.7
 COMPONENTS = 24  # of the mixture, at most
 LEVEL = 0.05  # of the test that scores depend on the rate, at each look
