@@ -3,16 +3,18 @@ r"""What a race has seen, and what it says of the whole run.
 A Gaussian process on the scores of arms over settings x and log horizon t, with the
 product kernel of the paper (eq. 2), in coordinates that move with the horizon:
 
-.. math:: k = K_1(x + \delta t e, x' + \delta t' e) \, K_2(t, t') + [t = t'] \infty
+.. math:: k = K_1(x + \delta t e, x' + \delta t' e) \, K_2(t, t') + 30 \, [t = t']
 
 where e is the axis of the rate: the best rate drifts as the horizon to the power of
-minus delta. The last term leaves the level of every horizon open, so that only
+minus delta. K_2 hardly forgets: from 1% of a run to its end it falls to 0.92. The last
+term, in units of the amplitude, leaves the level of every horizon open, so that only
 differences between arms at one horizon count. Drift, length scale and noise are
-integrated out over a grid, with priors from learning curves (`benchmarks/suite`), and
-the amplitude exactly; what is carried on of the drift is as much as the data say.
+integrated out over a grid, and the amplitude exactly. Priors and constants are from
+learning curves of `benchmarks/suite`, seeds 0 to 3. The drift is carried on over a
+fixed share of the way to the end of the run, 0.7 (`CARRIED`).
 
-Whether there is anything to see is no question to the model, which would take noise
-that stays with an arm for a signal, but one to an exact test (`order_by_chance`).
+Whether scores depend on the rate at all is decided by a permutation test
+(`order_by_chance`): the model would take noise that stays with an arm for a signal.
 
 In NumPy, as nothing here is worth compiling: n is at most 64.
 """
@@ -39,9 +41,12 @@ FORGETTING = 50.0  # beta of K2, of the logarithm of the horizon
 LEVEL_VARIANCE = 30.0  # of the level of a horizon
 SATURATION = 3.0  # scores further behind than this are all alike
 SAMPLES = 64
-CARRIED = 0.7  # of the drift, beyond the last horizon: it tends to slow down
+# Of the way from the last horizon to the end, in logarithms, over which the drift is
+# carried on. On the first learning curves none or all of it ended worse; no record was
+# kept.
+CARRIED = 0.7
 COMPONENTS = 24  # of the mixture, at most
-LEVEL = 0.05  # of the test that arms differ by more than noise
+LEVEL = 0.05  # of the test that scores depend on the rate, at each look
 LENIENT = 0.2  # the same where there is no base to lose
 SHUFFLES = 2000  # of it
 SURE = 0.9  # probability that the best place is ahead, to leave a base that leads
@@ -53,7 +58,7 @@ class Belief(NamedTuple):
     """What is expected at the end of the run.
 
     differ: not all scores are the same.
-    told_apart: arms differ by more than noise, at the level of the test.
+    told_apart: scores depend on the rate, at the level of the test.
     p_value: of that test (`order_by_chance`).
     best: f64[d], the place with the best expected score.
     ahead: probability that it is better than the base.
@@ -128,7 +133,7 @@ def believe(
     if base is not None:  # the last place
         gain = expected[best] - expected[-1]
         ahead = float(np.mean(values[:, best] > values[:, -1]))
-        # That the base leads means little where the best rate is falling fast.
+        # That the base leads means little where something is still warming up.
         falls = mixture.weights @ mixture.drifts > WARMING
         sure = SURE if base_leads and not falls else 0.5
         leaves = apart and gain > mixture.noise and ahead > sure
@@ -172,9 +177,10 @@ def order_by_chance(
     """The p-value of a permutation test that scores do not depend on the setting.
 
     Where they do, they rise to the best along the axis of the rate and fall after it.
-    The statistic is the number of pairs that are out of that order. The test is exact
-    however the noise of an arm is distributed, and however much of it stays with the
-    arm: it looks at one horizon, the last of those with the most arms.
+    The statistic is the number of pairs that are out of that order, at one horizon: the
+    last of those with the most arms. So one look is exact however the noise of an arm
+    is distributed, and however much of it stays with the arm. A race looks again each
+    time that its arms have trained for twice as long.
     """
     here = _fullest(times)
     _, ranks = np.unique(scores[here][np.argsort(places[here])], return_inverse=True)

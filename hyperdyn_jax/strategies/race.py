@@ -1,23 +1,28 @@
-"""Race: a few settings train side by side, for longer and longer, and the best goes on.
+"""Race: a few settings train from one start, for longer and longer; the best goes on.
 
-The paper's algorithm in three parts:
+The paper's random start and its Gaussian process over settings and time, loosely; its
+wait-and-watch test has no part in it.
 
-  random start      arms that cover the range, and the user's own setting, train from
-                    the untrained network. Short trials favour rates that are too large
-                    later on (short-horizon bias: Wu et al. 2018, 1803.02021), so the
-                    horizon grows from round to round, and arms keep their weights
-  Gaussian process  over (log rate, log horizon), with the paper's kernel over time. The
-                    best rate drifts with the horizon, nearly as a power of it, and the
-                    model carries the drift on to the whole run (`drift`). Those arms go
-                    on that it expects to be next to the best, soon or at the end
-  wait and watch    the run goes on from the arm nearest to what is expected to be best
-                    at the end: held constant and cooled down over the last fifth or,
-                    with a base that has a shape, in that shape. Where it falls clearly
-                    behind its best, it goes back there and on at a smaller rate
+  arms   that cover the range, and the user's own setting, the base, train from the
+         untrained network. Short trials alone choose badly. From an untrained network
+         they favour rates that are too large later on, so the horizon grows from round
+         to round, and arms keep their weights. Where the loss is down at the noise of
+         the gradients they favour rates that are too small (short-horizon bias: Wu et
+         al. 2018, 1803.02021), so scores are of averaged weights
+  model  over (log rate, log horizon), with the paper's kernel over time, which hardly
+         forgets here. The best rate drifts with the horizon, roughly as a power of it,
+         and a fixed share of the drift is carried on to the whole run (`drift`). Those
+         arms go on that are next to where the best is expected, at the next horizon or
+         at the end
+  run    from the arm nearest to what is expected to be best at the end: held constant
+         and cooled down over the last fifth or, with a base that has a shape, in that
+         shape. Where it diverges or falls clearly behind its best, it goes back there
+         and on at a third of the rate
 
-The user's own setting stays unless arms differ by a test of known level and another is
-expected to end better. Decisions are differences between arms: nothing depends on the
-unit or the sign of the scores, or on the score of the untrained network.
+The base stays unless a permutation test finds that scores depend on the rate, and
+another setting is expected to end better by more than noise. Decisions are differences
+between arms: nothing depends on the unit or the sign of the scores, or on the score of
+the untrained network. Constants were chosen on seeds 0 to 3 of `benchmarks/suite`.
 """
 
 import dataclasses
@@ -55,7 +60,7 @@ FEWEST = 3  # of them, where the budget has no room for more
 FIRST = 0.01  # of the budget, trained by each arm of the first round
 LEAST = 10  # steps of the first round; fewer only where the budget has no room for them
 SHORTEST = 2  # steps of it that tell anything at all
-BEHIND = 0.1  # of what the run has gained; right rates fall back by 0.03 at most
+BEHIND = 0.1  # of what the run has gained; right rates fell back by 0.03 at most
 CUT = 1 / 3  # of the rate, where a run has fallen behind
 SMALLEST = CUT**4  # what the rate is divided by at most
 CAPACITY = 64  # observations
@@ -111,15 +116,17 @@ class CannotTellError(ValueError):
 class Race(RacePlan):
     """One run, with a bounded share of it spent on a race for its setting.
 
-    Scores are any finite numbers, more being better, of the average over the path since
-    the untrained network; not finite where a trial diverged.
+    Scores are any finite numbers; more is better. They are of the weights averaged over
+    the steps since the untrained network. A trial that diverged has a score that is not
+    finite.
 
     Args:
       space: the hyperparameters and their ranges, the wider the better.
       epochs: budget of the run with the race in it.
       steps_per_epoch: a trial has whole steps, and the budget is kept to the step.
-      base: the schedule to stay with unless something is better by more than noise.
-        Where it changes over the run its shape is kept and its rate is multiplied.
+      base: the schedule to stay with unless a test finds that scores depend on the
+        rate, and another setting is expected to end better by more than noise. Where
+        it changes over the run its shape is kept and its rate is multiplied.
         With fewer than six arms, in a budget of less than about 290 steps, it stays:
         so few cannot show that they follow the rate.
       max_overhead: steps of the race over those of the rest of the run; never exceeded.
@@ -165,8 +172,8 @@ class Race(RacePlan):
 
     @property
     def horizons(self) -> list[int]:
-        """Steps behind every arm after each round, where the first can tell them
-        apart."""
+        """Steps that an arm has behind it after each round. As long as the first round
+        cannot tell the arms apart, its steps are doubled, and with them all others."""
         room = int(self.allowance / self._weight)
         first = max(round(FIRST * self.budget), LEAST)
         return [min(first, room) * times for times in HORIZONS]
@@ -360,7 +367,7 @@ class Race(RacePlan):
     def _go_on(
         self, state: RaceState, scores: np.ndarray, kept: np.ndarray, following: int
     ) -> tuple[RaceState, Decision]:
-        """Another round of some arms. The one that leads is the run until then."""
+        """Another round of some arms. The run until then is the one that leads."""
         leader = kept[np.argmax(scores[kept])]
         held = [leader, *(arm for arm in kept if arm != leader)]
         state = self._with_arms(state, state.arms[held], np.arange(len(held)))
@@ -372,7 +379,8 @@ class Race(RacePlan):
     def _longer(
         self, state: RaceState, belief: drift.Belief, scores: np.ndarray
     ) -> tuple[RaceState, Decision]:
-        """The same arms for twice as long, as they differ by no more than noise."""
+        """The same arms for twice as long, as they differ by no more than noise; then
+        the test is made again."""
         sound, steps = np.flatnonzero(np.isfinite(scores)), int(state.done)
         if not self._room(state, len(sound), steps):
             if self.base is not None or belief.differ:

@@ -1,8 +1,9 @@
 """What a race knows before it begins: its budget, its space, and the user's schedule.
 
-The model of a race (`drift`) sees settings in factors of e of the rate *in effect*: a
-cosine trains with less than its largest rate, so a larger one is as good as a given
-constant. `moved` and `moved_back` go between the unit cube and these coordinates.
+The model of a race (`drift`) sees settings in factors of e of the rate *in effect*. A
+cosine trains with less than its largest rate most of the time, so its largest rate is
+translated by the root mean square of its shape. This is a rule of thumb, which was not
+measured. `moved` and `moved_back` go between the unit cube and these coordinates.
 """
 
 import functools

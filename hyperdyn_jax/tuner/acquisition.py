@@ -47,8 +47,9 @@ def log_expected_improvement(
 ) -> jax.Array:
     """Logarithm of `expected_improvement`, finite and smooth where that underflows.
 
-    In float32 expected improvement is exactly zero below z = -14 and its argmax is
-    then the first candidate; late in a run every candidate is there.
+    Late in a run every candidate is far below the best. There expected improvement and
+    its gradient are next to zero, and exactly zero from about z = -38 on in float64, in
+    which the tuner calls it (-14 in float32): its argmax is then the first candidate.
 
     Args:
       mean: f[...] posterior mean.
