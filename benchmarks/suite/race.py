@@ -23,6 +23,7 @@ from benchmarks.suite import plain, workloads
 from benchmarks.suite.curves import Curves, load
 from benchmarks.suite.offline import BASES, STRETCHES
 from benchmarks.suite.rows import Row, Rows
+from benchmarks.suite.tables import SHAPES
 from benchmarks.suite.workload import Workload
 from hyperdyn_jax import LogUniform, SearchSpace
 from hyperdyn_jax.strategies import Schedule
@@ -30,6 +31,7 @@ from hyperdyn_jax.strategies.race import Race
 from hyperdyn_jax.tuning import tune
 
 VERSION = "5"  # of the race, so that rows of earlier ones are told apart
+TOLD = "told"  # kinds "best:told" and the like: of the warm-up in the optimizer
 COLUMNS = ("workload", "seed", "kind", "key", "version")  # that tell rows apart
 
 
@@ -42,12 +44,18 @@ def base_of(work: Workload, curves: Curves, kind: str) -> float | None:
     return float(np.clip(curves.best_rate * times, low, high))
 
 
+def shape_of(kind: str) -> str:
+    """Of a kind of base, one of `plain.SCHEDULES`."""
+    shape = kind.partition(":")[2]
+    return "constant" if shape in ("", TOLD) else shape
+
+
 def own_loss(work: Workload, curves: Curves, kind: str, seed: int) -> float | None:
     """What the base ends with alone; None where it diverges or there is none."""
-    base, shape = base_of(work, curves, kind), kind.partition(":")[2] or "constant"
+    base, shape = base_of(work, curves, kind), shape_of(kind)
     if base is None:
         return None
-    if kind.startswith("best"):  # a rate of the table
+    if kind.startswith("best") and shape in SHAPES:  # a rate of the table
         return curves.own(base, shape)
     last = plain.train(work, base, shape, seed).last
     return last if math.isfinite(last) else None
@@ -70,21 +78,27 @@ def row(
       key: of the race.
       race: makes it.
     """
-    base, shape = base_of(work, curves, kind), kind.partition(":")[2]
+    base, shape = base_of(work, curves, kind), shape_of(kind)
     low, high = work.rates
     space = SearchSpace(learning_rate=LogUniform(low, high))
     each = work.steps // STRETCHES
     schedule = None
     if base is not None:
         schedule = Schedule.constant(learning_rate=base)
-        if shape:
+        if shape == "cosine":
             schedule = Schedule.cosine(STRETCHES, base)
+        elif shape != "constant":
+            along = plain.SCHEDULES[shape]
+            schedule = Schedule(
+                {"learning_rate": lambda t: base * along(t / STRETCHES)}
+            )
+    told = {"warmup": work.warmup} if kind.endswith(TOLD) else {}
     began = time.monotonic()
     result = tune(
         work.train,
         work.evaluate,
         work.init(jax.random.key(seed)),
-        race(space, STRETCHES, each, base=schedule),
+        race(space, STRETCHES, each, base=schedule, **told),
         epochs=STRETCHES,
         steps_per_epoch=each,
         key=jax.random.key(key),

@@ -129,6 +129,8 @@ class Race(RacePlan):
         it changes over the run its shape is kept and its rate is multiplied.
         With fewer than six arms, in a budget of less than about 290 steps, it stays:
         so few cannot show that they follow the rate.
+      warmup: steps over which the optimizer itself raises the rate, where the base does
+        not show it: larger rates look better for so long.
       max_overhead: steps of the race over those of the rest of the run; never exceeded.
         What a run that goes back has trained since its best comes on top, within
         the budget.
@@ -153,6 +155,7 @@ class Race(RacePlan):
     epochs: int
     steps_per_epoch: int
     base: Schedule | None = dataclasses.field(default=None, compare=False)
+    warmup: int = 0
     max_overhead: float = 0.2
     metric: str = "loss"
     averaging: float | None = 5.0
@@ -294,7 +297,9 @@ class Race(RacePlan):
             spent=state.spent + np.int32((count - 1) * steps), done=state.following
         )
         leader = np.argmax(np.where(np.isfinite(scores), scores, -np.inf))
-        base_leads = bool(self.is_base(points)[leader])
+        # While a rate rises, those that are too large lead.
+        risen = state.done >= self.risen
+        base_leads = bool(self.is_base(points)[leader]) and risen
         belief = self._believe(state, base_leads)
         rounds = int(state.rounds)
         alike = not belief.told_apart and np.isfinite(scores).sum() >= FEWEST

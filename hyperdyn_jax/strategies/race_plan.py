@@ -19,6 +19,7 @@ from hyperdyn_jax.tuner.interface import Strategy
 from hyperdyn_jax.tuner.search_space import LogUniform, SearchSpace
 
 COOLDOWN = 0.2  # of the path
+RISE = 3.0  # times the steps of a warm-up, until which it makes large rates look better
 SAME = 1e-4  # settings that are nearer to each other than this are one
 OTHER_SPAN = 4.0  # of an axis that is not logarithmic, in factors of e of the rate
 
@@ -28,14 +29,15 @@ class RacePlan(Strategy):
     own budget.
 
     Its state counts in `spent` the optimizer steps that are no part of the accepted
-    path. `space`, `epochs`, `steps_per_epoch`, `base` and `max_overhead` are as
-    `strategies.race.Race` has them.
+    path. `space`, `epochs`, `steps_per_epoch`, `base`, `warmup` and `max_overhead` are
+    as `strategies.race.Race` has them.
     """
 
     space: SearchSpace
     epochs: int
     steps_per_epoch: int
     base: Schedule | None
+    warmup: int
     max_overhead: float
 
     # The budget.
@@ -44,6 +46,7 @@ class RacePlan(Strategy):
         """Raises ValueError if a setting of the budget or of the base is wrong."""
         checks.check_whole("epochs", self.epochs, 1)
         checks.check_whole("steps_per_epoch", self.steps_per_epoch, 1)
+        checks.check_whole("warmup", self.warmup, 0)
         checks.check_number("max_overhead", self.max_overhead, 0, math.inf)
         if self.averaging is not None:
             checks.check_number("averaging", self.averaging, 0, math.inf, "[)")
@@ -156,15 +159,45 @@ class RacePlan(Strategy):
         point[..., self.rate_axis] -= self._effect(share)
         return point / self.spans
 
-    def _effect(self, share: float) -> float:
-        """Logarithm of the rate in effect up to a share of the path, the root mean
-        square of the base's shape, over that of a constant with a cooldown."""
+    @functools.cached_property
+    def base_warmup(self) -> float:
+        """The share of the run after which the base has its largest rate, if it rises
+        to that from less than half of it; 0 if not."""
         if self.base is None or self.is_flat:
             return 0.0
+        shares = np.arange(1024) / 1024
+        rates = np.array([self.base.at(x * self.epochs)[self.rate] for x in shares])
+        peak = int(np.argmax(rates >= 0.999 * rates.max()))
+        rises = rates[0] < 0.5 * rates[peak] and (np.diff(rates[: peak + 1]) >= 0).all()
+        return float(shares[peak]) if rises else 0.0
+
+    @property
+    def risen(self) -> float:
+        """Steps from which on a warm-up, the base's or the optimizer's, hides nothing
+        of what a rate is worth."""
+        return RISE * max(self.warmup, self.base_warmup * self.budget)
+
+    def _effect(self, share: float) -> float:
+        """Logarithm of the rate in effect up to a share of the path, the root mean
+        square of the base's shape, over that of a constant with a cooldown.
+
+        Until a warm-up has `risen` the best rate falls as one over the horizon:
+        measured on a transformer, a perceptron and a GRU with warm-ups of 40 and 80
+        steps, seed 0, where `RISE` was 3, 1.3 and 2.
+        """
+        steps = share * (self.budget - self.allowance)
+        warm = math.log(min(1.0, steps / self.risen)) if self.risen else 0.0
+        if self.base is None or self.is_flat:
+            return warm
         shares = share * (np.arange(64) + 0.5) / 64
-        played = [self.base.at(x * self.epochs)[self.rate] for x in shares]
-        usual = [float(self.anchor[self.rate]) * wsd(x) for x in shares]
-        return 0.5 * math.log(np.mean(np.square(played)) / np.mean(np.square(usual)))
+        full = float(self.anchor[self.rate])
+        played = [
+            self.base.at(x * self.epochs)[self.rate] if x >= self.base_warmup else full
+            for x in shares
+        ]
+        usual = [full * wsd(x) for x in shares]
+        shape = np.mean(np.square(played)) / np.mean(np.square(usual))
+        return warm + 0.5 * math.log(shape)
 
     def gaps(self, points: np.ndarray, point: np.ndarray) -> np.ndarray:
         """Distances of points f[n, d] to one, in factors of e: f64[n]."""
