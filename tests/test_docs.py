@@ -157,8 +157,8 @@ def test_own_data_set_as_told(monkeypatch):
 
 
 def test_another_optimizer_as_told(monkeypatch):
-    for table in ("OPTIMIZERS", "HYPERPARAMETERS"):
-        monkeypatch.setattr(factory, table, dict(getattr(factory, table)))
+    for table in (factory.OPTIMIZERS, factory.HYPERPARAMETERS):
+        monkeypatch.setitem(table, "lion", None)  # taken out at the end
     (code,) = code_of("howto/optimizer.md")
     names = {}
     exec(code, names)
