@@ -57,7 +57,7 @@ def _panel(name: str, head: str, across: tuple[float, float]) -> Panel:
     """Empty, over steps; both axes are logarithmic."""
     title = f"{name} over steps, of the arms and of the run"
     kinds = "log_uniform", "log_uniform"
-    return Panel(title, "steps", name, across, (0.1, 1.0), *kinds, head)
+    return Panel(title, "accepted steps", name, across, (0.1, 1.0), *kinds, head)
 
 
 def _rounds(decisions: list[dict[str, Any]]) -> int:

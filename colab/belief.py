@@ -13,7 +13,8 @@
 #
 # The paper's method on one hyperparameter, epoch by epoch: what it had seen, what gain
 # in accuracy it expected from every learning rate, which it tried, and what that
-# gained. The loop is written out: `ask`, train, `tell`.
+# gained. What the model expects after what it has seen is its *posterior*. The loop is
+# written out: `ask`, train, `tell`.
 
 # %%
 # Installs the library if it is not there. If the notebook is in a copy of the
@@ -90,8 +91,9 @@ def accuracy(weights):
 
 
 # %% [markdown]
-# The run: five random settings first. Then in every epoch the present setting (the
-# incumbent) and a new one (the challenger) train from the same weights.
+# The run: five random settings in the first epoch (the random start). Then in every
+# epoch the present setting (the incumbent) and a new one (the challenger) train from
+# the same weights.
 
 # %%
 space = SearchSpace(learning_rate=LogUniform(1e-4, 10.0))
@@ -135,7 +137,7 @@ rates = np.asarray(space.from_unit(units[:, None])["learning_rate"])
 frames = []
 for epoch, (data, model, trials, gains, decision) in enumerate(history):
     if epoch == 0:
-        continue  # the random start: there is nothing to believe yet
+        continue  # the random start: the model has seen nothing yet
     mean, stddev = posterior(tuner, data, model, np.float32(epoch), units)
     seen = data.feasible
     frames.append(

@@ -50,16 +50,16 @@ def train(state, hparams, steps):
 
 def evaluate(state):
     params, _ = state
-    return -float(loss(params, validation_set))
+    return float(loss(params, validation_set))
 
 
 params = network.init(jax.random.key(0), images[:1])
 state = params, optimizer.init(params)
 start = {"learning_rate": 1e-3}
 space = SearchSpace(learning_rate=LogUniform(1e-4, 1.0))
-result = tune(train, evaluate, state, space, epochs=EPOCHS, base=start,
+result = tune(train, evaluate, state, space, epochs=EPOCHS, base=start, minimize=True,
               steps_per_epoch=STEPS_PER_EPOCH, key=jax.random.key(2))  # fmt: skip
 
 total = EPOCHS * STEPS_PER_EPOCH  # every trial counted
 plain = evaluate(train(state, start, range(total)))
-print(f"{result.score:.4f} tuned, {plain:.4f} as it started, {total} steps each")
+print(f"loss {result.score:.4f} tuned, {plain:.4f} untuned, {total} steps each")

@@ -3,7 +3,8 @@
     python examples/plain_optax.py
 
 Several settings train from the same weights on the same batches, for longer and longer,
-and one of them becomes the run. Scores are accuracies; for a loss give minimize=True.
+and the run goes on from one of them. Scores are accuracies; for a loss give
+minimize=True.
 """
 
 import jax
@@ -59,4 +60,4 @@ result = tune(train, evaluate, state, space, epochs=EPOCHS,
 total = EPOCHS * STEPS_PER_EPOCH  # every trial counted
 start = {"learning_rate": jnp.float32(1e-3), "momentum": jnp.float32(0.0)}
 plain = evaluate(train(state, start, range(total)))
-print(f"{result.score:.4f} tuned, {plain:.4f} as it started, {total} steps each")
+print(f"{result.score:.4f}% tuned, {plain:.4f}% at a rate of 0.001, {total} steps each")

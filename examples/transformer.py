@@ -2,7 +2,7 @@
 
     python examples/transformer.py
 
-The text is Python's own manual, which every installation holds; the score is minus the
+The text is Python's own manual, which every installation holds; the score is the
 validation loss, in nats a character.
 """
 
@@ -76,14 +76,14 @@ def train(state, hparams, steps):
 
 def evaluate(state):
     params, _ = state
-    return -float(loss(params, validation_set))
+    return float(loss(params, validation_set))
 
 
 params = network.init(jax.random.key(0), train_set[:1, :-1])
 state = params, optimizer.init(params)
-result = tune(train, evaluate, state, space, epochs=EPOCHS, base=start,
+result = tune(train, evaluate, state, space, epochs=EPOCHS, base=start, minimize=True,
               steps_per_epoch=STEPS_PER_EPOCH, key=jax.random.key(2))  # fmt: skip
 
 total = EPOCHS * STEPS_PER_EPOCH  # every trial counted
 plain = evaluate(train(state, start, range(total)))
-print(f"{result.score:.4f} tuned, {plain:.4f} as it started, {total} steps each")
+print(f"loss {result.score:.4f} tuned, {plain:.4f} untuned, {total} steps each")

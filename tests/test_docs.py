@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from ml_collections import ConfigDict
 from paths import ROOT
 
 import hyperdyn_jax
 from hyperdyn_jax import optimizers
 from hyperdyn_jax.data.registry import DATASETS
 from hyperdyn_jax.optimizers import factory
-from hyperdyn_jax.run import config
+from hyperdyn_jax.run import config, config_files
 from hyperdyn_jax.strategies.learned_schedule import to_schedule
 
 DOCS = ROOT / "docs"
@@ -156,20 +157,22 @@ def test_own_data_set_as_told(monkeypatch):
 
 
 def test_another_optimizer_as_told(monkeypatch):
-    for table in ("OPTIMIZERS", "HYPERPARAMETERS"):
-        monkeypatch.setattr(factory, table, dict(getattr(factory, table)))
+    for table in (factory.OPTIMIZERS, factory.HYPERPARAMETERS):
+        monkeypatch.setitem(table, "lion", None)  # taken out at the end
     (code,) = code_of("howto/optimizer.md")
     names = {}
     exec(code, names)
     params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
-    state = names["optimizer"].init(params)
+    optimizer = factory.create_optimizer("lion", names["values"])
+    state = optimizer.init(params)
     state = optimizers.set_hyperparams(state, {"learning_rate": 0.5})
     grads = {"w": jnp.ones((2, 2)), "b": jnp.zeros(2)}
-    new = optax.apply_updates(
-        params, names["optimizer"].update(grads, state, params)[0]
-    )
+    new = optax.apply_updates(params, optimizer.update(grads, state, params)[0])
     assert (new["w"] == 1 - 0.5 * (1 + 0.1)).all()  # the sign, and decay of matrices
     assert (new["b"] == 1).all()
+    settings = config_files.load("digits").to_dict() | names["sections"]
+    tuner = config.build(ConfigDict(settings).to_dict()).tuner
+    assert tuner.base.at(0)["learning_rate"] == pytest.approx(1e-4)
 
 
 def test_own_loop_as_told(monkeypatch, tmp_path):

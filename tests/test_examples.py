@@ -10,14 +10,15 @@ from paths import ROOT
 
 pytestmark = pytest.mark.slow
 
-# Of each, by how much at least, in its own unit, at the same number of steps in all.
+# Of each, by how much at least, in its own unit, at the same number of steps in all;
+# less is better of a loss.
 # Measured: 0.6, 0.6 and 1.3 nats, 11.8 percentage points, 0.7 nats.
 BETTER = {
-    "flax_linen": 0.3,
-    "flax_nnx": 0.3,
-    "equinox_mlp": 0.5,
+    "flax_linen": -0.3,
+    "flax_nnx": -0.3,
+    "equinox_mlp": -0.5,
     "plain_optax": 4.0,
-    "transformer": 0.3,
+    "transformer": -0.3,
 }
 
 
@@ -34,9 +35,9 @@ def test_tuned_beats_its_start_within_the_same_steps(environment, name):
         [sys.executable, file], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    line = r"(-?[\d.]+) tuned, (-?[\d.]+) as it started, (\d+) steps each"
+    line = r"(?:loss )?([\d.]+)%? tuned, ([\d.]+)%? .*, (\d+) steps each"
     tuned, start, steps = map(float, re.fullmatch(line, done.stdout.strip()).groups())
-    assert tuned - start > BETTER[name]
+    assert (tuned - start) / BETTER[name] > 1
     assert steps <= 1000
 
 
