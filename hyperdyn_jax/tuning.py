@@ -26,7 +26,7 @@ from hyperdyn_jax.run.own_loop import OwnLoop, Setting
 from hyperdyn_jax.run.rows import InMemory
 from hyperdyn_jax.run.state import Decided, Run
 from hyperdyn_jax.strategies import Schedule
-from hyperdyn_jax.strategies.learned_schedule import schedules, to_schedule
+from hyperdyn_jax.strategies.learned_schedule import path_of, schedules, to_schedule
 from hyperdyn_jax.strategies.race import Race
 from hyperdyn_jax.system import checks, files, pytrees
 from hyperdyn_jax.tuner import interface
@@ -68,9 +68,8 @@ class TuneResult(Generic[State]):
         """The run in a few lines."""
         best = self.metrics[self.best_epoch]
         tried = sum(len(row["trials"]) for row in self.decisions)
-        first, then = (
-            verdicts.short(row["hyperparams"]) for row in (self.metrics[0], best)
-        )
+        path = path_of(self.metrics)
+        first, then = map(verdicts.short, (path[0][1], best["hyperparams"]))
         return (
             f"score {self.score:.6g}, that of epoch {self.best_epoch} "
             f"(0 to {len(self.metrics) - 1})\n"
@@ -168,6 +167,9 @@ def tune(
     Raises:
       ValueError: an argument is out of range, workdir holds another run, or `train`
         or `evaluate` does what it may not.
+      TooShortError: the run has too few steps for a race; a ValueError too.
+      CannotTellError: all arms of a race score alike, and there is no base; a
+        ValueError too.
       DivergedError: every branch diverged, several times in a row.
 
     Example:
@@ -185,6 +187,8 @@ def tune(
     checks.check_whole("steps_per_epoch", steps_per_epoch, 1)
     epochs, steps_per_epoch = int(epochs), int(steps_per_epoch)
     strategy = _strategy(tuner, epochs, steps_per_epoch, base)
+    if note := getattr(strategy, "note", ""):
+        warnings.warn(note, stacklevel=2)
     names = tracking.parse(trackers)
     if names and workdir is None:
         raise ValueError(f"trackers={trackers!r} need a workdir")

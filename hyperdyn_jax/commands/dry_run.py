@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from hyperdyn_jax import loop
 from hyperdyn_jax.commands.compiled import memory_of
 from hyperdyn_jax.distributed import collectives
 from hyperdyn_jax.run import network as network_lib
@@ -44,6 +45,8 @@ def describe(config: Config, setup: Setup, say: Callable[[str], Any] = print) ->
             tell(say, name, text)
         tell(say, "devices", platforms.in_words(collectives.devices()))
         tell(say, "memory", memory_in_words(trainer))
+        for note in loop.notes(config, setup):
+            tell(say, "note", note)
 
 
 def tell(say: Callable[[str], Any], name: str, text: str) -> None:

@@ -270,7 +270,7 @@ class Trackers:
 
 def scalars(metrics: Row, decision: Row) -> dict[str, float]:
     """The numbers of an accepted epoch, by the names that trackers show."""
-    others = ("step", "hyperparams", "path")
+    others = ("step", "hyperparams", "path", "leading")
     found = {k: v for k, v in metrics.items() if k not in others}
     found |= {f"hyperparams/{k}": v for k, v in metrics["hyperparams"].items()}
     found |= {k: decision[k] for k in ("keep_probability", "extra_steps")}

@@ -48,8 +48,13 @@ def problems(capsys, *words):
         ("--config.optimizer.decay_all=True", "--config.optimizer.decay_all is an unknown setting; "),
         ("--config.hyperdyn.candidates=64", "--config.hyperdyn.candidates is an unknown setting; "),
         ("--config.hyperdyn=3", "--config.hyperdyn is a section; it has alpha"),
-        ("--epochs=3", "'--epochs=3' is not a flag; the flags are --config, --config.x=y"),
-        ("digits", "'digits' is not a flag"),
+        ("--epochs=3", "'--epochs=3' is not a flag; did you mean --config.epochs?"),
+        ("--lr=0.1", "'--lr=0.1' is not a flag; did you mean --config.optimizer.learning_rate?"),
+        ("--wrokdir=x", "'--wrokdir=x' is not a flag; did you mean --workdir?"),
+        ("--config.lr=0.1", "--config.lr is an unknown setting; did you mean optimizer.learning_rate?"),
+        ("--config.learning_rate=0.1", "--config.learning_rate is an unknown setting; did you mean optimizer.learning_rate?"),
+        ("--config.lerning_rate=0.1", "--config.lerning_rate is an unknown setting; did you mean optimizer.learning_rate?"),
+        ("digits", "'digits' is not a flag; there are --config, --config.x=y, "),
     ],
 )  # fmt: skip
 def test_flags_that_are_wrong_say_what_would_be_right(capsys, tmp_path, word, message):

@@ -11,7 +11,7 @@ import archive
 import pytest
 from paths import ROOT
 
-from hyperdyn_jax import compare, doctor, paper, prepare, replay, report
+from hyperdyn_jax import compare, doctor, loop, paper, prepare, replay, report
 from hyperdyn_jax.commands import cli, dry_run
 from hyperdyn_jax.run.config_strategy import make_tuner
 
@@ -22,6 +22,7 @@ def test_it_tells_size_cost_and_memory_and_writes_nothing(
     tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loop, "small_validation", lambda _: "few examples")
     words = ["train.py", CONFIG, "--config.strategy=hyperdyn", "--config.epochs=15"]
     assert cli.run(cli.load_config(words), None, dry=True) == 0
     out, err = capsys.readouterr()
@@ -37,6 +38,7 @@ def test_it_tells_size_cost_and_memory_and_writes_nothing(
     assert "600 accepted / 1,320 total (+120.0%), trials included" in told
     assert "devices 8 x cpu" in told
     assert float(re.search(r"memory ([\d.,]+) MB on a device", told)[1]) > 1
+    assert told.endswith("note few examples")
     assert list(tmp_path.iterdir()) == []
 
 
