@@ -198,7 +198,7 @@ class Race(RacePlan):
             return ""
         return (
             f"{self.budget:,} steps are too few for a race to leave your own setting, "
-            f"which stays: that takes {needed:,} steps or more"
+            f"which stays unless it diverges: that takes {needed:,} steps or more"
         )
 
     def init(self, key: jax.Array, score: float) -> RaceState:

@@ -136,7 +136,8 @@ def test_a_loss_in_place_of_a_score_is_told_in_the_first_round():
 
 @pytest.mark.parametrize("evaluate", [minus, lambda w: 100 / (1 + abs(w))])
 def test_a_score_in_place_of_a_loss_is_told_in_the_first_round(evaluate):
-    with pytest.warns(UserWarning, match=r"as of a score; .* give no minimize") as warned:
+    told = r"as of a score; .* give no minimize=True"
+    with pytest.warns(UserWarning, match=told) as warned:
         run_scores(evaluate, minimize=True)
     assert len(warned) == 1  # nothing of a range that is not wide enough
 
