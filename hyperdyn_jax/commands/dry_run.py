@@ -62,9 +62,14 @@ def facts(config: Config, setup: Setup, trainer: Trainer) -> dict[str, str]:
     network, optimizer = config["model"]["name"], config["optimizer"]["name"]
     parameters = f"{_count(state.params):,} in {network}, {_in_mb(state.params)}"
     each = setup.dataset.steps_per_epoch
+    run = f"{config['strategy']} with {optimizer}, {setup.epochs:,} epochs"
+    if setup.averaging is not None:
+        run += f"; scores are of averaged weights (power {setup.averaging:g})"
+    if setup.backtracking:
+        run += "; its best epoch is kept"
     batch = f"{setup.dataset.batch_size} examples, {each:,} batches an epoch"
     return {
-        "run": f"{config['strategy']} with {optimizer}, {setup.epochs:,} epochs",
+        "run": run,
         "data": f"{config['dataset']}: {data} examples",
         "batch": batch,
         "parameters": parameters,

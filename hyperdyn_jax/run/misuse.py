@@ -117,12 +117,13 @@ class Watch:
         self._mistaken = True
         if self._minimize:
             return (
-                "the larger the rate, the more evaluate returns, as of a score; if "
+                "of the smaller rates, a larger one scores more, as of a score; if "
                 "more is better, give no minimize=True; if not, all rates are too large"
             )
         return (
-            "the larger the rate, the lower the score, as of a loss; if evaluate "
-            "returns a loss, give tune(..., minimize=True), and if not, minimize=False"
+            "of the smaller rates, a larger one scores lower, as of a loss; if "
+            "evaluate returns a loss, give tune(..., minimize=True); if not, "
+            "minimize=False"
         )
 
     def _end(self, row: Row) -> str | None:

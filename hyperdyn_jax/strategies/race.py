@@ -158,11 +158,11 @@ class Race(RacePlan):
         self.check_budget()
         common.check_metric(self.metric)
         if self.horizons[0] < SHORTEST:
-            needed = SHORTEST * self._weight
+            needed = self._steps_for(SHORTEST * self._weight)
             raise TooShortError(
-                f"max_overhead={self.max_overhead:g} of {self.budget} steps is room "
-                f"for {self.allowance} steps of trials, and a race takes {needed}; "
-                f"give more epochs or a larger max_overhead"
+                f"{self.budget:,} steps are too few for a race, which takes {needed} "
+                f"with max_overhead={self.max_overhead:g}; give more epochs or a "
+                f"larger max_overhead"
             )
 
     @property
@@ -184,12 +184,18 @@ class Race(RacePlan):
         )
 
     @property
-    def needed_steps(self) -> int | None:
+    def needed_steps(self) -> float | None:
         """Steps of a run whose race can leave the base; None where this one's can."""
         if self.base is None or self._first_arms >= TELLING:
             return None
+        return self._steps_for(TELLING * STEPS_AN_ARM)
+
+    def _steps_for(self, allowance: int) -> float:
+        """The budget whose allowance is so large."""
+        if not self.max_overhead:
+            return math.inf
         share = self.max_overhead / (1 + self.max_overhead)
-        return math.ceil(TELLING * STEPS_AN_ARM / share - 1e-9)
+        return math.ceil(allowance / share - 1e-9)
 
     @property
     def note(self) -> str:

@@ -324,7 +324,7 @@ def settings(**changes):
         ({"strategy": "explore"}, "config.strategy: strategy 'explore' is gone; 'race' has taken its place"),
         ({"strategy": "cosine", "cosine": {"nope": 1.0}}, "config.cosine sets nope, which the optimizer lacks; it has learning_rate, "),
         ({"strategy": "autolrs", "epochs": 1, "batch_size": 128}, "config.strategy: its shortest trials would be of 0.25 steps"),
-        ({"strategy": "race", "epochs": 1, "batch_size": 128, "race": {"max_overhead": 1.0}}, "config.strategy: max_overhead=1 of 10 steps is room for 5 steps of trials, and a race takes"),
+        ({"strategy": "race", "epochs": 1, "batch_size": 128, "race": {"max_overhead": 1.0}}, "config.strategy: 10 steps are too few for a race, which takes 48 with max_overhead=1; give"),
         ({"averaging": -1.0}, "config.averaging must be None or a number >= 0, got -1.0"),
         ({"backtracking": 1}, "config.backtracking must be None, true or false, got 1"),
         ({"model__depth": 9}, "config.model.depth must be 6 n + 2"),

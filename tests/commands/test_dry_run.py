@@ -30,7 +30,7 @@ def test_it_tells_size_cost_and_memory_and_writes_nothing(
     config, _, rest = out.partition("\n}\n")
     assert '"strategy": "hyperdyn"' in config
     told = " ".join(rest.split())
-    assert "run hyperdyn with sgd, 15 epochs" in told
+    assert "run hyperdyn with sgd, 15 epochs data" in told
     assert "digits: 1,280 train, 257 validation, 260 test examples" in told
     assert "32 examples, 40 batches an epoch" in told
     assert "parameters 75,002 in cifar_resnet, 0.3 MB" in told
