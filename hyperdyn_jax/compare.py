@@ -209,7 +209,7 @@ def differences(one: Group, other: Group) -> list[float]:
 
 RESULTS = ["Group", "Seeds", "Test (%)", "Validation (%)", "Accepted steps"]
 RESULTS += ["Total steps", "Overhead"]
-PAIRS = ["Difference in test accuracy", "Pairs", "Points"]
+PAIRS = ["Difference in test accuracy", "Pairs", "Points (± 95%)"]
 
 
 def results(groups: Sequence[Group]) -> list[list[str]]:
@@ -246,25 +246,24 @@ def paired(groups: Sequence[Group]) -> list[list[str]]:
 
 
 def best_in_words(groups: Sequence[Group]) -> str:
-    """The group with the highest mean, and whether that is more than chance."""
+    """The group with the highest mean, where that is more than chance."""
     if len({each.config.get("dataset") for each in groups}) > 1:
         return "Their data sets differ, and so no group is named as the best."
     best = max(groups, key=lambda each: np.mean(each.last("test_accuracy")))
-    accuracy = numbers.spread(best.last("test_accuracy"), ".2f")
-    text = (
-        f"The highest mean test accuracy is {accuracy}%: "
-        f"{best.label}, after {np.mean(best.last('total_steps')):,.0f} total steps"
-    )
     found = [differences(best, other) for other in groups if other is not best]
-    if not found:
-        return f"{text}."
+    # The half of an interval is NaN where a pair has less than two seeds.
     ends = [numbers.interval(each) if each else (0.0, np.nan) for each in found]
-    sure = all(mean - half > 0 for mean, half in ends)  # never where the half is NaN
-    verdict = "show" if sure else "do not show"
-    return (
-        f"{text}. The 95% intervals of pairs {verdict} that it is ahead of every other "
-        f"group."
-    )
+    if all(mean - half > 0 for mean, half in ends):
+        accuracy = numbers.spread(best.last("test_accuracy"), ".2f")
+        what = f"test accuracy is {accuracy}%: {best.label}"
+        steps = f"after {np.mean(best.last('total_steps')):,.0f} total steps"
+        if not found:
+            return f"The mean {what}, {steps}."
+        shown = "The 95% intervals of pairs show that it is ahead of every other group"
+        return f"The highest mean {what}, {steps}. {shown}."
+    if all(np.isnan(half) for _, half in ends):
+        return "No two groups share two seeds, so chance cannot be told: add seeds."
+    return "The 95% intervals of pairs do not show that one group is ahead of all."
 
 
 def page(groups: Sequence[Group]) -> str:

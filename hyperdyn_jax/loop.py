@@ -52,9 +52,11 @@ def train_and_evaluate(
             directory.resume()  # the last rows, if only the checkpoint has them
             display.say(f"{path} is finished already; nothing to do")
         else:
+            for note in notes(config, setup):
+                display.say(f"note: {note}")
             run_to_end(setup, directory, display)
     if leads:
-        display.summary(directory.rows["metrics"], _report(path))
+        display.summary(directory.rows["metrics"], _report(path), setup.backtracking)
     return directory.rows["metrics"]
 
 
@@ -116,8 +118,6 @@ def run_to_end(setup: config_lib.Setup, directory: Directory, display: Display) 
         metrics = directory.rows["metrics"]
         display.decision(where, decided.rows, metrics, speed, left)
 
-    if note := small_validation(setup):
-        display.say(note)
     with display.working("compiling"), contextlib.closing(setup.dataset):
         if run := network.resume(engine, directory):
             display.say(resuming(run, directory))
@@ -133,6 +133,21 @@ def tell_skipped(setup: config_lib.Setup, display: Display) -> None:
         display.say(f"warning: {line}; left out")
 
 
+def notes(config: Mapping[str, Any], setup: config_lib.Setup) -> list[str]:
+    """What a person should know of a run beforehand, a line each."""
+    found = [small_validation(setup), getattr(setup.tuner, "note", "")]
+    space: Mapping[str, Mapping[str, Any]] = config["search_space"]
+    for name, axis in setup.tuner.searched.items():
+        low, high = space[name]["low"], space[name]["high"]
+        if axis.low < low or axis.high > high:
+            own = axis.low if axis.low < low else axis.high
+            found.append(
+                f"your own {name}, {own:g}, is outside of its range, {low:g} to "
+                f"{high:g}, so {axis.low:g} to {axis.high:g} is searched"
+            )
+    return [note for note in found if note]
+
+
 COARSE = 2.0  # percentage points that a validation split should be able to tell
 
 
@@ -140,10 +155,11 @@ def small_validation(setup: config_lib.Setup) -> str | None:
     """A note where the validation split is too small for what the tuner has to tell."""
     examples = setup.dataset.size("validation")
     gap = smallest_gap(examples)
-    if gap <= COARSE or not setup.tuner.searched:  # a schedule chooses nothing
+    by_loss = setup.tuner.metric == "loss"  # which tells more
+    if gap <= COARSE or by_loss or not setup.tuner.searched:  # a schedule chooses none
         return None
     return (
-        f"note: {examples:,} validation examples hardly tell apart accuracies less "
+        f"{examples:,} validation examples hardly tell apart accuracies less "
         f"than {gap:.1f} points from each other; more of them make better decisions"
     )
 

@@ -5,7 +5,9 @@
 Trains the run's config again with the hyperparameters of its `schedule.json` and no
 tuner, once a seed, and prints the replay gap: how much test accuracy the schedule has
 without the run that found it. A schedule that is only good for the run that it was
-found on, or that owes its result to choosing between branches, shows it here.
+found on, or that owes its result to choosing between branches, shows it here. The
+interval of the gap is Student's t, of one run against the mean of the replays; the
+run's own seed cannot be among theirs.
 
 The same command again goes on: finished runs are skipped, a stopped one is resumed.
 """
@@ -23,6 +25,7 @@ from hyperdyn_jax import report, study
 from hyperdyn_jax.commands import cli
 from hyperdyn_jax.run import arguments, config, config_files, config_schema
 from hyperdyn_jax.run.arguments import Parser
+from hyperdyn_jax.run.jsonl import Row
 from hyperdyn_jax.system import errors, memory, platforms, process
 from hyperdyn_jax.tuner.interface import DivergedError
 
@@ -99,12 +102,7 @@ def verify(run: Path, seeds: list[int], output: Path, say: Any = print) -> Gap:
     """
     if problem := platforms.problem():
         raise config.ConfigError([problem])
-    try:
-        settings = replay_config(run)
-        original = report.load_run(run).metrics[-1]
-    except (OSError, ValueError) as error:
-        why = errors.in_a_line(error)
-        raise config.ConfigError([f"{run} is not a run to replay: {why}"]) from None
+    settings, original = _original(run)
     if settings["seed"] in seeds:
         raise config.ConfigError(
             [f"--seeds must not have the run's own, {settings['seed']}"]
@@ -116,6 +114,15 @@ def verify(run: Path, seeds: list[int], output: Path, say: Any = print) -> Gap:
     runs = [report.load_run(output / "replay" / f"seed{seed}") for seed in seeds]
     accuracies = [row.metrics[-1]["test_accuracy"] for row in runs]
     return replay_gap(original["test_accuracy"], accuracies)
+
+
+def _original(run: Path) -> tuple[dict[str, Any], Row]:
+    """The config that plays a run, and its last row."""
+    try:
+        return replay_config(run), report.load_run(run).metrics[-1]
+    except (OSError, ValueError) as error:
+        why = errors.in_a_line(error)
+        raise config.ConfigError([f"{run} is not a run to replay: {why}"]) from None
 
 
 def in_words(gap: Gap, seeds: int) -> str:
@@ -138,6 +145,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     words = options.seeds.split(",")
     if wrong := study.wrong_seeds(words):
+        try:
+            _original(options.run)
+        except config.ConfigError as error:
+            wrong += error.problems
         cli.print_problems(wrong)
         return cli.BAD_INPUT
     output = options.output or options.run / "replays"

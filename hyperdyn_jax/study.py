@@ -154,11 +154,17 @@ def check_flags(argv: Sequence[str]) -> list[str]:
         given, flag = cli.flag_value(argv, name), flags.FLAGS[name]
         return flag.default if given is None else flag.parser.parse(given)
 
-    lines = wrong_seeds(value("seeds")) + wrong_strategies(value("strategies"))
-    seeds = [int(seed) for seed in value("seeds") if seed.isdecimal()] or [0]
-    for item in value("strategies"):
+    return _problems(value("strategies"), value("seeds"), value("output"), argv)
+
+
+def _problems(
+    strategies: list[str], seeds: list[str], output: str, argv: Sequence[str]
+) -> list[str]:
+    lines = wrong_seeds(seeds) + wrong_strategies(strategies)
+    sound = [int(seed) for seed in seeds if seed.isdecimal()] or [0]
+    for item in strategies:
         try:
-            check_runs(load_configs([item], argv), seeds, _folder(value("output")))
+            check_runs(load_configs([item], argv), sound, _folder(output))
         except ConfigError as error:
             lines += error.problems
     return list(dict.fromkeys(lines))
@@ -177,8 +183,9 @@ def main(_: list[str]) -> int:
     cli.keep_programs()
 
     def command() -> None:
-        if wrong := wrong_seeds(SEEDS.value) + wrong_strategies(STRATEGIES.value):
-            raise ConfigError(wrong)
+        if wrong_seeds(SEEDS.value) + wrong_strategies(STRATEGIES.value):
+            given = STRATEGIES.value, SEEDS.value, OUTPUT.value
+            raise ConfigError(_problems(*given, sys.argv))
         output = _folder(OUTPUT.value)
         configs = load_configs(STRATEGIES.value, sys.argv)
         seeds = [int(seed) for seed in SEEDS.value]

@@ -22,12 +22,12 @@ from hyperdyn_jax.system import memory, process, signals
 PLACE = {
     "coordinator": "HOST:PORT of process 0; auto on Cloud TPU, SLURM and others.",
     "processes": "How many processes there are.",
-    "process": "Which one this is, from 0.",
+    "process": "Number of this process, from 0.",
     "heartbeat": "Seconds of silence after which a process is lost; 10 by default.",
 }
 FLAGS = {
     "workdir": "Run directory; runs/<config.name> by default.",
-    "fork": "Run directory from whose weights to start anew.",
+    "fork": "Run directory whose last weights the run starts with.",
     "topology": "With --dry_run: a TPU slice that is not here, such as v5e:2x4.",
     **PLACE,
 }

@@ -26,7 +26,7 @@ from hyperdyn_jax.run.own_loop import OwnLoop, Setting
 from hyperdyn_jax.run.rows import InMemory
 from hyperdyn_jax.run.state import Decided, Run
 from hyperdyn_jax.strategies import Schedule
-from hyperdyn_jax.strategies.learned_schedule import schedules, to_schedule
+from hyperdyn_jax.strategies.learned_schedule import path_of, schedules, to_schedule
 from hyperdyn_jax.strategies.race import Race
 from hyperdyn_jax.system import checks, files, pytrees
 from hyperdyn_jax.tuner import interface
@@ -46,7 +46,8 @@ class TuneResult(Generic[State]):
     score: the score of that state, as `evaluate` returned it.
     best_epoch: the epoch that the state is of; the last one without backtracking.
     metrics: a row an accepted epoch, as in metrics.jsonl; what a loop of your own does
-      not tell, such as the training loss, is None.
+      not tell, such as the training loss, is None. A row that is `leading` is of the
+      arm that led a race so far, which the run need not have gone on from.
     decisions: a row a decision, as in decisions.jsonl; of its scores more is better.
     """
 
@@ -68,9 +69,8 @@ class TuneResult(Generic[State]):
         """The run in a few lines."""
         best = self.metrics[self.best_epoch]
         tried = sum(len(row["trials"]) for row in self.decisions)
-        first, then = (
-            verdicts.short(row["hyperparams"]) for row in (self.metrics[0], best)
-        )
+        path = path_of(self.metrics)
+        first, then = map(verdicts.short, (path[0][1], best["hyperparams"]))
         return (
             f"score {self.score:.6g}, that of epoch {self.best_epoch} "
             f"(0 to {len(self.metrics) - 1})\n"
@@ -123,23 +123,23 @@ def tune(
         hyperparameters f32[] by name. `steps` is a range of step numbers, counted over
         the whole run; take batches and random keys from the numbers, so that branches
         which are compared see the same, and each stretch something new: a key in the
-        state is the same again where a run goes back. Numbers can go past the end of
-        the run: wrap around. An epoch may come in several ranges. It must leave the
-        state that it is given as it was, as other branches start from it: no donation,
-        no change in place.
+        state is the same again where a run goes back. Take `step % len(batches)`, as
+        numbers go past the end of the data. An epoch may come in several ranges. It
+        must leave the state that it is given as it was, as other branches start from
+        it: no donation, no change in place.
       evaluate: `evaluate(state)` returns the score on data held out of training: more
         is better, or less with `minimize`. For a search space it is any number, of any
         sign and unit. For strategies whose `metric` is 'loss' it is minus a loss, for
         'accuracy' it is in percentage points. Not finite says that the state has
         diverged, as a NaN in it does.
       state: to start from, any pytree.
-      tuner: a search space, whose settings race each other over growing horizons
-        within a fifth of the run (`Race`): the run goes on from the arm that the model
-        expects to end best. Or any strategy, such as `Hyperdyn(space)`. Its
-        temperature is in the unit of the scores: where these are no percentage points,
-        give about as much as they rise and fall within its window of epochs.
-      epochs: length of the accepted path, if the strategy takes none of it for trials;
-        a race's include all of its arms.
+      tuner: a search space: some of its settings train from the same start for more
+        and more steps, within a fifth of the run, and the run goes on from the one that
+        is expected to end best (`Race`). Or any strategy, such as `Hyperdyn(space)`,
+        whose temperature is in the unit of the scores: where these are no percentage
+        points, give about as much as they rise and fall within its window of epochs.
+      epochs: of `steps_per_epoch` steps. With a search space they are all of the run,
+        the race included; with most other strategies trials come on top.
       steps_per_epoch: numbers of `steps` an epoch; most strategies decide once an
         epoch, and a race in stretches of its own.
       key: a PRNG key (`jax.random.key(seed)`) for the tuner.
@@ -168,6 +168,9 @@ def tune(
     Raises:
       ValueError: an argument is out of range, workdir holds another run, or `train`
         or `evaluate` does what it may not.
+      TooShortError: the run has too few steps for a race; a ValueError too.
+      CannotTellError: all arms of a race score alike, and there is no base; a
+        ValueError too.
       DivergedError: every branch diverged, several times in a row.
 
     Example:
@@ -185,6 +188,8 @@ def tune(
     checks.check_whole("steps_per_epoch", steps_per_epoch, 1)
     epochs, steps_per_epoch = int(epochs), int(steps_per_epoch)
     strategy = _strategy(tuner, epochs, steps_per_epoch, base)
+    if note := getattr(strategy, "note", ""):
+        warnings.warn(note, stacklevel=2)
     names = tracking.parse(trackers)
     if names and workdir is None:
         raise ValueError(f"trackers={trackers!r} need a workdir")

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import pydoc
 import re
 import subprocess
 import sys
@@ -21,6 +22,19 @@ import hyperdyn_jax
 # What needs an extra, and says which where it is asked for and missing.
 EXTRAS = {"google_crc32c", "mlflow", "sqlalchemy", "tensorflow", "wandb"}
 IMPORTS = re.compile(r"(import_package|import_module|\b_import)$")  # by name
+
+
+def test_help_shows_the_public_names():
+    shown = pydoc.plain(pydoc.render_doc(hyperdyn_jax, renderer=pydoc.plaintext))
+    assert "    tune(" in shown
+    assert "    class Race(" in shown
+    own = {
+        name
+        for name, x in vars(hyperdyn_jax).items()
+        if getattr(x, "__module__", "").startswith("hyperdyn_jax.")
+    }
+    assert own <= set(hyperdyn_jax.__all__) <= set(dir(hyperdyn_jax))
+    assert issubclass(hyperdyn_jax.TooShortError, ValueError)
 
 
 @pytest.fixture(scope="module")

@@ -19,10 +19,10 @@ from hyperdyn_jax.data.tfds_records import DataError
 from hyperdyn_jax.distributed import rendezvous, slices, watchdog
 from hyperdyn_jax.distributed.place import JoinError, place_of
 from hyperdyn_jax.run import config as config_lib
-from hyperdyn_jax.run import config_files, config_flags
+from hyperdyn_jax.run import config_files, config_flags, jsonl
 from hyperdyn_jax.run.arguments import BAD_INPUT as BAD_INPUT
 from hyperdyn_jax.run.checkpoints import FULL, SaveError
-from hyperdyn_jax.run.config_errors import ConfigError
+from hyperdyn_jax.run.config_errors import ConfigError, suggest
 from hyperdyn_jax.system import files, platforms, signals
 from hyperdyn_jax.system.errors import first_line, no_folder
 from hyperdyn_jax.tuner.interface import DivergedError
@@ -336,19 +336,22 @@ def _check_flags(
       The problems; and the command line without them, or None if it has no config.
     """
     known = tuple(f"--{name}=" for name in ("config", *others))
-    names = ", ".join(f"--{name}" for name in ("config", "config.x=y", *others[:-1]))
-    problems = [
-        f"{word!r} is not a flag; the flags are {names} and --{others[-1]}"
-        for word in words
-        if not word.startswith((*known, "--config."))
-    ]
+    config, wrong = _load(words)
+    leaves = jsonl.flat(config.to_dict()) if config else {}
+    nested = [f"--config.{name}" for name in leaves]
+    names = ["--config", "--config.x=y", *(f"--{name}" for name in others)]
+    problems = []
+    for word in words:
+        if not word.startswith((*known, "--config.")):
+            name, flag = word.partition("=")[0], word.startswith("--")
+            mend = suggest(name, names, nested if flag else [])
+            problems.append(f"{word!r} is not a flag; {mend}")
     given = ((name, flag_value(words, name)) for name in SWITCHES if name in others)
     problems += [
         f"--{name} must be true or false, got {value!r}"
         for name, value in given
         if value is not None and value.lower() not in config_flags.BOOLS
     ]
-    config, wrong = _load(words)
     problems += wrong
     if config is None:
         return problems, None

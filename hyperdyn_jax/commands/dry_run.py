@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from hyperdyn_jax import loop
 from hyperdyn_jax.commands.compiled import memory_of
 from hyperdyn_jax.distributed import collectives
 from hyperdyn_jax.run import network as network_lib
@@ -44,6 +45,8 @@ def describe(config: Config, setup: Setup, say: Callable[[str], Any] = print) ->
             tell(say, name, text)
         tell(say, "devices", platforms.in_words(collectives.devices()))
         tell(say, "memory", memory_in_words(trainer))
+        for note in loop.notes(config, setup):
+            tell(say, "note", note)
 
 
 def tell(say: Callable[[str], Any], name: str, text: str) -> None:
@@ -59,9 +62,14 @@ def facts(config: Config, setup: Setup, trainer: Trainer) -> dict[str, str]:
     network, optimizer = config["model"]["name"], config["optimizer"]["name"]
     parameters = f"{_count(state.params):,} in {network}, {_in_mb(state.params)}"
     each = setup.dataset.steps_per_epoch
+    run = f"{config['strategy']} with {optimizer}, {setup.epochs:,} epochs"
+    if setup.averaging is not None:
+        run += f"; scores are of averaged weights (power {setup.averaging:g})"
+    if setup.backtracking:
+        run += "; its best epoch is kept"
     batch = f"{setup.dataset.batch_size} examples, {each:,} batches an epoch"
     return {
-        "run": f"{config['strategy']} with {optimizer}, {setup.epochs:,} epochs",
+        "run": run,
         "data": f"{config['dataset']}: {data} examples",
         "batch": batch,
         "parameters": parameters,

@@ -149,7 +149,8 @@ def _check_settable(name: str, node: Any) -> None:
     if name in getattr(node, "hyperparams_states", {}):
         raise ValueError(
             f"{name} follows a schedule, which would overwrite it at the next step; "
-            f"make the optimizer with a number in place of the schedule"
+            f"make the optimizer with a number in place of the schedule, which tune "
+            f"takes as base"
         )
     dtype = jnp.asarray(node.hyperparams[name]).dtype
     if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32:

@@ -3,8 +3,9 @@
     python -m hyperdyn_jax.report runs/digits                   runs/digits/report.html
     python -m hyperdyn_jax.report runs/a runs/b --output both   both/report.html
 
-Accuracies, scores and gains are in percentage points, 0..100. Steps are always given
-in both counts: of the accepted path, and in total with trials included.
+Accuracies are in percent; scores and gains are in percentage points or, where a
+strategy goes by the loss as a race does, in nats. Steps are always given in both
+counts: of the accepted path, and in total with trials included.
 """
 
 from collections.abc import Sequence

@@ -53,17 +53,18 @@ def accuracy(runs: Sequence[Run]) -> Chart:
                     panel.marks("dot", x, y, color_of(i), 2.2)
             panels.append(panel)
     caption = (
-        "Left: over the accepted steps, which led to the final weights. Right: over "
-        "all steps, those of trials included. The training loss has a logarithmic axis."
+        "Accepted steps led to the final weights; total steps are all, those of trials "
+        "included. The training loss has a logarithmic axis."
     )
     return Chart(panels, line_keys([run.label for run in runs]), caption)
 
 
 def _in_words(runs: Sequence[Run], column: str, count: str) -> str:
     return "; ".join(
-        f"{run.label}: from {number(run.metrics[0][column])} to "
-        f"{number(run.metrics[-1][column])} at {run.metrics[-1][count]:,}"
+        f"{run.label}: from {number(rows[0][column])} to "
+        f"{number(rows[-1][column])} at {rows[-1][count]:,}"
         for run in runs
+        for rows in [run.rows_over(count)]
     )
 
 
@@ -113,7 +114,7 @@ def uneven(run: Run) -> bool:
 def _path(runs: Sequence[Run], name: str, beliefs: Any) -> Panel:
     kind = min({run.kind(name) for run in runs} - {"uniform"}, default="uniform")
     trials = [t for run in runs for row in run.decisions for t in row["trials"]]
-    paths = [[row["hyperparams"].get(name) for row in run.metrics] for run in runs]
+    paths = [[setting.get(name) for setting in run.settings] for run in runs]
     values = [*(trial.get(name) for trial in trials), *(x for p in paths for x in p)]
     up, last = extent(values, kind), max(run.metrics[-1]["epoch"] for run in runs)
     shades = _shades(runs, beliefs, name, kind)
@@ -169,6 +170,7 @@ def gains(runs: Sequence[Run]) -> Chart:
     both = len({p.challenger for _, found in made for p in found}) > 1
     keys = [Key("dot", "c2", "incumbents")] if both else []
     keys.append(Key("triangle", "c1", "challengers" if both else "probes"))
+    keys.append(Key("line", "ink thin dashed", "predicted = realised"))
     caption = (
         "A bar that crosses the dashed line held the gain. The intervals are "
         "predictive: they include the fitted noise. Diverged trials have no gain."

@@ -7,8 +7,10 @@ counts: of the accepted path, and in total with trials included.
 
 import json
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import NormalDist
 from typing import NamedTuple
@@ -25,7 +27,7 @@ from hyperdyn_jax.run.verdicts import (
     probed,
     went_back_to,
 )
-from hyperdyn_jax.strategies.learned_schedule import path_of
+from hyperdyn_jax.strategies.learned_schedule import on_path, path_of
 
 METRICS = "epoch step total_steps train_loss validation_accuracy hyperparams seconds"
 DECISIONS = "epoch trials scores score_before branch"
@@ -52,13 +54,35 @@ class Run:
         """Rows of the metrics that lie one after the other over a count of steps.
 
         Over all steps these are all rows; over the accepted ones (`step`) those that
-        were not taken back later.
+        led to the last.
         """
         if count != "step":
             return list(self.metrics)
-        last = {row["step"]: row for row in self.metrics}
-        ends = {step for step, _ in path_of(self.metrics)}
-        return [row for step, row in sorted(last.items()) if step in ends]
+        rows = (self.metrics[i] for i in self.on_path)
+        return list({row["step"]: row for row in rows}.values())
+
+    @cached_property
+    def on_path(self) -> list[int]:
+        """The rows of the metrics that led to the last."""
+        return on_path(self.metrics)
+
+    @cached_property
+    def settings(self) -> list[Row]:
+        """The setting of the accepted path, as in schedule.json, up to the step of each
+        row of the metrics."""
+        path = path_of(self.metrics)
+        ends = [step for step, _ in path]
+        places = (bisect_left(ends, row["step"]) for row in self.metrics)
+        return [path[min(place, len(path) - 1)][1] for place in places]
+
+    def taken(self, row: Row) -> int:
+        """The trial of a decision that the run came through; -1 for none. In a race it
+        need not be the one that led the round."""
+        epoch = row["epoch"]
+        if row["branch"] < 0 or epoch >= len(self.metrics) or epoch in self.on_path:
+            return int(row["branch"])
+        found = (i for i, x in enumerate(row["trials"]) if x == self.settings[epoch])
+        return next(found, -1)
 
     @property
     def hyperparameters(self) -> list[str]:
@@ -171,9 +195,10 @@ def challengers(run: Run, fate: str) -> list[tuple[float, Row]]:
     """Returns (epoch, setting) of each accepted, rejected or diverged challenger."""
     found = []
     for row in run.decisions:
+        went_on = run.taken(row)
         for i in range(has_incumbent(row), len(row["trials"])):
             trial = row["trials"][i]
-            taken = i == row["branch"] or (probed(row) and _adopted(run, row, trial))
+            taken = i == went_on or (probed(row) and _adopted(run, row, trial))
             diverged = entry(row, "scores", i) is None
             if fate == (
                 "diverged" if diverged else "accepted" if taken else "rejected"

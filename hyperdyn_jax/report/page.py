@@ -85,7 +85,7 @@ def _values(run: Run) -> str:
     head += ["Validation loss", "Validation accuracy (%)", *names, "Seconds"]
     rows = [
         [
-            str(row["epoch"]),
+            str(row["epoch"]) + " (left later)" * (i not in run.on_path),
             f"{row['step']:,}",
             f"{row['total_steps']:,}",
             number(row["train_loss"]),
@@ -94,7 +94,7 @@ def _values(run: Run) -> str:
             *(number(row["hyperparams"].get(name)) for name in names),
             number(row["seconds"], ".2f"),
         ]
-        for row in run.metrics
+        for i, row in enumerate(run.metrics)
     ]
     title = f"Every accepted epoch of {run.label}"
     grid = parts.scroll(title, parts.table("", head, rows, name="metrics"))

@@ -38,20 +38,22 @@ def decisions(run: Run) -> Section:
         f'<th scope="col">{x}</th>' for x in ("Epoch", "Decision", "Tried", *columns)
     )
     groups = itertools.groupby(made, _group)
-    body = "\n".join(_decision(list(rows), foreseen) for _, rows in groups)
+    body = "\n".join(_decision(run, list(rows), foreseen) for _, rows in groups)
     grid = (
         f'<table class="cards decisions" data-table="decisions">'
         f"<thead><tr>{top}</tr></thead>\n{body}</table>"
     )
-    notes = ["✓ marks the trial that the run goes on from."]
+    notes = ["✓ marks the trial that the run went on from at last."]
     if foreseen:
         notes.append(
             "Predicted: the model's mean ± standard deviation, before the trial, of "
             "the gain without the noise of a score."
         )
+    unit = numbers.unit(run)
+    loss = "validation loss" if unit == "nats" else "validation accuracy"
     notes.append(
-        f"Realised: the trial's score minus the run's before it, in "
-        f"{numbers.unit(run)}."
+        f"Realised: by how much the {loss} got better since the run's before the "
+        f"decision, in {unit}."
     )
     if len(made) < len(run.decisions):
         notes.append("Epochs without a trial are not listed.")
@@ -66,7 +68,7 @@ def _group(row: Row) -> tuple[int, int]:
     return row["epoch"], 0 if verdicts.probed(row) else id(row)
 
 
-def _decision(rows: Sequence[Row], foreseen: bool) -> str:
+def _decision(run: Run, rows: Sequence[Row], foreseen: bool) -> str:
     """Decisions with one outcome. foreseen: whether there is a column for it."""
     why = parts.escape(verdicts.reason(rows[0]))
     outcome = parts.escape(verdicts.outcome(rows[0]).capitalize())
@@ -77,18 +79,29 @@ def _decision(rows: Sequence[Row], foreseen: bool) -> str:
         f'<td rowspan="{count}"><b>{outcome}</b>: {why}</td>'
     )
     lines = [
-        _trial(row, i, foreseen) for row in rows for i in range(len(row["trials"]))
+        _trial(row, i, foreseen, i == run.taken(row))
+        for row in rows
+        for i in _in_order(row)
     ]
     lines[0] = head + lines[0]
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     return f'<tbody class="decision">{body}</tbody>'
 
 
-def _trial(row: Row, index: int, foreseen: bool) -> str:
+def _in_order(row: Row) -> list[int]:
+    """The trials of a decision; the arms of a race by their rates."""
+    trials = row["trials"]
+    numbered = list(range(len(trials)))
+    if verdicts.outcome(row) != "race":
+        return numbered
+    return sorted(numbered, key=lambda i: next(iter(trials[i].values()), 0))
+
+
+def _trial(row: Row, index: int, foreseen: bool, taken: bool) -> str:
     gain = verdicts.gain_of(row, index)
     got = "diverged" if gain is None else verdicts.signed(gain)
     tick, look = "", ""
-    if index == row["branch"]:
+    if taken:
         tick, look = '<span class="tick-mark">✓</span> ', ' class="taken"'
     tried = f"{verdicts.role(row, index)}: {verdicts.setting(row['trials'][index])}"
     cells = f"<td{look}>{tick}{parts.escape(tried)}</td>"
@@ -137,8 +150,7 @@ def kept(run: Run) -> Section | None:
     body = _compared(title, "kept", "Incumbent", "Decisions", lines)
     note = (
         "Both branches of a decision started from the same state and saw the same "
-        "batches. This looks one epoch ahead only: what is better for an epoch may be "
-        "worse for the run, and the differences do not add up to one at its end."
+        "batches. What is better for this one epoch may be worse for the run."
     )
     text = f"<p>{parts.escape(_hindsight(run, found))}</p>"
     return Section("kept", "Keep or switch, in hindsight", body + text, note)
@@ -178,9 +190,8 @@ def _hindsight(run: Run, found: Sequence[numbers.Pair]) -> str:
     else:
         text += "The run never switched. "
     return text + (
-        f"The better of the two each time, known only afterwards, would have been "
-        f"{missed:.2f} {unit} in sum ahead of the branches taken; part of that is the "
-        f"luck of a finite validation split."
+        f"The better of the two each time, known only afterwards, would have scored "
+        f"{missed:.2f} {unit} more in sum; part of that is chance."
     )
 
 

@@ -1,6 +1,8 @@
 """Command lines without a config: the same options, in the same words, everywhere."""
 
 import argparse
+import difflib
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -65,6 +67,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One line, as every program here reports bad input."""
+        _, _, words = message.partition("unrecognized arguments: ")
+        for flag in re.findall(r"--[\w-]+", words)[:1]:
+            close = difflib.get_close_matches(flag, self._option_string_actions, 1)
+            message += "".join(f"; did you mean {x}?" for x in close)
         print(f"error: {message} (--help shows how it is used)", file=sys.stderr)
         raise SystemExit(BAD_INPUT)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from hyperdyn_jax.run.config_schema import FIELDS, OPTIONAL
+from hyperdyn_jax.run.verdicts import SHORT
 from hyperdyn_jax.strategies.registry import STRATEGIES
 from hyperdyn_jax.tuner import interface
 
@@ -18,6 +19,7 @@ class ConfigError(ValueError):
         self.problems = problems
 
 
+LONG = {short: name for name, short in SHORT.items()}
 # What the parts of a run raise where their settings are wrong.
 WRONG = (ValueError, TypeError, OverflowError)
 
@@ -44,10 +46,19 @@ def _of_config(line: str, named: str) -> str:
     return line if line.startswith("config.") else f"config.{named}"
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """What a name that is unknown may have been meant for."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, 1)
+def suggest(name: str, known: Iterable[str], nested: Iterable[str] = ()) -> str:
+    """What a name that is unknown may have been meant for.
+
+    Args:
+      name: it.
+      known: the names that there are in its place.
+      nested: full names of settings in other places, with dots.
+    """
+    known, bare = list(known), name.lstrip("-")
+    bare = LONG.get(bare, bare)
+    ends = {x.rpartition(".")[2]: x for x in reversed(list(nested))}
+    close = [ends[bare]] if bare in ends else difflib.get_close_matches(name, known, 1)
+    close = close or [ends[x] for x in difflib.get_close_matches(bare, ends, 1)]
     return f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from hyperdyn_jax.run import jsonl
 from hyperdyn_jax.run.config_errors import suggest
 from hyperdyn_jax.run.config_schema import FIELDS, OPTIONAL
 from hyperdyn_jax.strategies.registry import STRATEGIES
@@ -34,10 +35,11 @@ def change(config: ConfigDict, word: str) -> None:
     if len(sections) == 1 and sections[0] in STRATEGIES and sections[0] not in config:
         with config.unlocked():
             config[sections[0]] = _Opened()
+    leaves = list(jsonl.flat(config.to_dict()))
     for part in sections:
-        section = _inside(section, part, flag)
+        section = _inside(section, part, flag, leaves)
     known = last in section or not isinstance(section, _Opened)
-    old = _inside(section, last, flag) if known else None
+    old = _inside(section, last, flag, leaves) if known else None
     if isinstance(old, ConfigDict):
         raise ValueError(f"{flag} is a section; it has {', '.join(old)}")
     kind = _kind(name, old)
@@ -56,10 +58,12 @@ def change(config: ConfigDict, word: str) -> None:
         section[last] = value
 
 
-def _inside(section: Any, part: str, flag: str) -> Any:
+def _inside(section: Any, part: str, flag: str, leaves: list[str]) -> Any:
     names = list(section) if isinstance(section, ConfigDict) else []
     if part not in names:
-        raise ValueError(f"{flag} is an unknown setting; {suggest(part, names)}")
+        raise ValueError(
+            f"{flag} is an unknown setting; {suggest(part, names, leaves)}"
+        )
     return section[part]
 
 

@@ -11,6 +11,7 @@ from rich.status import Status
 
 from hyperdyn_jax.run import verdicts
 from hyperdyn_jax.run.jsonl import Row
+from hyperdyn_jax.strategies.learned_schedule import on_path
 
 
 class Display:
@@ -63,13 +64,20 @@ class Display:
         if self._status is not None:
             self._status.update(f"after {where}")
 
-    def summary(self, metrics: Sequence[Row], page: str) -> None:
-        """The closing lines of a finished run, and where its report is."""
+    def summary(self, metrics: Sequence[Row], page: str, backtracking: bool) -> None:
+        """The closing lines of a finished run, and where its report is.
+
+        Args:
+          metrics: its rows of metrics.jsonl.
+          page: the report.
+          backtracking: it would have ended at its best epoch, were that clearly better.
+        """
         last = metrics[-1]
         seconds = sum(row["seconds"] for row in metrics)
+        which = _of_epoch(metrics, backtracking)
         self.say(
             f"validation {last['validation_accuracy']:.2f}%, "
-            f"test {last['test_accuracy']:.2f}%{_of_epoch(last)} after "
+            f"test {last['test_accuracy']:.2f}%{which} after "
             f"{_clock(seconds)} (h:mm:ss)\n"
             f"{spent(metrics)}\n"
             f"{page}"
@@ -118,7 +126,8 @@ def told(decision: Row, accepted: Row | None, words: int = NETWORKS) -> str:
         parts.append(_scored(-accepted["validation_loss"], True, words, ".6g"))
     else:
         parts.append(f"validation {accuracy:.2f}%")
-    parts += [verdicts.short(accepted["hyperparams"]), why(decision)]
+    parts += [verdicts.short(accepted["hyperparams"]) + _how_far(decision)]
+    parts += [why(decision, words)]
     return "  ".join(filter(None, parts))
 
 
@@ -137,8 +146,9 @@ def spent(metrics: Sequence[Row]) -> str:
     )
     trials = sum(row.get("trial_seconds", 0.0) for row in metrics)
     path = sum(row["seconds"] for row in metrics) - trials
-    more = trials > 0 and path > 0
-    return f"{text}, {trials / path:+.0%} in time with compiling" if more else text
+    if trials <= 0 or path <= 0:
+        return text
+    return f"{text}; trials added {trials / path:.0%} to the time, with compiling"
 
 
 def besides(metrics: Sequence[Row]) -> str:
@@ -152,11 +162,18 @@ def besides(metrics: Sequence[Row]) -> str:
     return "every trial and what was taken back" if back else "every trial"
 
 
-def _of_epoch(last: Row) -> str:
-    """Which network was tested, if not the last one."""
-    epoch = last.get("best_epoch", last["epoch"])
+def _of_epoch(metrics: Sequence[Row], backtracking: bool) -> str:
+    """Which network was tested, if it is not the one that was last and best."""
+    last = metrics[-1]
+    if (epoch := last.get("best_epoch", last["epoch"])) != last["epoch"]:
+        return f" (the network of epoch {epoch}, its best)"
+    if not backtracking:
+        return ""
+    found = [metrics[i]["validation_accuracy"] for i in on_path(metrics)]
+    if (best := max(found)) == found[-1]:
+        return ""
     return (
-        "" if epoch == last["epoch"] else f" (the network of epoch {epoch}, its best)"
+        f" (the last network: the best, {best:.2f}%, is better by no more than chance)"
     )
 
 
@@ -186,11 +203,19 @@ def _scored(value: float, named: bool, words: int, form: str = ".4g") -> str:
     return f"{name} {value:{form}}" if named else f"{value:{form}}"
 
 
-def why(decision: Row) -> str:
-    """The verdict, its reason, and the challenger; "" where there was no trial."""
+def _how_far(decision: Row) -> str:
+    """That the run need not go on at the rate of a row of a race."""
+    if decision.get("leading"):
+        return " leads so far"
+    return " so far" if decision.get("following") else ""
+
+
+def why(decision: Row, words: int = NETWORKS) -> str:
+    """The verdict, its reason, and the challenger; where there was no trial, whether
+    the run is cooling down."""
     count = len(decision["trials"])
     if count == 1:
-        return ""
+        return "cooldown" if decision.get("cooldown") else ""
     text = f"{verdicts.outcome(decision)}: {verdicts.reason(decision)}"
     expected = verdicts.prediction_of(decision, count - 1)
     if expected is None:
@@ -199,7 +224,9 @@ def why(decision: Row) -> str:
     got = "diverged" if gain is None else f"got {gain:+.1f}"
     mean, stddev = expected
     tried = f"challenger {verdicts.short(decision['trials'][-1])}"
-    return f"{text}; {tried}: expected {mean:+.1f} ± {stddev:.1f}, {got}"
+    unit = " nats" if (decision["score_before"] or 0) < 0 else " points"
+    unit = unit if words == NETWORKS else ""
+    return f"{text}; {tried}: expected {mean:+.1f} ± {stddev:.1f}{unit}, {got}"
 
 
 def _clock(seconds: float) -> str:

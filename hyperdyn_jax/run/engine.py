@@ -6,6 +6,7 @@ nothing else: one state, one rule for what diverges, one way to end, one form of
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,7 +18,16 @@ from hyperdyn_jax.distributed import collectives
 from hyperdyn_jax.run import verdicts
 from hyperdyn_jax.run.lineage import Lineage
 from hyperdyn_jax.run.rows import Directory, decision_row
-from hyperdyn_jax.run.state import Branch, Decided, Pending, Rows, Run, Training
+from hyperdyn_jax.run.state import (
+    Branch,
+    Decided,
+    Path,
+    Pending,
+    Rows,
+    Run,
+    Training,
+)
+from hyperdyn_jax.strategies.learned_schedule import begins_with, path_of
 from hyperdyn_jax.system import signals, streams
 from hyperdyn_jax.training.progress import Evaluation, Progress
 from hyperdyn_jax.tuner.cpu_jit import key_data
@@ -132,9 +142,13 @@ class Engine:
             new = new._replace(epoch=new.epoch + 1)
             told = metrics[-1]["hyperparams"], self._standing(new)
         if told is not None:
-            new, accepted, rows["metrics"] = self._accepted(new, *told)
             if (path := lineage.elsewhere()) is not None:
+                new = forget(new, path, metrics)
+            new, accepted, rows["metrics"] = self._accepted(new, *told)
+            if path is not None:
                 rows["metrics"]["path"] = path
+            if (decision.verdict or {}).get("leading"):
+                rows["metrics"]["leading"] = True
             new = new._replace(told_step=new.step)
         if (skipped := self.training.skipped()) is not None:
             new = new._replace(skipped=skipped)
@@ -351,6 +365,20 @@ def remember(run: Run, branch: Branch) -> Run:
     if (found := merit(branch.validation)) < run.best_merit:
         return run
     return run._replace(best=[branch.state], best_epoch=run.epoch - 1, best_merit=found)
+
+
+def forget(run: Run, path: Path, metrics: Sequence[Mapping[str, Any]]) -> Run:
+    """The run that goes on from the end of a path, without its best epoch if that is
+    not on the way there.
+
+    Args:
+      run: before the epoch to come is accepted.
+      path: to the state that it goes on from.
+      metrics: rows of metrics.jsonl so far.
+    """
+    if begins_with(path, path_of(metrics[: run.best_epoch + 1])):
+        return run
+    return run._replace(best=[], best_epoch=-1, best_merit=-math.inf)
 
 
 def rollback(before: Run, after: Run, undone: bool) -> dict[str, Any] | None:

@@ -92,7 +92,9 @@ class Watch:
     def __init__(self, metric: str, minimize: bool | None):
         # Decisions with scores like fractions, until that is told.
         self._fractions = FRACTIONS if metric == "accuracy" else 0
-        self._maybe_loss = minimize is None and metric != "accuracy"
+        self._unsure = minimize in (None, True) and metric != "accuracy"
+        self._minimize = bool(minimize)
+        self._mistaken = False  # about the sign of the scores, as it was told
         self._alike: list[Row] | None = []  # None once settings differed
 
     def notes(self, decision: Row, ended: bool) -> list[str]:
@@ -102,18 +104,32 @@ class Watch:
           decision: its row of decisions.jsonl.
           ended: it was the last one.
         """
-        found = [self._loss(decision), self._fraction(decision)]
+        found = [self._sign(decision), self._fraction(decision), self._end(decision)]
         return [x for x in (*found, self._same(decision, ended)) if x]
 
-    def _loss(self, row: Row) -> str | None:
-        """A loss falls the more the larger a rate is, while rates are small."""
-        likely, self._maybe_loss = self._maybe_loss and falls(row), False
+    def _sign(self, row: Row) -> str | None:
+        """A loss falls the more the larger a rate is, while rates are small; a score
+        rises."""
+        likely = self._unsure and falls(row, positive=not self._minimize)
+        self._unsure = False
         if not likely:
             return None
+        self._mistaken = True
+        if self._minimize:
+            return (
+                "of the smaller rates, a larger one scores more, as of a score; if "
+                "more is better, give no minimize=True; if not, all rates are too large"
+            )
         return (
-            "the larger the rate, the lower the score, as of a loss; if evaluate "
-            "returns a loss, give tune(..., minimize=True), and if not, minimize=False"
+            "of the smaller rates, a larger one scores lower, as of a loss; if "
+            "evaluate returns a loss, give tune(..., minimize=True); if not, "
+            "minimize=False"
         )
+
+    def _end(self, row: Row) -> str | None:
+        """A rate at an end of the range of those that a race has tried."""
+        told = "end" in row and not self._mistaken
+        return f"the race {verdicts.reason(row)}" if told else None
 
     def _fraction(self, row: Row) -> str | None:
         """An accuracy from 0 to 1 where percentage points are meant."""
@@ -162,9 +178,9 @@ def _scored_alike(row: Row) -> bool:
     return len(settings) > 1 and len(scores) == 1 and None not in scores
 
 
-def falls(row: Row) -> bool:
+def falls(row: Row, positive: bool = True) -> bool:
     """Whether the scores of the smaller rates of a decision, the untrained one as that
-    of a rate of 0, are positive and lower the larger the rate is."""
+    of a rate of 0, are lower the larger the rate is; and positive, if that is asked."""
     settings, scores = row["trials"], row["scores"]
     names = [*settings[0]]
     name = "learning_rate" if "learning_rate" in names else names[0]
@@ -176,4 +192,5 @@ def falls(row: Row) -> bool:
     smaller = sound[: max(3, math.ceil(len(sound) / 2))]
     path = [row["score_before"], *(score for _, score in smaller)]
     steps = np.diff(np.array(path, np.float64))
-    return len(smaller) >= 3 and min(path) > 0 and bool((steps < 0).all())
+    falling = len(smaller) >= 3 and bool((steps < 0).all())
+    return falling and (min(path) > 0 or not positive)

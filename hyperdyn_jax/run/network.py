@@ -270,7 +270,9 @@ def forked(run: str, state: TrainState) -> TrainState:
     folder = Path(run, "checkpoints")
     store = Checkpoints(folder) if folder.is_dir() else None
     if store is None or store.latest() is None:
-        raise ConfigError([f"--fork={run} holds no good checkpoint of a run"])
+        there = "holds no good checkpoint of a run"
+        why = there if Path(run).is_dir() else "is no folder"
+        raise ConfigError([f"--fork={run} {why}"])
     weights = {"params": state.params, "batch_stats": state.batch_stats}
     picked = {name: store.pick(x, f"held/0/{name}") for name, x in weights.items()}
     store.close()

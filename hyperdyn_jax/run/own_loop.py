@@ -20,6 +20,7 @@ from hyperdyn_jax.training.progress import Evaluation, Progress
 from hyperdyn_jax.tuner.cpu_jit import key_data
 from hyperdyn_jax.tuner.interface import Strategy, Trials
 
+SHOWN = 200  # characters of a structure
 PIECES = 16  # points of the path of a trial that are averaged, at most
 
 Setting = dict[str, np.float32]
@@ -148,9 +149,8 @@ class OwnLoop:
         before = jax.tree.leaves(given)
         with _told("train"):
             state = self._train(given, setting, steps)
-        if state is None:
-            raise ValueError("train must return the new state, got None")
         _check_pure("train", before, jax.tree.leaves(given))
+        _check_alike(held.state, state)
         step, average = held.step + len(steps), held.average
         power = self._strategy.averaging
         if average is not None and power is not None:
@@ -256,6 +256,25 @@ def _told(function: str) -> Iterator[None]:
         if "read-only" in str(error):  # NumPy's word
             raise _impure(function, "changes") from error
         raise
+
+
+def _check_alike(given: Any, returned: Any) -> None:
+    """Raises ValueError if `train` returned something else than a state like its own,
+    such as a state and metrics. What is no number or array in it may change."""
+    old: Any = jax.tree.structure(given)
+    new: Any = jax.tree.structure(returned)
+    if old == new or _paths(given) == _paths(returned):
+        return
+    wanted, got = (str(x).removeprefix("PyTreeDef")[1:-1] for x in (old, new))
+    raise ValueError(
+        f"train must return the new state, like the one that it is given, and nothing "
+        f"beside it: it was given {wanted:.{SHOWN}} and returned {got:.{SHOWN}}"
+    )
+
+
+def _paths(state: Any) -> list[str]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    return [jax.tree_util.keystr(path) for path, _ in leaves]
 
 
 def _check_pure(function: str, before: list[Any], after: list[Any]) -> None:

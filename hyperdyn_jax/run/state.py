@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from hyperdyn_jax.run.rows import Directory
+from hyperdyn_jax.strategies.learned_schedule import Piece
 from hyperdyn_jax.training.progress import Evaluation, Progress
 from hyperdyn_jax.tuner.interface import Leaf, Trials
 
-Path = Sequence[tuple[int, dict[str, float]]]
+Path = Sequence[Piece]
 Rows = dict[str, dict[str, Any]]  # of a decision, by the log that each is for
 
 
@@ -44,7 +45,8 @@ class Run(NamedTuple):
     steps: optimizer steps on the path to each of them.
     paths: the settings on the path to each of them, as of
       `learned_schedule.path_of`; None for that of the run itself, which its rows tell.
-    best: with backtracking, the state of the epoch that was best on validation data.
+    best: with backtracking, the state of the epoch that was best on validation data, of
+      those that the run came through.
     tuner: the strategy's state.
     key: u32[...], raw PRNG key of the augmentation; of `tune` its own key, which only a
       roll-back changes.

@@ -141,11 +141,15 @@ class MLflow:
 
 
 def _sqlite(file: Path) -> str:
-    """A database in a file whose path may have any characters, a ? among them."""
+    """A database in a file whose path may have any characters, a ? among them.
+
+    With the driver's name: MLflow takes what follows on `sqlite:///` for a path, and
+    would make its folder in the current directory.
+    """
     from sqlalchemy import URL
 
     name, query = file.absolute().as_uri(), {"uri": "true"}
-    return URL.create("sqlite", database=name, query=query).render_as_string()
+    return URL.create("sqlite+pysqlite", database=name, query=query).render_as_string()
 
 
 TRACKERS: dict[str, Callable[[Place], Tracker]] = {
@@ -270,7 +274,7 @@ class Trackers:
 
 def scalars(metrics: Row, decision: Row) -> dict[str, float]:
     """The numbers of an accepted epoch, by the names that trackers show."""
-    others = ("step", "hyperparams", "path")
+    others = ("step", "hyperparams", "path", "leading")
     found = {k: v for k, v in metrics.items() if k not in others}
     found |= {f"hyperparams/{k}": v for k, v in metrics["hyperparams"].items()}
     found |= {k: decision[k] for k in ("keep_probability", "extra_steps")}

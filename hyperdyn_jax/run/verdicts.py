@@ -3,6 +3,7 @@
 import math
 
 from hyperdyn_jax.run.jsonl import Row
+from hyperdyn_jax.strategies.drift import LEVEL
 
 SHORT = {"learning_rate": "lr", "weight_decay": "wd"}  # on a terminal
 
@@ -62,7 +63,7 @@ def role(row: Row, index: int) -> str:
     if _is_population(row):
         return "member"
     if row.get("parents"):
-        return "arm"
+        return "base" if row.get("base") == index else "arm"
     if has_incumbent(row):
         return "challenger" if index else "incumbent"
     return "random"
@@ -103,6 +104,8 @@ def reason(row: Row) -> str:
         return "by the scores of both branches"
     if (draw < probability) != (row["branch"] == 0):
         return "the branch that the test chose diverged"
+    if probability == 1:
+        return "the score is higher than a few epochs ago"
     relation = "below" if draw < probability else "not below"
     return (
         f"random draw {draw:.3f} is {relation} the keep probability {probability:.3f}"
@@ -111,15 +114,25 @@ def reason(row: Row) -> str:
 
 def _reason_of_a_race(row: Row) -> str:
     p_value, count = known(row.get("p_value")), len(row["trials"])
-    sure = "" if p_value is None else f" (test against chance: p = {p_value:.2g})"
     if row.get("kept"):
-        return f"the base stays, as none of {count} is better by more than noise{sure}"
+        return f"the base stays{_why_it_stays(row, p_value)}"
+    sure = "" if p_value is None else f" (test against chance: p = {p_value:.2g})"
     if following := row.get("following"):
         text = f"goes on with {setting(following)}, expected to end best{sure}"
         if end := row.get("end"):
             text += f"; no rate beyond it was tried: widen the range at its {end} end"
         return text
-    return f"the best of {count} settings trained side by side"
+    return f"the best of {count} settings, trained from the same start"
+
+
+def _why_it_stays(row: Row, p_value: float | None) -> str:
+    if needed := row.get("needed_steps"):
+        return f": another rate can only be chosen in a run of {needed:,} steps or more"
+    if p_value is None:
+        return ""
+    if p_value > LEVEL:
+        return f": rates do not differ by more than noise (p = {p_value:.2g})"
+    return f": rates differ (p = {p_value:.2g}), but no other is expected to end better"
 
 
 def _is_population(row: Row) -> bool:

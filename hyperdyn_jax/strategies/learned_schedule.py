@@ -1,13 +1,15 @@
 """The learned schedule as a file, and back as Optax schedules."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+Piece = tuple[int, dict[str, float]]
 
 
 def to_schedule(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -21,27 +23,49 @@ def to_schedule(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
       {"until_step": [n], "hyperparams": {name: [n]}}: value i holds from the step
       that value i - 1 ended at until `until_step[i]`, in optimizer steps.
     """
-    path: list[Mapping[str, Any]] = []
-    for row in metrics:
-        if "path" in row:
-            path = [{"step": step, "hyperparams": x} for step, x in row["path"]]
-        if not path or row["step"] != path[-1]["step"]:  # a last row may add no step
-            path.append(row)
-    names = path[0]["hyperparams"] if path else {}
+    path = path_of(metrics)
+    names = path[0][1] if path else {}
     return {
-        "until_step": [row["step"] for row in path],
-        "hyperparams": {n: [row["hyperparams"][n] for row in path] for n in names},
+        "until_step": [step for step, _ in path],
+        "hyperparams": {name: [x[name] for _, x in path] for name in names},
     }
 
 
-def path_of(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[int, dict[str, float]]]:
+def path_of(metrics: Sequence[Mapping[str, Any]]) -> list[Piece]:
     """The accepted path as pieces: the step that each ends at, and its settings."""
-    content = to_schedule(metrics)
-    values = content["hyperparams"]
-    return [
-        (step, {name: values[name][i] for name in values})
-        for i, step in enumerate(content["until_step"])
-    ]
+    return [[], *_paths(metrics)][-1]
+
+
+def _paths(metrics: Sequence[Mapping[str, Any]]) -> Iterator[list[Piece]]:
+    """The path to the state of each row; the same list as long as rows go on."""
+    path: list[Piece] = []
+    for row in metrics:
+        if "path" in row:
+            path = [(step, setting) for step, setting in row["path"]]
+        if not path or row["step"] != path[-1][0]:  # a last row may add no step
+            path.append((row["step"], row["hyperparams"]))
+        yield path
+
+
+def on_path(metrics: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The rows whose states the run came through on its way to that of the last row.
+
+    Others led a race, or were the best of a population, until another was taken; or
+    they were taken back.
+    """
+    whole = path_of(metrics)
+    last = max((i for i, row in enumerate(metrics) if "path" in row), default=0)
+    each = enumerate(_paths(metrics))
+    return [i for i, path in each if i >= last or begins_with(whole, path)]
+
+
+def begins_with(path: Sequence[Any], start: Sequence[Any]) -> bool:
+    """Whether the one path goes through the end of the other: branches of one state
+    see the same batches, so that equal settings lead to equal states."""
+    if len(start) > len(path):
+        return False
+    pairs = zip(path, start, strict=False)
+    return all(tuple(a) == tuple(b) for a, b in pairs)  # lists, where read from JSON
 
 
 def load_schedule(path: str | Path) -> dict[str, optax.Schedule]:

@@ -57,6 +57,8 @@ SETTLED = 0.6  # below this probability of a better setting, a base that leads s
 MOVING = 0.1  # from this probability of a warm-up on, no base is told right early
 ARMS = (7, 12)  # of the first round
 FEWEST = 3  # of them, where the budget has no room for more
+TELLING = 6  # of them, from which on a test can show that scores follow the rate
+STEPS_AN_ARM = 8  # of the allowance: half of it is enough for a few steps of each
 FIRST = 0.01  # of the budget, trained by each arm of the first round
 LEAST = 10  # steps of the first round; fewer only where the budget has no room for them
 SHORTEST = 2  # steps of it that tell anything at all
@@ -166,11 +168,11 @@ class Race(RacePlan):
         self.check_budget()
         common.check_metric(self.metric)
         if self.horizons[0] < SHORTEST:
-            needed = SHORTEST * self._weight
+            needed = self._steps_for(SHORTEST * self._weight)
             raise TooShortError(
-                f"max_overhead={self.max_overhead:g} of {self.budget} steps is room "
-                f"for {self.allowance} steps of trials, and a race takes {needed}; "
-                f"give more epochs or a larger max_overhead"
+                f"{self.budget:,} steps are too few for a race, which takes {needed} "
+                f"with max_overhead={self.max_overhead:g}; give more epochs or a "
+                f"larger max_overhead"
             )
 
     @property
@@ -189,6 +191,30 @@ class Race(RacePlan):
         return sum(
             (min(count, arms[0]) - 1) * int(length)
             for count, length in zip(arms, lengths, strict=True)
+        )
+
+    @property
+    def needed_steps(self) -> float | None:
+        """Steps of a run whose race can leave the base; None where this one's can."""
+        if self.base is None or self._first_arms >= TELLING:
+            return None
+        return self._steps_for(TELLING * STEPS_AN_ARM)
+
+    def _steps_for(self, allowance: int) -> float:
+        """The budget whose allowance is so large."""
+        if not self.max_overhead:
+            return math.inf
+        share = self.max_overhead / (1 + self.max_overhead)
+        return math.ceil(allowance / share - 1e-9)
+
+    @property
+    def note(self) -> str:
+        """What a person should know of it beforehand; "" if there is nothing."""
+        if (needed := self.needed_steps) is None:
+            return ""
+        return (
+            f"{self.budget:,} steps are too few for a race to leave your own setting, "
+            f"which stays unless it diverges: that takes {needed:,} steps or more"
         )
 
     def init(self, key: jax.Array, score: float) -> RaceState:
@@ -255,8 +281,8 @@ class Race(RacePlan):
     def _first_arms(self) -> int:
         """Arms that cover the space, with the base among them where there is one."""
         wanted = round(self.spans[self.rate_axis] / SPACING) + 2 * (len(self.space) - 1)
-        # So that half of the allowance is enough for a few steps of each.
-        return max(FEWEST, min(int(np.clip(wanted, *ARMS)), self.allowance // 8))
+        room = self.allowance // STEPS_AN_ARM
+        return max(FEWEST, min(int(np.clip(wanted, *ARMS)), room))
 
     def _cover(self, key: np.ndarray) -> np.ndarray:
         """The first arms, f32[m, d]: evenly over the space, from the base or shifted at
@@ -375,8 +401,10 @@ class Race(RacePlan):
         """Another round of some arms. The run until then is the one that leads."""
         leader = kept[np.argmax(scores[kept])]
         held = [leader, *(arm for arm in kept if arm != leader)]
-        state = self._with_arms(state, state.arms[held], np.arange(len(held)))
+        verdict = {"leading": True, **self._base_among(state.arms[: len(scores)])}
         decision = common.accept(state.epoch, leader, hold=held)
+        decision = decision._replace(verdict=verdict)
+        state = self._with_arms(state, state.arms[held], np.arange(len(held)))
         return state._replace(
             epoch=state.epoch + np.int32(1), following=np.int32(following)
         ), decision
@@ -443,11 +471,19 @@ class Race(RacePlan):
             noise=np.float32(belief.noise),
         )
         verdict: dict[str, Any] = {"p_value": belief.p_value}
+        verdict |= self._base_among(points)
+        if kept and self.needed_steps:
+            verdict["needed_steps"] = self.needed_steps
         if not kept:
             setting = self._stretch(state).setting(0)
             verdict["following"] = {name: setting[name] for name in self.space}
             verdict |= self._end(data, chosen)
         return state, decision._replace(verdict=verdict)
+
+    def _base_among(self, points: np.ndarray) -> dict[str, int]:
+        """Which of the arms is the user's own setting."""
+        own = self.is_base(points)
+        return {"base": int(own.argmax())} if own.any() else {}
 
     def _end(self, data: Observations, chosen: np.ndarray) -> dict[str, str]:
         """The end of the range that the chosen rate is at: no arm was beyond it."""
@@ -493,6 +529,8 @@ class Race(RacePlan):
         done, better = state.done + np.int32(steps), score >= state.best
         hold = [0] if better else [0, best]
         decision = common.accept(state.epoch, 0, hold=hold, kept=state.epoch > 0)
+        if self._cools_down(state):
+            decision = decision._replace(verdict={"cooldown": True})
         return state._replace(
             epoch=state.epoch + np.int32(1),
             done=done,
@@ -505,11 +543,18 @@ class Race(RacePlan):
         gained = float(state.best - state.first)
         clear = BEHIND * gained + 3 * float(state.noise)
         left = self.accepted_steps(state) - int(state.done)
-        cooling = state.done >= (1 - COOLDOWN) * self.accepted_steps(state)
         smallest = state.scale * CUT <= SMALLEST
-        if smallest or cooling or left <= 2 * steps:
+        if smallest or self._is_late(state) or left <= 2 * steps:
             return False
         return float(state.best) - float(score) > clear
+
+    def _is_late(self, state: RaceState) -> bool:
+        """Whether the part of the path has begun in which a run without a shape of its
+        own cools down."""
+        return bool(state.done >= (1 - COOLDOWN) * self.accepted_steps(state))
+
+    def _cools_down(self, state: RaceState) -> bool:
+        return (self.base is None or self.is_flat) and self._is_late(state)
 
 
 def _count(state: RaceState) -> int:

@@ -19,7 +19,7 @@ from hyperdyn_jax.strategies.search import (
     RandomSearch,
 )
 from hyperdyn_jax.tuner.interface import Strategy
-from hyperdyn_jax.tuner.search_space import SearchSpace
+from hyperdyn_jax.tuner.search_space import LogUniform, SearchSpace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +90,8 @@ def _holding(name: str, axis: Any, value: float) -> Any:
     try:
         return dataclasses.replace(axis, low=low, high=high)
     except ValueError as error:
+        if isinstance(axis, LogUniform) and value <= 0:
+            raise ValueError(f"a race needs a {name} > 0, got {value:g}") from None
         start = f"it starts from a {name} of {value:g}, which its axis cannot hold"
         raise ValueError(f"{start}: {error}") from None
 

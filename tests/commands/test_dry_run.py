@@ -11,7 +11,7 @@ import archive
 import pytest
 from paths import ROOT
 
-from hyperdyn_jax import compare, doctor, paper, prepare, replay, report
+from hyperdyn_jax import compare, doctor, loop, paper, prepare, replay, report
 from hyperdyn_jax.commands import cli, dry_run
 from hyperdyn_jax.run.config_strategy import make_tuner
 
@@ -22,6 +22,7 @@ def test_it_tells_size_cost_and_memory_and_writes_nothing(
     tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loop, "small_validation", lambda _: "few examples")
     words = ["train.py", CONFIG, "--config.strategy=hyperdyn", "--config.epochs=15"]
     assert cli.run(cli.load_config(words), None, dry=True) == 0
     out, err = capsys.readouterr()
@@ -29,7 +30,7 @@ def test_it_tells_size_cost_and_memory_and_writes_nothing(
     config, _, rest = out.partition("\n}\n")
     assert '"strategy": "hyperdyn"' in config
     told = " ".join(rest.split())
-    assert "run hyperdyn with sgd, 15 epochs" in told
+    assert "run hyperdyn with sgd, 15 epochs data" in told
     assert "digits: 1,280 train, 257 validation, 260 test examples" in told
     assert "32 examples, 40 batches an epoch" in told
     assert "parameters 75,002 in cifar_resnet, 0.3 MB" in told
@@ -37,6 +38,7 @@ def test_it_tells_size_cost_and_memory_and_writes_nothing(
     assert "600 accepted / 1,320 total (+120.0%), trials included" in told
     assert "devices 8 x cpu" in told
     assert float(re.search(r"memory ([\d.,]+) MB on a device", told)[1]) > 1
+    assert told.endswith("note few examples")
     assert list(tmp_path.iterdir()) == []
 
 

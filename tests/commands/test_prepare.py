@@ -40,6 +40,10 @@ def refused(capsys, *words):
         (["cifar10"], "the following arguments are required: --data_dir"),
         (["mnist", "--data_dir=x"], "invalid choice: 'mnist'"),
         (["cifar10", "--data_dir=x", "--fast"], "unrecognized arguments: --fast"),
+        (
+            ["cifar10", "--data_dri=x"],
+            "--data_dri=x; did you mean --data_dir?",
+        ),
     ],
 )
 def test_bad_command_lines_are_one_line(capsys, words, message):

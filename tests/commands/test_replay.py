@@ -77,6 +77,13 @@ def test_interval_covers_as_often_as_it_says():
     assert covered == pytest.approx(0.95, abs=0.012)
 
 
+def test_all_that_is_wrong_is_told_at_once(tmp_path, capsys):
+    assert replay.main([f"{tmp_path}/none", "--seeds=x"]) == 2
+    seeds, run = capsys.readouterr().err.splitlines()
+    assert seeds == "error: --seeds must be whole numbers >= 0, got 'x'"
+    assert run.startswith(f"error: {tmp_path}/none is not a run to replay: ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -75,7 +75,12 @@ def test_runs_are_made_once_each_and_not_again(tmp_path):
         ("cosine", ["--seeds=-1"], ["--seeds must be whole numbers >= 0, got '-1'"]),
         ("cosine", ["--config.batch_size=9999"], ["batch_size must be at most"]),
         ("cosine", ["--config.epoch=9"], ["config.epoch is an unknown setting; did "]),
-        ("cosine", ["--workdir=x"], ["'--workdir=x' is not a flag; the flags are"]),
+        ("cosine", ["--workdir=x"], ["'--workdir=x' is not a flag; there are"]),
+        (
+            "cosine,cosin",
+            ["--seeds=0,x"],
+            ["--seeds must be whole numbers", "config.strategy must be one of"],
+        ),
         ("", [], ["--strategies must name at least one, for example race"]),
         (
             "cosine,cosine",

@@ -105,7 +105,7 @@ def test_had_we_kept_compares_what_is_known(page):
     assert (switched["Decisions"], switched["Challenger ahead"]) == ("1", "1")
     assert "Of 4 decisions, 2 have both branches trained and scored" in page.text
     assert "scored +3.25 percentage points in sum" in page.text
-    assert "would have been 0.00 percentage points" in page.text
+    assert "would have scored 0.00 percentage points" in page.text
 
 
 def test_an_interval_is_students():
@@ -448,7 +448,7 @@ def test_what_was_taken_back_is_not_on_the_accepted_path(tmp_path):
 def test_the_page_of_a_race_tells_its_verdict(tmp_path):
     page = Page(report.write_report([race_that_goes_back(tmp_path / "run")]))
     first, last, back = page.decisions()
-    assert first[1] == "Race: the best of 2 settings trained side by side"
+    assert first[1] == "Race: the best of 2 settings, trained from the same start"
     assert last[1] == (
         "Race: goes on with learning_rate 0.02, momentum 0.99, expected to end best "
         "(test against chance: p = 0.013); no rate beyond it was tried: widen the "
@@ -459,6 +459,36 @@ def test_the_page_of_a_race_tells_its_verdict(tmp_path):
     cost = {row["Cost"]: row["Value"] for row in page.table("cost")}
     assert (cost["Steps of trials"], cost["Steps taken back"]) == ("26", "30")
     assert "with every trial and what was taken back" in page.text
+
+
+def test_a_leader_that_was_left_is_not_on_the_path(tmp_path):
+    """B led the first round, and the run went on with the base, A."""
+    parents = {"parents": [0, 1, 2], "base": 1}
+    metrics = [metric(0, 10, 30, 40.0, B, leading=True)]
+    metrics += [metric(1, 20, 60, 41.0, A, path=[[10, A]])]
+    metrics += [metric(2, 30, 70, 42.0, A, test_accuracy=41.5)]
+    rows = [
+        decision(0, [B, A, C], [-1.5, -1.6, -1.7], -2.3, 0, leading=True, **parents),
+        decision(1, [A, B], [-1.3, -1.4], -1.5, 0, p_value=0.3, **parents),
+        decision(2, [A], [-1.2], -1.3, 0),
+    ]
+    rows[1] |= {"kept": True, "base": 0}
+    run = make_run(tmp_path / "run", metrics, rows, strategy="race")
+    page, run = Page(report.write_report([run])), report.load_run(run)
+    first, last = page.decisions()
+    tried = ["arm: learning_rate 0.02", "✓ base: learning_rate 0.1", "arm: learning_r"]
+    assert all(map(str.startswith, (x for x, _ in first[2]), tried))
+    stays = "the base stays: rates do not differ by more than noise (p = 0.3)"
+    assert last[1] == f"Race: {stays}"
+    epochs = [row["Epoch"] for row in page.table("metrics")]
+    assert epochs == ["0 (left later)", "1", "2"]
+    accepted, rates, _ = (
+        figures.draw(charts.accuracy([run])).axes[0],
+        *figures.draw(charts.hyperparameters([run])).axes,
+    )
+    assert accepted.lines[0].get_xydata().tolist() == [[20, 41], [30, 42]]
+    assert set(rates.lines[0].get_ydata()) == {0.1}
+    assert numbers.challengers(run, "accepted") == [(0, A), (1, A)]
 
 
 def test_members_of_a_population_are_no_arms_of_a_race(tmp_path):
@@ -493,6 +523,6 @@ def test_predictions_of_probes_alone_are_drawn(tmp_path):
     probes = [decision(0, [A], [-2.0], -2.3, -1, **told)]
     run = report.load_run(make_run(tmp_path / "run", METRICS, probes))
     chart = charts.gains([run])
-    assert [key.text for key in chart.keys] == ["probes"]
+    assert [key.text for key in chart.keys] == ["probes", "predicted = realised"]
     assert figures.render(chart).startswith(b"\x89PNG")
     assert 'class="bars c1"' in parts.figure(chart)

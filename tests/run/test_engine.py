@@ -108,7 +108,10 @@ def test_seconds_are_those_of_a_clock_with_every_probe_and_score(monkeypatch):
     # The score of the untrained state belongs to no epoch.
     assert [row["seconds"] for row in result.metrics] == [4 * 17, 2 * 17]
     assert [row["trial_seconds"] for row in result.metrics] == [3 * 17, 17]
-    assert "12 total steps with every trial (+200%), +200% in time" in result.summary()
+    assert (
+        "12 total steps with every trial (+200%); trials added 200% to"
+        in result.summary()
+    )
     assert now - 100.0 == 16 + sum(row["seconds"] for row in result.metrics)
 
 
@@ -369,6 +372,53 @@ def test_the_path_of_a_state_that_was_held_is_its_own(script):
     rate = result.schedule["learning_rate"]
     assert len(result.state) == 6
     assert [float(rate(i)) for i in range(6)] == result.state.tolist()
+
+
+LEAVES = [([0.9, 0.2], [0, 0], 0, [0, 1]), ([0.3], [1], 0, [0]), ([0.4], [0], 0, [0])]
+THROUGH = [([0.9], [0], 0, [0]), FORK, ([0.3], [1], 0, [0])]
+TAKES_BACK = [([0.1], [0], 0, [0, 0]), ([0.9], [0], 0, [0, 2]), ([0.3], [1], -1, [2]),
+              ([0.4], [0], 0, [0]), ([0.5], [0], 0, [0])]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("script", "best", "through"),
+    [(LEAVES, 2, [1, 2]), (THROUGH, 0, [0, 2]), (TAKES_BACK, 3, [0, 2, 3])],
+    ids=["leaves", "through", "takes back"],
+)
+def test_the_best_epoch_is_one_that_the_run_came_through(
+    tmp_path, script, best, through
+):
+    """Also where the run was stopped and gone on with."""
+
+    class Backtracking(Holding):
+        backtracking = True
+
+    def note(state, hparams, steps):
+        state = state.copy()
+        state[list(steps)] = hparams["learning_rate"]
+        return state
+
+    calls = 0
+
+    def evaluate(state):
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return last_of(state[state > 0])
+
+    def again():
+        size = {"epochs": 3, "steps_per_epoch": 2, "key": KEY}
+        return tune(note, evaluate, np.zeros(6, np.float32), Backtracking(*script),
+                    workdir=tmp_path, **size)  # fmt: skip
+
+    with pytest.raises(KeyboardInterrupt):
+        again()
+    result = again()
+    assert result.best_epoch == best
+    assert learned_schedule.on_path(result.metrics) == through
+    rate, steps = result.schedule["learning_rate"], result.metrics[best]["step"]
+    assert [float(rate(i)) for i in range(steps)] == result.state[:steps].tolist()
 
 
 def last_of(state):

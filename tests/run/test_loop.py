@@ -124,13 +124,14 @@ def test_lines_say_what_happened_and_why(finished):
     for line in decided[1:]:
         assert re.search(
             r"loss \d.*validation [\d.]+%.* lr \S+ momentum \S+ .*(kept|switched): "
-            r"random draw \S+ is (not )?below the keep probability \S+; challenger .*: "
-            r"expected \S+ ± \S+, got \S+  .* img/s  ETA",
+            r"(random draw \S+ is (not )?below the keep probability \S+"
+            r"|the score is higher than a few epochs ago); challenger .*: "
+            r"expected \S+ ± \S+ points, got \S+  .* img/s  ETA",
             line,
         )
-    spent = "100 accepted steps, 230 total steps with every trial (+130%), +"
+    spent = "100 accepted steps, 230 total steps with every trial (+130%); trials"
     (told,) = (line for line in lines if line.startswith(spent))
-    assert told.endswith("% in time with compiling")
+    assert told.endswith("% to the time, with compiling")
     assert lines[-1] == str(workdir / "report.html")
 
 
@@ -338,8 +339,9 @@ def test_a_run_in_which_everything_diverges_stops_with_its_cause(environment, tm
 @pytest.mark.parametrize(
     ("examples", "strategy", "message"),
     [
-        (257, "race", "257 validation examples .* less than 4.6 points"),
-        (5000, "race", None),
+        (257, "hyperdyn", "257 validation examples .* less than 4.6 points"),
+        (5000, "hyperdyn", None),
+        (257, "race", None),  # which goes by the loss
         (257, "cosine", None),
     ],
 )
@@ -353,6 +355,19 @@ def test_small_validation_splits_are_noted(examples, strategy, message, monkeypa
     note = loop.small_validation(setup)
     assert (note is None) == (message is None)
     assert message is None or re.search(message, note)
+
+
+def test_what_a_race_cannot_do_is_noted():
+    namespace = {}
+    exec((ROOT / "configs" / "digits.py").read_text(), namespace)
+    config = namespace["get_config"]()
+    assert loop.notes(config, config_lib.build(config.to_dict())) == []
+    config.update(epochs=5, optimizer=dict(config.optimizer, learning_rate=2.0))
+    few, outside = loop.notes(config, config_lib.build(config.to_dict()))
+    assert few.startswith("200 steps are too few for a race to leave your own setting")
+    assert few.endswith("that takes 288 steps or more")
+    own = "your own learning_rate, 2, is outside of its range, 0.003 to 0.5"
+    assert outside == f"{own}, so 0.003 to 2 is searched"
 
 
 def in_process(workdir, **changes):

@@ -134,6 +134,20 @@ def test_a_loss_in_place_of_a_score_is_told_in_the_first_round():
     assert not any(map(misuse.falls, rows[-3:]))
 
 
+@pytest.mark.parametrize("evaluate", [minus, lambda w: 100 / (1 + abs(w))])
+def test_a_score_in_place_of_a_loss_is_told_in_the_first_round(evaluate):
+    told = r"as of a score; .* give no minimize=True"
+    with pytest.warns(UserWarning, match=told) as warned:
+        run_scores(evaluate, minimize=True)
+    assert len(warned) == 1  # nothing of a range that is not wide enough
+
+
+def test_a_rate_at_an_end_of_the_range_is_told_once():
+    with pytest.warns(UserWarning, match="widen the range at its lower end") as warned:
+        run_scores(abs, minimize=False)
+    assert len(warned) == 1
+
+
 @pytest.mark.parametrize(
     ("evaluate", "options"),
     [
@@ -143,7 +157,6 @@ def test_a_loss_in_place_of_a_score_is_told_in_the_first_round():
         (abs, {"minimize": True}),
         (lambda w: abs(w) - 5, {"minimize": True}),
         (lambda w: -abs(w), {"minimize": False}),
-        (abs, {"minimize": False}),
     ],
 )
 def test_what_may_be_a_score_is_not_told(evaluate, options):
@@ -187,7 +200,7 @@ def test_the_base_is_said_to_stay_where_noise_is_all(capsys):
     with pytest.warns(UserWarning, match="settings that were compared score"):
         tune(noisy, lambda s: s["w"], start, SPACE, base=0.1, progress=True, **SIZE)
     lines = capsys.readouterr().out.splitlines()
-    assert sum("the base stays, as none of" in line for line in lines) == 1
+    assert sum("the base stays: rates do not differ" in line for line in lines) == 1
 
 
 def test_scores_that_differ_at_last_are_not_told():

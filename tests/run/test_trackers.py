@@ -151,6 +151,7 @@ print(json.dumps([history, run.data.params, run.info.status]))
             steps[step][name] = value
     assert sorted(steps.items()) == expected(finished)
     assert (params["optimizer.name"], status) == ("adam", "FINISHED")
+    assert not (ROOT / "file%3A").exists()  # MLflow's idea of the folder of a database
 
 
 @pytest.mark.slow

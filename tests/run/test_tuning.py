@@ -313,8 +313,11 @@ def test_state_must_be_left_as_it_was():
             lambda w, hparams, _: donating(w, hparams["learning_rate"]),
             lambda _: 1.0, jnp.float32(1), strategy, **SIZE,
         )  # fmt: skip
-    with pytest.raises(ValueError, match="must return the new state, got None"):
+    with pytest.raises(ValueError, match=r"must return the new .* returned None"):
         tune(lambda *_: None, lambda _: 1.0, 1.0, strategy, **SIZE)
+    told = r"it was given {'w': \*} and returned \({'w': \*}, {'loss': \*}\)$"
+    with pytest.raises(ValueError, match=told):
+        tune(lambda s, *_: (s, {"loss": 1.0}), lambda _: 1.0, {"w": 1.0}, SPACE, **LONG)
 
 
 def rows(path, log):
@@ -559,7 +562,10 @@ def test_a_schedule_of_optax_counts_steps():
     """It ends at the end of the run, and not of as many epochs."""
     steps = 10 * 16
     base = {"learning_rate": optax.cosine_decay_schedule(0.1, steps)}
-    with pytest.warns(UserWarning, match="all 3 settings that were compared score -1,"):
+    with (
+        pytest.warns(UserWarning, match="all 3 settings that were compared score -1,"),
+        pytest.warns(UserWarning, match=TOO_FEW),
+    ):
         result = tune(shrink, lambda _: -1.0, START, SPACE, base=base, **SHORT)
     rates = [row["hyperparams"]["learning_rate"] for row in result.metrics]
     assert rates[0] > 0.095
@@ -657,9 +663,10 @@ def test_a_workdir_is_one_process_s(tmp_path):
             with pytest.raises(ValueError, match="is in use by another process"):
                 tune(shrink, minus, START, SPACE, workdir=tmp_path / "run", **SHORT)
 
-    tune(
-        shrink, minus, START, SPACE, workdir=tmp_path / "run", callback=inside, **SHORT
-    )
+    with pytest.warns(UserWarning, match="widen the range at its") as warned:
+        tune(shrink, minus, START, SPACE, workdir=tmp_path / "run", callback=inside,
+             **SHORT)  # fmt: skip
+    assert len(warned) == 1
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"workdir=.*file cannot be written: "):
         tune(shrink, minus, START, SPACE, workdir=tmp_path / "file", **SHORT)
@@ -686,13 +693,15 @@ def test_it_speaks_when_it_is_asked_to(capsys, averaged):
     assert len(repr(result)) < 120
     assert "total_steps=400" in repr(result)
     assert "400 total steps with every trial" in result.summary()
-    assert all(len(line) <= 100 for line in result.summary().splitlines())
+    assert all(len(line) <= 110 for line in result.summary().splitlines())
     assert capsys.readouterr().out == ""
     loop = Loop()
     base = {"learning_rate": 1e-3}
-    spoken = tune(
-        loop.train, loop.loss, START, SPACE, base=base, progress=True, **SHORT
-    )
+    with pytest.warns(UserWarning, match=TOO_FEW) as warned:
+        spoken = tune(
+            loop.train, loop.loss, START, SPACE, base=base, progress=True, **SHORT
+        )
+    assert [w.filename for w in warned] == [__file__]
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(spoken.decisions) == len(spoken.metrics)
     assert all("  score -" in line for line in lines)
@@ -700,8 +709,15 @@ def test_it_speaks_when_it_is_asked_to(capsys, averaged):
         assert line.startswith(f"step {row['step']:>3}/")
     step = spoken.metrics[-1]["step"]
     assert lines[-1].startswith(f"step {step}/{step}  score ")
-    for line in lines[:2]:
-        assert "race: the best of 3 settings trained side by side" in line
+    best = "leads so far  race: the best of 3 settings, trained from the same start"
+    assert lines[0].endswith(best)
+    assert [row.get("leading") for row in spoken.metrics[:3]] == [True, True, None]
+    can = "another rate can only be chosen in a run of 288 steps or more"
+    assert f"race: the base stays: {can}" in lines[2]
+    assert sum("cooldown" in line for line in lines) > 5
+
+
+TOO_FEW = "160 steps are too few for a race to leave your own setting, .* 288 steps"
 
 
 def test_a_loss_can_be_returned_as_it_is(tmp_path, capsys, averaged):
