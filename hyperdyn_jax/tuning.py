@@ -95,6 +95,7 @@ def tune(
     steps_per_epoch: int,
     key: jax.Array,
     base: Base = None,
+    warmup: int | None = None,
     minimize: bool | None = None,
     workdir: str | Path | None = None,
     trackers: str = "",
@@ -148,6 +149,9 @@ def tune(
         and is scaled. It is a number where the space has one
         axis; numbers by name, or Optax schedules, which count steps; or a `Schedule`,
         which counts epochs.
+      warmup: with a search space, the steps over which your optimizer itself raises the
+        rate: for so long larger rates look better than they are. A warm-up in `base` is
+        seen. None is 0, with a warning where an Optax schedule is in the state.
       minimize: True where `evaluate` returns a loss; False where more is better. None
         is False, with a warning where the scores look like a loss.
       workdir: a directory to write metrics.jsonl, decisions.jsonl, schedule.json and
@@ -187,9 +191,12 @@ def tune(
     checks.check_whole("epochs", epochs, 1)
     checks.check_whole("steps_per_epoch", steps_per_epoch, 1)
     epochs, steps_per_epoch = int(epochs), int(steps_per_epoch)
-    strategy = _strategy(tuner, epochs, steps_per_epoch, base)
+    strategy = _strategy(tuner, epochs, steps_per_epoch, base, warmup)
     if note := getattr(strategy, "note", ""):
         warnings.warn(note, stacklevel=2)
+    untold = isinstance(tuner, SearchSpace) and warmup is None
+    if untold and misuse.has_schedule(state):
+        warnings.warn(misuse.SCHEDULE, stacklevel=2)
     names = tracking.parse(trackers)
     if names and workdir is None:
         raise ValueError(f"trackers={trackers!r} need a workdir")
@@ -262,13 +269,19 @@ def _directory(workdir: str | Path | None, about: Row, names: list[str]) -> Any:
 
 
 def _strategy(
-    tuner: SearchSpace | Strategy, epochs: int, steps_per_epoch: int, base: Base
+    tuner: SearchSpace | Strategy,
+    epochs: int,
+    steps_per_epoch: int,
+    base: Base,
+    warmup: int | None,
 ) -> Strategy:
     """The strategy of the arguments of `tune`, checked against the run's length."""
     if isinstance(tuner, SearchSpace):
         schedule = _schedule(base, tuner, steps_per_epoch)
         try:
-            return Race(tuner, epochs, steps_per_epoch, base=schedule)
+            return Race(
+                tuner, epochs, steps_per_epoch, base=schedule, warmup=warmup or 0
+            )
         except TooShortError:
             raise TooShortError(
                 f"{epochs} x {steps_per_epoch} steps are too few for a race within a "
@@ -284,6 +297,8 @@ def _strategy(
         ) from None
     if base is not None:
         raise ValueError("base goes with a SearchSpace; give the strategy its own")
+    if warmup is not None:
+        raise ValueError("warmup goes with a SearchSpace; give it to Race(...)")
     own = {"epochs": epochs, "steps_per_epoch": steps_per_epoch}
     for name, theirs in tuner.made_for.items():
         if theirs != own[name]:

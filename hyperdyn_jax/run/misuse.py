@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from hyperdyn_jax.run import verdicts
 from hyperdyn_jax.run.jsonl import Row
@@ -69,6 +70,22 @@ def _fields(node: Any) -> set[str]:
     if fields & _PAUSES:
         return fields - {"count"}
     return fields if "count" in fields else set()
+
+
+def has_schedule(state: Any) -> bool:
+    """Whether an optimizer in a training state changes its rate by itself, with
+    `optax.scale_by_schedule`."""
+    return any(
+        isinstance(node, optax.ScaleByScheduleState)
+        for node in jax.tree.leaves(state, is_leaf=lambda x: bool(_fields(x)))
+    )
+
+
+SCHEDULE = (
+    "the optimizer has a schedule of its own (ScaleByScheduleState), which multiplies "
+    "the rate that is tuned; if it begins with a warm-up, give its steps, "
+    "tune(..., warmup=100), or make it a part of base; if not, give warmup=0"
+)
 
 
 def miscounted(start: Any, end: Any, steps: int) -> int | None:

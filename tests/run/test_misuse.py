@@ -28,6 +28,36 @@ def minus(w):
     return -float(abs(w))
 
 
+def test_a_schedule_inside_the_optimizer_is_told_of():
+    """Its warm-up hides what a rate is worth."""
+
+    def optimizer(learning_rate):
+        rising = optax.scale_by_schedule(optax.linear_schedule(0, 1, 50))
+        return optax.chain(rising, optax.scale_by_learning_rate(learning_rate))
+
+    def step(state, hparams, steps):
+        w, moments = state
+        for _ in steps:
+            update, moments = optimizer(**hparams).update(w, moments)
+            w = optax.apply_updates(w, update)
+        return w, moments
+
+    start = jnp.float32(10), optimizer(0.1).init(jnp.float32(10))
+
+    def run(state=start, **given):
+        return tune(step, lambda s: minus(s[0]), state, SPACE, **SIZE, **given)
+
+    with pytest.warns(UserWarning, match=r"schedule of its own .*warmup=100") as told:
+        run()
+    assert told[0].filename == __file__
+    told_of = run(warmup=50)  # and then nothing is
+    assert told_of.schedule["learning_rate"](399) > 0
+    with pytest.raises(ValueError, match="warmup goes with a SearchSpace"):
+        tune(train, minus, START, CONSTANT, **SHORT, warmup=3)
+    with pytest.raises(ValueError, match=r"warmup must be a whole number .*-3"):
+        run(warmup=-3)
+
+
 @pytest.mark.parametrize(
     "state",
     [

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hyperdyn_jax import LogComplement, LogUniform, SearchSpace, tune
 from hyperdyn_jax.strategies import Schedule
-from hyperdyn_jax.strategies.race import RACE, RUN, CannotTellError, Race
+from hyperdyn_jax.strategies.race import HORIZONS, RACE, RUN, CannotTellError, Race
 from hyperdyn_jax.strategies.race_plan import wsd
 from hyperdyn_jax.tuner import cpu_jit
 from hyperdyn_jax.tuner.interface import TooShortError
@@ -41,6 +41,18 @@ def valley(best, drift=0.0, width=1.5):
 def noisy(score, seed, deviation):
     rng = np.random.default_rng(seed)
     return lambda setting, step: score(setting, step) + rng.normal(0, deviation)
+
+
+def during_a_warmup(best, steps):
+    """A score whose best rate falls as one over the horizon, until three times the
+    steps of a warm-up."""
+    score = valley(best)
+
+    def seen(setting, step):
+        late = min(1.0, step / (3 * steps))
+        return score(setting | {"learning_rate": setting["learning_rate"] * late}, step)
+
+    return seen
 
 
 class Played:
@@ -464,3 +476,77 @@ def test_several_axes():
 def test_what_is_out_of_range_is_told(changes, message):
     with pytest.raises(ValueError, match=message):
         race(**changes)
+
+
+def chosen_rate(tuner, score):
+    """The largest of the run after the race."""
+    rows = Played(tuner, score).rows
+    return max(
+        float(trials.setting(0)["learning_rate"])
+        for before, trials, _, _ in rows
+        if before.phase == RUN
+    )
+
+
+@pytest.mark.parametrize("times", [0.1, 1.0, 10.0])
+def test_a_warm_up_in_the_base_is_seen_through(times):
+    """The rate that is best at the end is a tenth of what leads the race."""
+    best, steps = 0.004, 80
+
+    def ramp(epoch):
+        return times * best * min(1.0, (25 * epoch + 1) / steps)
+
+    tuner = Race(RATE, 40, 25, base=Schedule({"learning_rate": ramp}))
+    assert tuner.risen == pytest.approx(3 * steps, rel=0.03)
+    rate = chosen_rate(tuner, during_a_warmup(best, steps))
+    assert best / 2.5 < rate < 2.5 * best
+
+
+@pytest.mark.parametrize("times", [None, 0.1, 1.0, 10.0])
+def test_a_warm_up_that_a_race_is_told_of_is_seen_through(times):
+    best, steps = 0.004, 80
+    base = None if times is None else times * best
+    score = during_a_warmup(best, steps)
+    rate = chosen_rate(race(rate=base, warmup=steps), score)
+    assert best / 2.5 < rate < 2.5 * best
+
+
+def test_rates_are_compared_by_what_a_warm_up_makes_of_them():
+    """A third of the horizon over the warm-up, until that is one."""
+    point, told, plain = np.array([0.5]), race(warmup=80), race()
+    for horizon, effect in [(9, 9 / 240), (54, 54 / 240), (240, 1), (600, 1)]:
+        share = horizon / (told.budget - told.allowance)
+        moved = told.moved(point, share) - plain.moved(point, share)
+        assert moved == pytest.approx(np.log(effect), abs=1e-6)
+        back = told.moved_back(told.moved(point, share), share)
+        assert back == pytest.approx(point)
+
+
+def test_a_base_that_leads_while_rates_rise_does_not_end_the_race():
+    score = valley(0.01)
+
+    def rounds(tuner):
+        return sum(before.phase == RACE for before, *_ in Played(tuner, score).rows)
+
+    assert rounds(race(rate=0.01)) < len(HORIZONS)
+    assert rounds(race(rate=0.01, warmup=80)) == len(HORIZONS)
+
+
+@pytest.mark.parametrize(
+    ("shape", "share"),
+    [
+        (lambda t: min(1.0, t / 10), 0.25),
+        (lambda t: max(0.0, 1 - abs(t / 10 - 1)), 0.25),  # up and down
+        (lambda t: 1 - t / 40, 0.0),
+        (lambda t: 0.6 + 0.4 * min(1.0, t / 10), 0.0),  # it hardly rises
+        (lambda t: 1.0 if t > 20 or t < 5 else 0.1, 0.0),  # it starts at its largest
+    ],
+)
+def test_what_counts_as_a_warm_up_of_the_base(shape, share):
+    base = Schedule({"learning_rate": lambda t: 0.01 * shape(t)})
+    assert Race(RATE, 40, 25, base=base).base_warmup == pytest.approx(share, abs=0.002)
+
+
+def test_a_warm_up_has_to_be_a_number_of_steps():
+    with pytest.raises(ValueError, match=r"warmup must be a whole number .*-1"):
+        race(warmup=-1)
