@@ -272,7 +272,7 @@ def test_no_rate_beyond_the_largest_arm_is_chosen():
 def test_the_end_of_a_race_says_what_it_came_to():
     def verdict(score, **changes):
         *before, (*_, decision) = Played(race(**changes), score).phase(RACE)
-        assert {row[3].verdict for row in before} == {None}
+        assert all(row[3].verdict["leading"] for row in before)
         return decision.verdict
 
     found = verdict(valley(3e-3))
@@ -280,7 +280,9 @@ def test_the_end_of_a_race_says_what_it_came_to():
     assert found["p_value"] < 0.05
     assert "end" not in found
     stays = verdict(noisy(valley(3e-3), 0, 1.0), rate=3e-3)
-    assert set(stays) == {"p_value"}
+    assert set(stays) == {"p_value", "base"}
+    few = verdict(valley(3e-3), rate=1e-2, epochs=5, steps=40)
+    assert few["needed_steps"] == 288
     assert verdict(lambda s, _: np.log(s["learning_rate"]))["end"] == "upper"
     assert verdict(lambda s, _: -np.log(s["learning_rate"]))["end"] == "lower"
 
