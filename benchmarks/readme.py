@@ -522,6 +522,7 @@ DOCUMENTS = {
     "docs/quickstart.md": ["digits"],
     "docs/results.md": [
         "suite_seeds",
+        "suite_warmups",
         "suite_peers",
         "suite_tuners",
         "suite_three",

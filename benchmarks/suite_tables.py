@@ -16,7 +16,7 @@ from hyperdyn_jax.report.parts import markdown
 
 FOLDER = RESULTS / "suite"
 VERSION = "5"  # of the race that the rows are of
-SEEDS = (4, 5)  # that are reported
+SEEDS = (4, 5, 10, 11)  # that are reported
 Row = dict[str, Any]
 Problem = tuple[str, int]  # a workload and a seed
 Found = dict[Problem, dict[str, Row]]  # by the kind of the base
@@ -31,7 +31,9 @@ WORKLOADS = {
     "transformer": "transformer on code, Adam",
     "transformer_warmup": "the same with a warm-up",
     "vit": "vision transformer, AdamW",
+    "resnet": "ResNet-8, BatchNorm, SGD",
 }
+WARM, TOLD = "transformer_warmup", "told"
 FEW = ("autoencoder", "gru", "multisteps", "transformer", "transformer_warmup", "vit")
 # Columns: the starting rate, its words, and against what.
 COLUMNS = {
@@ -41,6 +43,13 @@ COLUMNS = {
     ("0.1x", "ratio"): "sweep: a tenth",
     ("10x", "ratio"): "sweep: ten times",
     ("none", "ratio"): "sweep: no rate",
+}
+# The race ends at averaged weights, which a plain constant may do as well.
+AVERAGED = {("best", "averaged"): "the same, averaged"}
+WARMED = {
+    (f"{base}:warmed_cosine", other): f"{words}: {name}"
+    for other, words in (("own", "own run"), ("ratio", "sweep"))
+    for base, name in (("best", "best rate"), ("0.1x", "a tenth"), ("10x", "ten times"))
 }
 
 
@@ -59,15 +68,20 @@ def curves(problem: Problem) -> Curves:
     return load(FOLDER / f"{problem[0]}-{problem[1]}.npz")
 
 
-def race(names: Iterable[str] = WORKLOADS, seeds: Iterable[int] = SEEDS) -> Found:
-    """Rows of the race by problem and kind of base, where there are all kinds."""
+def race(
+    names: Iterable[str] = WORKLOADS,
+    seeds: Iterable[int] = SEEDS,
+    wanted: Iterable[tuple[str, str]] = COLUMNS,
+) -> Found:
+    """Rows of the race by problem and kind of base, where there are all that are
+    wanted."""
     found: Found = {}
     for name in names:
         for row in rows("race"):
             if row["workload"] == name and row["seed"] in seeds:
                 found.setdefault((name, row["seed"]), {})[row["kind"]] = row
-    wanted = {kind for kind, _ in COLUMNS}
-    return {problem: kinds for problem, kinds in found.items() if wanted <= set(kinds)}
+    kinds = {kind for kind, _ in wanted}
+    return {problem: each for problem, each in found.items() if kinds <= set(each)}
 
 
 def percent(ratio: float) -> str:
@@ -93,52 +107,87 @@ def _ratio(problem: Problem, row: Row, other: str = "ratio") -> float:
     table, loss = curves(problem), row["loss"]
     if other == "ratio":
         return table.ratio(loss)
-    if not row["kind"].startswith("best"):
+    if other == "averaged":
+        own = table.at(table.best_rate, table.steps)
+        return 1 + (loss - own) / table.unit
+    base, *parts = row["kind"].split(":")
+    shape = next((part for part in parts if part != TOLD), "constant")
+    if base != "best" or shape not in ("constant", "cosine"):
         return -math.inf if row["own"] is None else row["own"]
-    _, _, shape = row["kind"].partition(":")
-    own = table.own(table.best_rate, shape or "constant")
+    own = table.own(table.best_rate, shape)
     return 1 + (loss - own) / table.unit
 
 
 def few() -> str:
     """The race on six workloads of the suite, means over seeds."""
-    return _by_workload(FEW)
+    return _table(COLUMNS, [_means(name, race([name]), COLUMNS) for name in FEW])
 
 
-def _by_workload(names: Iterable[str], more: Iterable[list[str]] = ()) -> str:
-    table = []
-    for name in names:
-        found = race([name])
-        cells = [percent(mean(_column(found, column))) for column in COLUMNS]
-        table.append([WORKLOADS[name], *cells])
-    return markdown("workload|" + "|".join(COLUMNS.values()), [*table, *more])
+def _table(columns: Mapping[tuple[str, str], str], table: Iterable[list[str]]) -> str:
+    return markdown("workload|" + "|".join(columns.values()), [*table])
+
+
+def _means(name: str, found: Found, columns: Iterable[tuple[str, str]]) -> list[str]:
+    """A row of a table: means over seeds."""
+    cells = [percent(mean(_column(found, column))) for column in columns]
+    return [WORKLOADS.get(name, name), *cells]
+
+
+def _ends(found: Found, columns: Iterable[tuple[str, str]]) -> list[list[str]]:
+    """The last two rows of a table: over all problems."""
+    values = [_column(found, column) for column in columns]
+    return [
+        ["**geometric mean**", *(percent(mean(column)) for column in values)],
+        ["**worst run**", *(percent(max(column)) for column in values)],
+    ]
 
 
 def every() -> str:
-    """The same of all, and the mean and the worst of single runs."""
+    """The same of all, with the mean and the worst of single runs; and of the warm-up
+    in the optimizer where the race was told of it."""
+    first, *others = COLUMNS.items()
+    columns = dict([first, *AVERAGED.items(), *others])
     found = race()
-    columns = [_column(found, column) for column in COLUMNS]
-    ends = [
-        ["**geometric mean**", *(percent(mean(column)) for column in columns)],
-        ["**worst run**", *(percent(max(column)) for column in columns)],
-    ]
+    table = [_means(name, race([name]), columns) for name in WORKLOADS]
+    place = [*WORKLOADS].index(WARM) + 1
+    table.insert(place, _means("the same, `warmup=80` given", _told(), columns))
     left = {p: x for p, x in found.items() if _is_left(x["best"])}
     lost = max(_column(left, ("best", "own")), default=1.0)
     note = (
-        f"{_seeds(found)}; 1,000 steps with every trial counted, one run a "
-        f"cell; the race left a right constant in {len(left)} of {len(found)} runs, "
-        f"and ended {percent(lost)} against it at worst; raw rows in "
+        f"{_seeds(found)}; 1,000 steps with every trial counted. Cells are means over "
+        f"seeds, of one run each. The last two rows leave out what was told of its "
+        f"warm-up. The race left a right constant in {len(left)} of {len(found)} runs; "
+        f"the worst of these ended {percent(lost)} against it. Raw rows in "
         f"`benchmarks/results/suite/race.jsonl`, made by "
         f"`python -m benchmarks.suite.race`."
     )
-    return _by_workload(WORKLOADS, ends) + "\n\n" + note
+    return _table(columns, [*table, *_ends(found, columns)]) + "\n\n" + note
+
+
+def _told() -> Found:
+    """Rows of the warm-up that the race was told of, by the kind of the base."""
+    told = [(f"{kind}:{TOLD}", other) for kind, other in COLUMNS]
+    return {
+        problem: {kind.removesuffix(f":{TOLD}"): row for kind, row in kinds.items()}
+        for problem, kinds in race([WARM], wanted=told).items()
+        for kinds in [{k: row for k, row in kinds.items() if k.endswith(TOLD)}]
+    }
+
+
+def warmups() -> str:
+    """Bases that warm up over the first 5% and then follow a cosine."""
+    found = race(wanted=WARMED)
+    names = dict.fromkeys(name for name, _ in found)
+    table = [_means(name, race([name], wanted=WARMED), WARMED) for name in names]
+    note = f"{_seeds(found)}; as above."
+    return _table(WARMED, [*table, *_ends(found, WARMED)]) + "\n\n" + note
 
 
 def _seeds(problems: Iterable[Problem]) -> str:
     """Which seeds there are, of how many workloads each."""
     counts = collections.Counter(seed for _, seed in problems)
     words = [f"seed {seed} of {count} workloads" for seed, count in counts.items()]
-    return " and ".join(words).capitalize()
+    return ", ".join(words).capitalize()
 
 
 def _is_left(row: Row) -> bool:
@@ -408,6 +457,7 @@ def three() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "suite": few,
     "suite_seeds": every,
+    "suite_warmups": warmups,
     "suite_peers": peers,
     "suite_tuners": tuners,
     "suite_ablation": ablation,

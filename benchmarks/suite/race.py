@@ -31,7 +31,7 @@ from hyperdyn_jax.strategies.race import Race
 from hyperdyn_jax.tuning import tune
 
 VERSION = "5"  # of the race, so that rows of earlier ones are told apart
-TOLD = "told"  # kinds "best:told" and the like: of the warm-up in the optimizer
+TOLD = "told"  # of the warm-up in the optimizer: kinds "best:told", "best:cosine:told"
 COLUMNS = ("workload", "seed", "kind", "key", "version")  # that tell rows apart
 
 
@@ -46,8 +46,8 @@ def base_of(work: Workload, curves: Curves, kind: str) -> float | None:
 
 def shape_of(kind: str) -> str:
     """Of a kind of base, one of `plain.SCHEDULES`."""
-    shape = kind.partition(":")[2]
-    return "constant" if shape in ("", TOLD) else shape
+    shapes = [part for part in kind.split(":")[1:] if part != TOLD]
+    return shapes[0] if shapes else "constant"
 
 
 def own_loss(work: Workload, curves: Curves, kind: str, seed: int) -> float | None:
