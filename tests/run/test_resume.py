@@ -173,7 +173,7 @@ def test_a_fork_from_another_network_is_refused_with_a_diff(tmp_path, compilatio
     assert counter.count == 0
     assert not (tmp_path / "fork").exists()
     settings["fork"] = str(tmp_path / "nothing")
-    with pytest.raises(ConfigError, match="holds no good checkpoint of a run"):
+    with pytest.raises(ConfigError, match="nothing is no folder"):
         loop.train_and_evaluate(settings, tmp_path / "fork", Recorder())
 
 
