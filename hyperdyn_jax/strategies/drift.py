@@ -50,6 +50,9 @@ LEVEL = 0.05  # of the test that scores depend on the rate, at each look
 LENIENT = 0.2  # the same where there is no base to lose
 SHUFFLES = 2000  # of it
 SURE = 0.9  # probability that the best place is ahead, to leave a base that leads
+# Times the steps of a known warm-up until which the best rate falls as one over the
+# horizon: on learning curves about 1 (perceptron), 1.5 (GRU) and 3 (transformer).
+FALLS = (1.5, 3.0, 4.0)
 WARMING = 0.6  # drift of what is still warming up
 GRID, CLOUD = 64, 192  # places that are compared, on one axis and on several
 
@@ -66,8 +69,10 @@ class Belief(NamedTuple):
     warming: probability that the best rate drifts as fast as where something is still
       warming up.
     places: f64[s, d], where samples of the score at the end have their best.
-    drifts: f64[s], the drift of each of them.
-    end, axis: log horizon of the end; the axis that drifts.
+    drifts, falls: f64[s], the drift of each of them, and the log horizon until which a
+      warm-up lowers its best rate.
+    end, last, axis: log horizon that the drift is carried on to, and of the end of the
+      run; the axis that drifts.
     noise: of a score, in its own unit.
     """
 
@@ -80,7 +85,9 @@ class Belief(NamedTuple):
     warming: float
     places: np.ndarray
     drifts: np.ndarray
+    falls: np.ndarray
     end: float
+    last: float
     axis: int
     noise: float
 
@@ -88,6 +95,7 @@ class Belief(NamedTuple):
         """Where samples have their best at another horizon, f64[s, d]."""
         places = self.places.copy()
         places[:, self.axis] += self.drifts * (self.end - log_horizon)
+        places[:, self.axis] -= _fall(log_horizon, self.last, self.falls)
         return places
 
 
@@ -102,6 +110,7 @@ def believe(
     base: np.ndarray | None,
     base_leads: bool,
     seed: int,
+    warmup: float = 0.0,
 ) -> Belief:
     """The belief after some rounds.
 
@@ -115,16 +124,17 @@ def believe(
       base: f[d], the user's own setting.
       base_leads: it has the best score at the last horizon.
       seed: of the samples.
+      warmup: steps over which rates are known to rise to what the points say.
     """
     points, times, scores = (np.asarray(x, np.float64) for x in (points, times, scores))
     rng = np.random.default_rng(seed)
     chance = order_by_chance(points[:, axis], times, scores, rng)
     apart = chance <= (LEVEL if base is not None else LENIENT)
-    end = times.max() + CARRIED * (end - times.max())
+    last, end = end, times.max() + CARRIED * (end - times.max())
     places = _places(spans, points, base)
     gains, unit = standardized(times, scores)
     with threadpoolctl.threadpool_limits(1, "blas"):
-        mixture = _mixture(points, times, gains, axis, end, places)
+        mixture = _mixture(points, times, gains, axis, end, places, last, warmup)
         values = mixture.samples(rng)
     expected = mixture.weights @ mixture.means
     best = int(expected.argmax())
@@ -147,7 +157,9 @@ def believe(
         warming=warming,
         places=places[values.argmax(1)],
         drifts=mixture.drifts[mixture.draws],
+        falls=mixture.falls[mixture.draws],
         end=end,
+        last=last,
         axis=axis,
         noise=float(mixture.noise * unit),
     )
@@ -215,7 +227,7 @@ class _Mixture(NamedTuple):
     """The posterior at the end of the run, a Gaussian for every component kept.
 
     weights: f64[p]; means: f64[p, q]; factors: f64[p, q, q] of the covariances.
-    drifts: f64[p].
+    drifts, falls: f64[p].
     noise: f64[], standard deviation of a standardised score.
     """
 
@@ -223,6 +235,7 @@ class _Mixture(NamedTuple):
     means: np.ndarray
     factors: np.ndarray
     drifts: np.ndarray
+    falls: np.ndarray
     noise: float
 
     @property
@@ -246,12 +259,15 @@ def _mixture(
     axis: int,
     end: float,
     places: np.ndarray,
+    last: float,
+    warmup: float,
 ) -> _Mixture:
-    count, (prior, drifts, lengths, noises) = len(gains), _components()
+    count, (prior, drifts, lengths, noises, falls) = len(gains), _components(warmup)
     time = _time_kernel(times[:, None] - times[None])
     level = LEVEL_VARIANCE * (times[:, None] == times[None])
     moved = np.repeat(points[None], len(drifts), 0)
     moved[:, :, axis] += drifts[:, None] * (times - end)[None]
+    moved[:, :, axis] += _fall(times, last, falls[:, None])
     lengths = lengths[:, None, None]
     near = _matern52(_distances(moved, moved) / lengths)
     covariance = near * time + noises[:, None, None] * np.eye(count) + level
@@ -273,22 +289,33 @@ def _mixture(
     covariances = covariances + 1e-6 * np.eye(len(places))
     factors = np.linalg.cholesky(covariances) * np.sqrt(scales)[:, None, None]
     noise = math.sqrt(float(weights @ (noises[kept] * scales)))
-    return _Mixture(weights, means, factors, drifts[kept], noise)
+    return _Mixture(weights, means, factors, drifts[kept], falls[kept], noise)
 
 
-def _components() -> tuple[np.ndarray, ...]:
-    """Log prior weights, drifts, lengths and noises of the models."""
-    grid = np.meshgrid(DRIFTS, LENGTHS, NOISES, indexing="ij")
-    drifts, lengths, noises = (axis.ravel() for axis in grid)
+def _fall(times: float | np.ndarray, last: float, falls: np.ndarray) -> np.ndarray:
+    """By how much a warm-up has still to lower the best rate, as a logarithm, at most
+    0: that falls as one over the horizon until the log horizon `falls`."""
+    change: np.ndarray = np.minimum(times - falls, 0) - np.minimum(last - falls, 0)
+    return change
+
+
+def _components(warmup: float) -> tuple[np.ndarray, ...]:
+    """Log prior weights, drifts, lengths, noises and falls of the models."""
+    until = [math.log(times * warmup) for times in FALLS] if warmup else [-math.inf]
+    grid = np.meshgrid(DRIFTS, LENGTHS, NOISES, until, indexing="ij")
+    drifts, lengths, noises, falls = (axis.ravel() for axis in grid)
     ordinary, warming = (
         math.log(weight / deviation) - 0.5 * ((drifts - mean) / deviation) ** 2
         for weight, mean, deviation in DRIFT_PRIOR
     )
-    log_prior = np.logaddexp(ordinary, warming) - 0.5 * (
+    # What is known to warm up falls by `falls`.
+    log_prior = ordinary if warmup else np.logaddexp(ordinary, warming)
+    log_prior = log_prior - 0.5 * (
         (np.log(lengths / LENGTH_PRIOR[0]) / LENGTH_PRIOR[1]) ** 2
         + (np.log(noises / NOISE_PRIOR[0]) / NOISE_PRIOR[1]) ** 2
     )
-    return log_prior - np.logaddexp.reduce(log_prior), drifts, lengths, noises
+    log_prior -= np.logaddexp.reduce(log_prior)
+    return log_prior, drifts, lengths, noises, falls
 
 
 def _evidence(

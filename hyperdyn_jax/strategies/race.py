@@ -324,7 +324,7 @@ class Race(RacePlan):
         )
         leader = np.argmax(np.where(np.isfinite(scores), scores, -np.inf))
         # While a rate rises, those that are too large lead.
-        risen = state.done >= self.risen
+        risen = state.done >= drift.FALLS[-1] * self.warmup_steps
         base_leads = bool(self.is_base(points)[leader]) and risen
         belief = self._believe(state, base_leads)
         rounds = int(state.rounds)
@@ -365,6 +365,7 @@ class Race(RacePlan):
             axis=self.rate_axis,
             spans=self.spans,
             end=math.log(length),
+            warmup=self.warmup_steps,
             base=base,
             base_leads=base_leads,
             seed=int(state.key.ravel()[-1]),

@@ -19,7 +19,6 @@ from hyperdyn_jax.tuner.interface import Strategy
 from hyperdyn_jax.tuner.search_space import LogUniform, SearchSpace
 
 COOLDOWN = 0.2  # of the path
-RISE = 3.0  # times the steps of a warm-up, until which it makes large rates look better
 SAME = 1e-4  # settings that are nearer to each other than this are one
 OTHER_SPAN = 4.0  # of an axis that is not logarithmic, in factors of e of the rate
 
@@ -172,23 +171,16 @@ class RacePlan(Strategy):
         return float(shares[peak]) if rises else 0.0
 
     @property
-    def risen(self) -> float:
-        """Steps from which on a warm-up, the base's or the optimizer's, hides nothing
-        of what a rate is worth."""
-        return RISE * max(self.warmup, self.base_warmup * self.budget)
+    def warmup_steps(self) -> float:
+        """Of the base or of the optimizer, 0 without one."""
+        return max(self.warmup, self.base_warmup * self.budget)
 
     def _effect(self, share: float) -> float:
         """Logarithm of the rate in effect up to a share of the path, the root mean
-        square of the base's shape, over that of a constant with a cooldown.
-
-        Until a warm-up has `risen` the best rate falls as one over the horizon:
-        measured on a transformer, a perceptron and a GRU with warm-ups of 40 and 80
-        steps, seed 0, where `RISE` was 3, 1.3 and 2.
-        """
-        steps = share * (self.budget - self.allowance)
-        warm = math.log(min(1.0, steps / self.risen)) if self.risen else 0.0
+        square of the base's shape without its warm-up, over that of a constant with a
+        cooldown."""
         if self.base is None or self.is_flat:
-            return warm
+            return 0.0
         shares = share * (np.arange(64) + 0.5) / 64
         full = float(self.anchor[self.rate])
         played = [
@@ -196,8 +188,7 @@ class RacePlan(Strategy):
             for x in shares
         ]
         usual = [full * wsd(x) for x in shares]
-        shape = np.mean(np.square(played)) / np.mean(np.square(usual))
-        return warm + 0.5 * math.log(shape)
+        return 0.5 * math.log(np.mean(np.square(played)) / np.mean(np.square(usual)))
 
     def gaps(self, points: np.ndarray, point: np.ndarray) -> np.ndarray:
         """Distances of points f[n, d] to one, in factors of e: f64[n]."""
