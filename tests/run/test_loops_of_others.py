@@ -14,6 +14,8 @@ KINDS = ("mlp", "vae", "transformer", "resnet", "accumulated", "rnn", "sharded",
 HEAVY = ("vae", "transformer", "resnet", "rnn")  # to compile
 LOSSES = ("vae", "pinn")
 CHANGED = 10  # lines at most
+# Their ranges are narrow, which is told.
+pytestmark = pytest.mark.filterwarnings("ignore:.*widen the range at its")
 
 
 def marked(kinds):
