@@ -140,6 +140,25 @@ def test_diverged_rows_are_bad_and_no_worse_than_bad():
     assert gains[0] == 0
 
 
+@pytest.mark.parametrize("times", [1.5, 4.0])
+def test_how_long_a_known_warm_up_lowers_the_best_rate_is_inferred(times):
+    """It falls as one over the horizon until so many times the warm-up."""
+    warmup, best = 80.0, 2.0
+
+    def score(x, log_horizon):
+        later = np.maximum(np.log(times * warmup) - log_horizon, 0)
+        return -((x - best - later) ** 2)
+
+    belief = believe(*rows(score, (9, 18, 36, 54)), warmup=warmup)
+    assert belief.best[0] == pytest.approx(best, abs=0.8)
+    if times == 4:
+        assert np.exp(belief.falls).mean() > 2.5 * warmup
+    # And where it is at another horizon.
+    there = np.log(36)
+    optima = belief.optima(there)[:, 0].mean()
+    assert optima == pytest.approx(best + np.log(times * warmup) - there, abs=0.8)
+
+
 def test_the_noise_is_in_the_unit_of_the_scores():
     rng = np.random.default_rng(1)
     points, times, scores = rows(lambda x, _: -((x - 4) ** 2))

@@ -499,7 +499,7 @@ def test_a_warm_up_in_the_base_is_seen_through(times):
         return times * best * min(1.0, (25 * epoch + 1) / steps)
 
     tuner = Race(RATE, 40, 25, base=Schedule({"learning_rate": ramp}))
-    assert tuner.risen == pytest.approx(3 * steps, rel=0.03)
+    assert tuner.warmup_steps == pytest.approx(steps, rel=0.03)
     rate = chosen_rate(tuner, during_a_warmup(best, steps))
     assert best / 2.5 < rate < 2.5 * best
 
@@ -511,17 +511,6 @@ def test_a_warm_up_that_a_race_is_told_of_is_seen_through(times):
     score = during_a_warmup(best, steps)
     rate = chosen_rate(race(rate=base, warmup=steps), score)
     assert best / 2.5 < rate < 2.5 * best
-
-
-def test_rates_are_compared_by_what_a_warm_up_makes_of_them():
-    """A third of the horizon over the warm-up, until that is one."""
-    point, told, plain = np.array([0.5]), race(warmup=80), race()
-    for horizon, effect in [(9, 9 / 240), (54, 54 / 240), (240, 1), (600, 1)]:
-        share = horizon / (told.budget - told.allowance)
-        moved = told.moved(point, share) - plain.moved(point, share)
-        assert moved == pytest.approx(np.log(effect), abs=1e-6)
-        back = told.moved_back(told.moved(point, share), share)
-        assert back == pytest.approx(point)
 
 
 def test_a_base_that_leads_while_rates_rise_does_not_end_the_race():
