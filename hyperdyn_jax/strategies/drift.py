@@ -52,7 +52,8 @@ SHUFFLES = 2000  # of it
 SURE = 0.9  # probability that the best place is ahead, to leave a base that leads
 # Times the steps of a known warm-up until which the best rate falls as one over the
 # horizon: on learning curves about 1 (perceptron), 1.5 (GRU) and 3 (transformer).
-FALLS = (1.5, 3.0, 4.0)
+# What is too large costs more than what is too small, so long ones weigh more.
+FALLS = (1.5, 3.0, 4.0, 4.0, 4.0)
 WARMING = 0.6  # drift of what is still warming up
 GRID, CLOUD = 64, 192  # places that are compared, on one axis and on several
 
