@@ -49,7 +49,7 @@ COMPONENTS = 24  # of the mixture, at most
 LEVEL = 0.05  # of the test that scores depend on the rate, at each look
 LENIENT = 0.2  # the same where there is no base to lose
 SHUFFLES = 2000  # of it
-SURE = 0.9  # probability that the best place is ahead, to leave a base that leads
+SURE = 0.9  # probability of a better place, to leave a base that leads or warms up
 # Times the steps of a known warm-up until which the best rate falls as one over the
 # horizon: on learning curves about 1 (perceptron), 1.5 (GRU) and 3 (transformer).
 # What is too large costs more than what is too small, so long ones weigh more.
@@ -146,7 +146,9 @@ def believe(
         ahead = float(np.mean(values[:, best] > values[:, -1]))
         # That the base leads means little where something is still warming up.
         falls = mixture.weights @ mixture.drifts > WARMING
-        sure = SURE if base_leads and not falls else 0.5
+        # And while rates are known to rise, much that looks better ends worse.
+        rising = bool(warmup) and times.max() < math.log(FALLS[-1] * warmup)
+        sure = SURE if rising or (base_leads and not falls) else 0.5
         leaves = apart and gain > mixture.noise and ahead > sure
     return Belief(
         differ=bool(np.ptp(gains) > 0),
