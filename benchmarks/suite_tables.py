@@ -29,7 +29,7 @@ WORKLOADS = {
     "multisteps": "MLP on CIFAR-10, `MultiSteps(8)`",
     "plateau": "GRU, a bit to remember",
     "transformer": "transformer on code, Adam",
-    "transformer_warmup": "the same with a warm-up",
+    "transformer_warmup": "the same, a hidden warm-up",
     "vit": "vision transformer, AdamW",
 }
 WARM, TOLD = "transformer_warmup", "told"
@@ -47,9 +47,11 @@ COLUMNS = {
 # The race ends at averaged weights, which a plain constant may do as well.
 AVERAGED = {("best", "averaged"): "the same, averaged"}
 WARMED = {
-    (f"{base}:warmed_cosine", other): f"{words}: {name}"
-    for other, words in (("own", "own run"), ("ratio", "sweep"))
-    for base, name in (("best", "best rate"), ("0.1x", "a tenth"), ("10x", "ten times"))
+    ("best:warmed_cosine", "own"): "own run: best rate",
+    ("0.1x:warmed_cosine", "own"): "own run: a tenth",
+    ("best:warmed_cosine", "ratio"): "sweep: best rate",
+    ("0.1x:warmed_cosine", "ratio"): "sweep: a tenth",
+    ("10x:warmed_cosine", "ratio"): "sweep: ten times",
 }
 
 
