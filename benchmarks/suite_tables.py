@@ -162,9 +162,10 @@ def every() -> str:
     left = {p: x for p, x in found.items() if _is_left(x["best"])}
     lost = max(_column(left, ("best", "own")), default=1.0)
     note = (
-        f"{_seeds(found)}; 1,000 steps with every trial counted. Cells are means over "
-        f"seeds, of one run each. The last three rows leave out what was told of its "
-        f"warm-up. The race left a right constant in {len(left)} of {len(found)} runs; "
+        f"{_seeds(found)}; 1,000 steps with every trial counted. Cells are geometric "
+        f"means over seeds, of one run each; the bold one is over all runs. The last "
+        f"three rows leave out what was told of its warm-up. The race left a right "
+        f"constant in {len(left)} of {len(found)} runs; "
         f"the worst of these ended {percent(lost)} against it. Raw rows in "
         f"`benchmarks/results/suite/race.jsonl`, made by "
         f"`python -m benchmarks.suite.race`."

@@ -122,12 +122,12 @@ def tune(
     Args:
       train: `train(state, hparams, steps)` returns the state after these steps, under
         hyperparameters f32[] by name. `steps` is a range of step numbers, counted over
-        the whole run; take batches and random keys from the numbers, so that branches
-        which are compared see the same, and each stretch something new: a key in the
-        state is the same again where a run goes back. Take `step % len(batches)`, as
-        numbers go past the end of the data. An epoch may come in several ranges. It
-        must leave the state that it is given as it was, as other branches start from
-        it: no donation, no change in place.
+        the whole run; take batches and random keys from the numbers, so that trials
+        which are compared see the same, and each stretch something new. Where a run
+        goes back, numbers come again. Take `step % len(batches)`, as numbers go past
+        the end of the data. An epoch may come in several ranges. It must leave the
+        state that it is given as it was, as other trials start from it: no donation,
+        no change in place.
       evaluate: `evaluate(state)` returns the score on data held out of training: more
         is better, or less with `minimize`. For a search space it is any number, of any
         sign and unit. For strategies whose `metric` is 'loss' it is minus a loss, for
@@ -145,10 +145,10 @@ def tune(
         epoch, and a race in stretches of its own.
       key: a PRNG key (`jax.random.key(seed)`) for the tuner.
       base: with a search space, your own setting or schedule, which stays unless a
-        significance test says that another is better; of a schedule the shape stays
-        and is scaled. It is a number where the space has one
-        axis; numbers by name, or Optax schedules, which count steps; or a `Schedule`,
-        which counts epochs.
+        significance test finds that rates differ, and the model expects another to end
+        better; of a schedule the shape stays and is scaled. It is a number where the
+        space has one axis; numbers by name, or Optax schedules, which count steps; or
+        a `Schedule`, which counts epochs.
       warmup: with a search space, the steps over which your optimizer itself raises the
         rate: for so long larger rates look better than they are. A warm-up in `base` is
         seen. None is 0, with a warning where an Optax schedule is in the state.
