@@ -88,6 +88,10 @@ def play(strategy, folder, finite=True, **more):
     return loop, lambda: tune(loop.train, loop.evaluate, start, tuner, **size, **more)
 
 
+SHORT_RACE = pytest.mark.filterwarnings("ignore:30 steps are too few for a race")
+
+
+@SHORT_RACE
 @every_strategy
 def test_a_strategy_counts_the_steps_that_were_trained(strategy, tmp_path):
     loop, run = play(strategy, tmp_path)
@@ -103,6 +107,7 @@ def test_a_strategy_counts_the_steps_that_were_trained(strategy, tmp_path):
     assert extra == loop.steps - last["step"]
 
 
+@SHORT_RACE
 @every_strategy
 def test_where_everything_diverges_a_strategy_gives_up(strategy, tmp_path):
     """After four attempts, each of which is counted, and with finite settings."""
