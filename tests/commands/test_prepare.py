@@ -41,7 +41,7 @@ def refused(capsys, *words):
         (["mnist", "--data_dir=x"], "invalid choice: 'mnist'"),
         (["cifar10", "--data_dir=x", "--fast"], "unrecognized arguments: --fast"),
         (
-            ["cifar10", "--data_dri=x"],
+            ["cifar10", "--data_dir=x", "--data_dri=x"],
             "--data_dri=x; did you mean --data_dir?",
         ),
     ],
