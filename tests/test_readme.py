@@ -84,13 +84,20 @@ def test_numbers_in_the_text_are_those_of_the_records():
     hidden, *sweep = worst.split("|")[4:-1]
     worst_cosine = visible.split("|")[4]
     hidden = f"{float(hidden.strip(' +%')):.0f}%"
+    # But for the bit to remember, which one run does not learn; the texts say so.
+    bases = readme.suite_tables.race(wanted=readme.suite_tables.WARMED).items()
+    owns = [
+        x["best:warmed_cosine"]["own"] for (name, _), x in bases if name != "plateau"
+    ]
+    warmed, runs = f"{100 * (max(owns) - 1):.1f}%", len(bases)
+    assert f"one run of {runs} failed" in (ROOT / "README.md").read_text()
     worst_of_all = f"{max(float(x.strip(' +%')) for x in sweep):.0f}%"
     sweeps = [right, tenth, ten, nothing, worst_of_all]
     quoted = {
-        "README.md": [*losses, worst_cosine, hidden],
+        "README.md": [*losses, worst_cosine, warmed, hidden],
         "docs/index.md": [*losses, right, nothing],
         "docs/results.md": [worst_cosine, worst_of_all],
-        "docs/limits.md": [cosine, worst_cosine, hidden, *sweeps],
+        "docs/limits.md": [cosine, worst_cosine, warmed, hidden, *sweeps],
     }
     for document, numbers in quoted.items():
         text = (ROOT / document).read_text(encoding="utf-8")

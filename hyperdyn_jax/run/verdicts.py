@@ -132,7 +132,8 @@ def _why_it_stays(row: Row, p_value: float | None) -> str:
         return ""
     if p_value > LEVEL:
         return f": rates do not differ by more than noise (p = {p_value:.2g})"
-    return f": rates differ (p = {p_value:.2g}), but no other is expected to end better"
+    why = "no other is expected to end clearly better"
+    return f": rates differ (p = {p_value:.2g}), but {why}"
 
 
 def _is_population(row: Row) -> bool:

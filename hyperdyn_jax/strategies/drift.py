@@ -69,6 +69,7 @@ class Belief(NamedTuple):
     leaves_base: it is better than the base by more than noise.
     warming: probability that the best rate drifts as fast as where something is still
       warming up.
+    rising: a known warm-up still makes rates that are too large look better.
     places: f64[s, d], where samples of the score at the end have their best.
     drifts, falls: f64[s], the drift of each of them, and the log horizon until which a
       warm-up lowers its best rate.
@@ -84,6 +85,7 @@ class Belief(NamedTuple):
     ahead: float
     leaves_base: bool
     warming: float
+    rising: bool
     places: np.ndarray
     drifts: np.ndarray
     falls: np.ndarray
@@ -141,15 +143,15 @@ def believe(
     best = int(expected.argmax())
     leaves, ahead = False, 1.0
     warming = float(mixture.weights @ (mixture.drifts > WARMING))
+    rising = bool(warmup) and times.max() < math.log(FALLS[-1] * warmup)
     if base is not None:  # the last place
         gain = expected[best] - expected[-1]
         ahead = float(np.mean(values[:, best] > values[:, -1]))
         # That the base leads means little where something is still warming up.
-        falls = mixture.weights @ mixture.drifts > WARMING
+        moving = mixture.weights @ mixture.drifts > WARMING
         # And while rates are known to rise, much that looks better ends worse.
-        rising = bool(warmup) and times.max() < math.log(FALLS[-1] * warmup)
-        sure = SURE if rising or (base_leads and not falls) else 0.5
-        leaves = apart and gain > mixture.noise and ahead > sure
+        sure = SURE if rising or (base_leads and not moving) else 0.5
+        leaves = bool(apart and gain > mixture.noise and ahead > sure)
     return Belief(
         differ=bool(np.ptp(gains) > 0),
         told_apart=apart,
@@ -158,6 +160,7 @@ def believe(
         ahead=ahead,
         leaves_base=leaves,
         warming=warming,
+        rising=rising,
         places=places[values.argmax(1)],
         drifts=mixture.drifts[mixture.draws],
         falls=mixture.falls[mixture.draws],

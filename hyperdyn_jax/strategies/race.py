@@ -323,16 +323,14 @@ class Race(RacePlan):
             spent=state.spent + np.int32((count - 1) * steps), done=state.following
         )
         leader = np.argmax(np.where(np.isfinite(scores), scores, -np.inf))
-        # While a rate rises, those that are too large lead.
-        risen = state.done >= drift.FALLS[-1] * self.warmup_steps
-        base_leads = bool(self.is_base(points)[leader]) and risen
+        base_leads = bool(self.is_base(points)[leader])
         belief = self._believe(state, base_leads)
         rounds = int(state.rounds)
         alike = not belief.told_apart and np.isfinite(scores).sum() >= FEWEST
         if not rounds and alike:
             return self._longer(state, belief, scores)
         state = state._replace(rounds=np.int32(rounds + 1))
-        steady = belief.warming < MOVING
+        steady = belief.warming < MOVING and not belief.rising
         right = base_leads and steady and belief.ahead < SETTLED
         if (rounds and right) or rounds + 1 == len(HORIZONS):
             return self._choose(state, belief, scores)

@@ -398,14 +398,7 @@ def test_the_best_epoch_is_one_that_the_run_came_through(
         state[list(steps)] = hparams["learning_rate"]
         return state
 
-    calls = 0
-
-    def evaluate(state):
-        nonlocal calls
-        calls += 1
-        if calls == 4:
-            raise KeyboardInterrupt
-        return last_of(state[state > 0])
+    evaluate = interrupted(lambda state: last_of(state[state > 0]), at=4)
 
     def again():
         size = {"epochs": 3, "steps_per_epoch": 2, "key": KEY}
@@ -425,20 +418,24 @@ def last_of(state):
     return float(state[-1]) if len(state) else 0.0
 
 
+def interrupted(evaluate, at):
+    """The same function, but for a Ctrl-C at one of its calls."""
+    calls = itertools.count(1)
+
+    def stopped(state):
+        if next(calls) == at:
+            raise KeyboardInterrupt
+        return evaluate(state)
+
+    return stopped
+
+
 @pytest.fixture
 def kept(tmp_path):
     """A run that was stopped in its third epoch, and how to go on with it."""
 
     def again(stop=None, epochs=4, **options):
-        calls = 0
-
-        def evaluate(state):
-            nonlocal calls
-            calls += 1
-            if calls == stop:
-                raise KeyboardInterrupt
-            return float(state)
-
+        evaluate = interrupted(float, at=stop)
         return run(SOUND, epochs=epochs, evaluate=evaluate, workdir=tmp_path, **options)
 
     with pytest.raises(KeyboardInterrupt):
@@ -448,15 +445,7 @@ def kept(tmp_path):
 
 @pytest.mark.parametrize("name", ["a[b]", "a*?", "[é] #1"])
 def test_a_folder_with_a_name_like_a_pattern_can_be_gone_on_with(tmp_path, name):
-    calls = 0
-
-    def evaluate(state):
-        nonlocal calls
-        calls += 1
-        if calls == 4:
-            raise KeyboardInterrupt
-        return float(state)
-
+    evaluate = interrupted(float, at=4)
     options = {"epochs": 4, "evaluate": evaluate, "workdir": tmp_path / name}
     with pytest.raises(KeyboardInterrupt):
         run(SOUND, **options)

@@ -34,7 +34,7 @@ def test_the_end_of_a_race_tells_its_p_value():
     race |= {"epoch": 3, "parents": [0, 1], "p_value": 0.6}
     told = "the base stays: rates do not differ by more than noise (p = 0.6)"
     assert verdicts.reason(race) == told
-    told = "rates differ (p = 0.016), but no other is expected to end better"
+    told = "rates differ (p = 0.016), but no other is expected to end clearly better"
     assert verdicts.reason(race | {"p_value": 0.0156}) == f"the base stays: {told}"
     race |= {"kept": False, "following": {"learning_rate": 0.014}, "p_value": 0.0005}
     found = "goes on with learning_rate 0.014, expected to end best"

@@ -77,6 +77,23 @@ def test_a_base_that_leads_is_left_only_where_another_is_surely_better():
     assert believe(*falling, base=6.2, base_leads=True).leaves_base
 
 
+def test_while_rates_are_known_to_rise_a_base_is_left_only_for_what_is_surely_better():
+    """Until four times the warm-up; it need not lead."""
+
+    def during(warmup):
+        def score(x, t):
+            later = np.minimum(t - np.log(1.5 * warmup), 0)
+            return -0.3 * (x - 4 + later - 0.1 * (np.log(900) - t)) ** 2
+
+        return believe(*rows(score), base=4.8, warmup=warmup)
+
+    rising, risen = during(12.0), during(8.0)
+    assert (rising.rising, risen.rising) == (True, False)  # after 40 steps
+    for belief in (rising, risen):
+        assert 0.5 < belief.ahead < drift.SURE
+    assert (rising.leaves_base, risen.leaves_base) == (False, True)
+
+
 @pytest.mark.parametrize(("slope", "warming"), [(0.2, False), (1.0, True)])
 def test_a_fast_drift_is_taken_for_a_warm_up(slope, warming):
     best = lambda t: 3 + slope * (np.log(900) - t)  # noqa: E731

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperdyn_jax import LogComplement, LogUniform, SearchSpace, tune
-from hyperdyn_jax.strategies import Schedule
+from hyperdyn_jax.strategies import Schedule, drift
 from hyperdyn_jax.strategies.race import HORIZONS, RACE, RUN, CannotTellError, Race
 from hyperdyn_jax.strategies.race_plan import wsd
 from hyperdyn_jax.tuner import cpu_jit
@@ -519,13 +519,18 @@ def test_a_warm_up_that_a_race_is_told_of_is_seen_through(times):
     assert best / 2.5 < rate < 2.5 * best
 
 
-def test_a_base_that_leads_while_rates_rise_does_not_end_the_race():
-    score = valley(0.01)
+def test_a_base_that_leads_while_rates_rise_does_not_end_the_race(monkeypatch):
+    score, believe = valley(0.01), drift.believe
+
+    def content(*args, **settings):  # nothing better is in sight
+        return believe(*args, **settings)._replace(warming=0.0, ahead=0.1)
 
     def rounds(tuner):
         return sum(before.phase == RACE for before, *_ in Played(tuner, score).rows)
 
-    assert rounds(race(rate=0.01)) < len(HORIZONS)
+    monkeypatch.setattr(drift, "believe", content)
+    assert rounds(race(rate=0.01)) == 2
+    assert rounds(race(rate=0.01, warmup=3)) == 2  # risen by then
     assert rounds(race(rate=0.01, warmup=80)) == len(HORIZONS)
 
 
