@@ -549,6 +549,15 @@ def test_what_counts_as_a_warm_up_of_the_base(shape, share):
     assert Race(RATE, 40, 25, base=base).base_warmup == pytest.approx(share, abs=0.002)
 
 
+def test_a_warm_up_is_not_counted_twice():
+    """The model knows how long it lasts; the shape that is left is a constant's."""
+    base = Schedule({"learning_rate": lambda t: 0.01 * min(1.0, (t + 0.04) / 4)})
+    warmed, point = Race(RATE, 40, 25, base=base), np.array([0.5])
+    for share in (0.01, 0.05, 0.1, 0.5):
+        there = warmed.moved(point, share)
+        assert there == pytest.approx(race().moved(point, share), abs=0.01)
+
+
 def test_a_warm_up_has_to_be_a_number_of_steps():
     with pytest.raises(ValueError, match=r"warmup must be a whole number .*-1"):
         race(warmup=-1)
