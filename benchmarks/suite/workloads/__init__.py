@@ -7,6 +7,7 @@ from benchmarks.suite.workload import Workload
 NAMES = (
     "transformer",
     "transformer_warmup",
+    "transformer_wide",
     "multisteps",
     "gru",
     "mlp",

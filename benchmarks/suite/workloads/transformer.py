@@ -1,5 +1,6 @@
 """A two-layer transformer on the text of Python's standard library, with Adam."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,13 +21,13 @@ from benchmarks.suite.workload import (
 LENGTH, WIDTH, LAYERS, HEADS, BATCH = 32, 48, 2, 4, 16
 
 
-def init(key: jax.Array) -> Any:
+def init(key: jax.Array, width: int) -> Any:
     k = jax.random.split(key, 4)
     return {
-        "symbols": jax.random.normal(k[0], (sources.SYMBOLS, WIDTH)) * 0.02,
-        "places": jax.random.normal(k[1], (LENGTH, WIDTH)) * 0.02,
-        "blocks": attention.init_blocks(k[2], LAYERS, WIDTH),
-        "head": dense(k[3], WIDTH, sources.SYMBOLS),
+        "symbols": jax.random.normal(k[0], (sources.SYMBOLS, width)) * 0.02,
+        "places": jax.random.normal(k[1], (LENGTH, width)) * 0.02,
+        "blocks": attention.init_blocks(k[2], LAYERS, width),
+        "head": dense(k[3], width, sources.SYMBOLS),
     }
 
 
@@ -42,10 +43,11 @@ def of(
     optimizer: Callable[..., optax.GradientTransformation],
     seed: int,
     warmup: int = 0,
+    width: int = WIDTH,
 ) -> Workload:
-    data = sources.library_text(LENGTH)
+    data, begin = sources.library_text(LENGTH), functools.partial(init, width=width)
     return make(
-        name, data, init, loss, optimizer,
+        name, data, begin, loss, optimizer,
         batch=BATCH, usual=3e-3, rates=(1e-4, 0.3), seed=seed, warmup=warmup,
     )  # fmt: skip
 
