@@ -32,6 +32,15 @@ WORKLOADS = {
     "transformer_warmup": "the same, a hidden warm-up",
     "vit": "vision transformer, AdamW",
 }
+SHORT = {  # in a cell of another table
+    "autoencoder": "VAE",
+    "gru": "GRU",
+    "mlp": "MLP on CIFAR-10",
+    "multisteps": "`MultiSteps(8)`",
+    "plateau": "a bit to remember",
+    "transformer_warmup": "hidden warm-up",
+    "vit": "vision transformer",
+}
 WARM, TOLD = "transformer_warmup", "told"
 VISIBLE = "**worst run**, no hidden warm-up"
 FEW = ("autoencoder", "gru", "multisteps", "transformer", "transformer_warmup", "vit")
@@ -304,7 +313,7 @@ def _methods(names: list[str]) -> str:
             [
                 _title(name),
                 percent(mean(ratios.values())),
-                f"{percent(ratios[worst])} ({worst[0].replace('_', ' ')})",
+                f"{percent(ratios[worst])} ({SHORT.get(worst[0], worst[0])})",
                 percent(test),
                 f"{reached} of {len(each)}",
             ]

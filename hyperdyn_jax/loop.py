@@ -104,7 +104,10 @@ def check(config: Mapping[str, Any], workdir: str | Path | None) -> config_lib.S
 
 def run_to_end(setup: config_lib.Setup, directory: Directory, display: Display) -> None:
     """From w0 or the last checkpoint to the last epoch."""
-    trainer = Trainer(setup.model, setup.optimizer, setup.dataset, say=display.say)
+    trainer = Trainer(
+        setup.model, setup.optimizer, setup.dataset,
+        say=display.say, watch=display.inside,
+    )  # fmt: skip
     network = Network(setup, trainer)
     engine = Engine(setup.tuner, network, setup.backtracking)
 

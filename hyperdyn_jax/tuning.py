@@ -215,7 +215,7 @@ def tune(
     watch = misuse.Watch(strategy.metric, minimize)
 
     def told(_: Run, decided: Decided) -> None:
-        row = directory.rows["metrics"][-1] if "metrics" in decided.rows else None
+        metrics = directory.rows["metrics"] if "metrics" in decided.rows else []
         decision = directory.rows["decisions"][-1]
         step, steps = decided.run.step, engine.length(decided.run)
         for note in (*training.news(), *watch.notes(decision, ended=step >= steps)):
@@ -223,11 +223,11 @@ def tune(
         if progress:
             words = console.LOSS if loss else console.SCORE
             where = console.at_step(step, steps)
-            print(f"{where}  {console.told(decision, row, words)}")
+            print(console.folded(console.told(where, decision, metrics, words)))
         if on_decision:
             on_decision(decision)
-        if callback and row:
-            callback(decided.accepted.read_out(), row)
+        if callback and metrics:
+            callback(decided.accepted.read_out(), metrics[-1])
 
     with _directory(workdir, about, names) as directory:
         run = engine.resume(key, directory) or training.begin(key)

@@ -1,17 +1,24 @@
-"""What a person sees while a run goes on: a line an epoch, and why."""
+"""What a person sees while a run goes on: where it stands after every decision, and
+why."""
 
 import contextlib
 import itertools
 import math
+import textwrap
+import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
+import numpy as np
 from rich.console import Console
 from rich.status import Status
 
 from hyperdyn_jax.run import verdicts
 from hyperdyn_jax.run.jsonl import Row
 from hyperdyn_jax.strategies.learned_schedule import on_path
+
+WIDTH = 100  # columns that a line has at most, but for a path that is longer
+QUIET = 60.0  # seconds after which a file is told how far the training is
 
 
 class Display:
@@ -25,9 +32,11 @@ class Display:
     def __init__(self, console: Console | None = None, quiet: bool = False):
         self._console = console or Console(highlight=False, soft_wrap=True, quiet=quiet)
         self._status: Status | None = None
+        self._said = time.monotonic()
 
     def say(self, text: str) -> None:
-        self._console.print(text, markup=False)
+        self._console.print(folded(text), markup=False)
+        self._said = time.monotonic()
 
     @contextlib.contextmanager
     def working(self, what: str) -> Iterator[None]:
@@ -40,10 +49,24 @@ class Display:
             yield
         self._status = None
 
+    def inside(self, step: int, losses: np.ndarray) -> None:
+        """How far the training between two decisions is: below the lines on a terminal;
+        elsewhere a line, if there was none for a minute.
+
+        Args:
+          step: of the newest losses.
+          losses: f32[branches], the training loss of each; NaN of a diverged one.
+        """
+        text = training(step, losses)
+        if self._status is not None:
+            self._status.update(text)
+        elif time.monotonic() > self._said + QUIET:
+            self.say(text)
+
     def decision(
         self, where: str, rows: Row, metrics: Sequence[Row], images: float, left: int
     ) -> None:
-        """The line of a decision.
+        """What was decided, and where the run stands.
 
         Args:
           where: the run stands after it (`at_epoch`, `at_step`).
@@ -54,13 +77,13 @@ class Display:
         """
         decision = rows["decisions"]
         if "metrics" not in rows:
-            self.say(f"{where}  {told(decision, None)}")
+            self.say(told(where, decision, []))
             return
-        line = f"{where}  {told(decision, metrics[-1])}  {images:,.0f} img/s"
         # A race ends soon, and what is to come has no trials.
         race = verdicts.outcome(decision) == "race"
         alone = race or len(decision["trials"]) == 1
-        self.say(line + remaining(metrics, left, alone=alone))
+        speed = f"{images:,.0f} img/s{remaining(metrics, left, alone=alone)}"
+        self.say(told(where, decision, metrics, speed=speed))
         if self._status is not None:
             self._status.update(f"after {where}")
 
@@ -74,17 +97,43 @@ class Display:
         """
         last = metrics[-1]
         seconds = sum(row["seconds"] for row in metrics)
-        which = _of_epoch(metrics, backtracking)
+        which, more = _of_epoch(metrics, backtracking)
         self.say(
             f"validation {last['validation_accuracy']:.2f}%, "
             f"test {last['test_accuracy']:.2f}%{which} after "
-            f"{_clock(seconds)} (h:mm:ss)\n"
+            f"{_clock(seconds)} (h:mm:ss){more}\n"
             f"{spent(metrics)}\n"
             f"{page}"
         )
 
 
 NETWORKS, SCORE, LOSS = range(3)  # what scores are called, and their sign
+UNDER = "    "  # what belongs to the line above begins with it
+
+
+def folded(text: str) -> str:
+    """A text in lines of `WIDTH` at most; a path is not broken, however long."""
+    lines = [
+        textwrap.fill(
+            line, WIDTH, subsequent_indent=UNDER,
+            break_long_words=False, break_on_hyphens=False,
+        )
+        for line in text.splitlines()
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def training(step: int, losses: np.ndarray) -> str:
+    """How far the training between two decisions is, as `Display.inside` has it."""
+    sound = losses[np.isfinite(losses)]
+    where = f"training, step {step:,}"
+    if len(losses) > 1:
+        where = f"training {len(losses)} settings, step {step:,}"
+    if not len(sound):
+        return f"{where}: diverged"
+    if len(sound) == 1:
+        return f"{where}: loss {sound[0]:.4f}"
+    return f"{where}: losses {sound.min():.4f} to {sound.max():.4f}"
 
 
 def at_step(step: int, steps: int) -> str:
@@ -110,25 +159,38 @@ def remaining(metrics: Sequence[Row], left: int, *, alone: bool) -> str:
     return f"  ETA {_clock(left * seconds / steps)}"
 
 
-def told(decision: Row, accepted: Row | None, words: int = NETWORKS) -> str:
-    """What a decision was about, without where the run stands.
+def told(
+    where: str,
+    decision: Row,
+    metrics: Sequence[Row],
+    words: int = NETWORKS,
+    speed: str = "",
+) -> str:
+    """Where a run stands after a decision; and below it the verdict, if there was a
+    choice.
 
     Args:
+      where: `at_step` has it.
       decision: its row of decisions.jsonl.
-      accepted: its row of metrics.jsonl, None where the run stays where it was.
+      metrics: rows of metrics.jsonl, the last of which is its own; none where the run
+        stays where it was.
       words: SCORE or LOSS where the user's own function gives the one or the other.
+      speed: of the training, if it is known.
     """
-    if accepted is None:
-        return _tried(decision, words)
+    if not metrics:
+        return f"{where}  {_tried(decision, words)}"
+    accepted = metrics[-1]
     loss, accuracy = accepted["train_loss"], accepted["validation_accuracy"]
-    parts = [] if loss is None else [f"loss {loss:.4f}"]
+    parts = [where] + ([] if loss is None else [f"loss {loss:.4f}"])
     if accuracy is None:
         parts.append(_scored(-accepted["validation_loss"], True, words, ".6g"))
     else:
         parts.append(f"validation {accuracy:.2f}%")
-    parts += [verdicts.short(accepted["hyperparams"]) + _how_far(decision)]
-    parts += [why(decision, words)]
-    return "  ".join(filter(None, parts))
+    parts += [verdicts.short(_changed(metrics)) + _how_far(decision)]
+    chosen = len(decision["trials"]) > 1
+    parts += ["cooldown" if decision.get("cooldown") and not chosen else "", speed]
+    lines = ["  ".join(filter(None, parts)), *(_why(decision, words) if chosen else [])]
+    return f"\n{UNDER}".join(lines)
 
 
 def spent(metrics: Sequence[Row]) -> str:
@@ -148,7 +210,8 @@ def spent(metrics: Sequence[Row]) -> str:
     path = sum(row["seconds"] for row in metrics) - trials
     if trials <= 0 or path <= 0:
         return text
-    return f"{text}; trials added {trials / path:.0%} to the time, with compiling"
+    share = f"{trials / path:.0%}"
+    return f"{text}\n{UNDER}trials added {share} to the time, with compiling"
 
 
 def besides(metrics: Sequence[Row]) -> str:
@@ -162,19 +225,18 @@ def besides(metrics: Sequence[Row]) -> str:
     return "every trial and what was taken back" if back else "every trial"
 
 
-def _of_epoch(metrics: Sequence[Row], backtracking: bool) -> str:
-    """Which network was tested, if it is not the one that was last and best."""
+def _of_epoch(metrics: Sequence[Row], backtracking: bool) -> tuple[str, str]:
+    """Which network was tested, if it isn't the one that was last and best; and why."""
     last = metrics[-1]
     if (epoch := last.get("best_epoch", last["epoch"])) != last["epoch"]:
-        return f" (the network of epoch {epoch}, its best)"
+        return f", of the network of epoch {epoch}, the best,", ""
     if not backtracking:
-        return ""
+        return "", ""
     found = [metrics[i]["validation_accuracy"] for i in on_path(metrics)]
     if (best := max(found)) == found[-1]:
-        return ""
-    return (
-        f" (the last network: the best, {best:.2f}%, is better by no more than chance)"
-    )
+        return "", ""
+    why = f"the best epoch's validation, {best:.2f}%, is higher by no more than chance"
+    return ", of the last network,", f"\n{UNDER}{why}"
 
 
 def _tried(decision: Row, words: int) -> str:
@@ -203,6 +265,19 @@ def _scored(value: float, named: bool, words: int, form: str = ".4g") -> str:
     return f"{name} {value:{form}}" if named else f"{value:{form}}"
 
 
+def _changed(metrics: Sequence[Row]) -> Row:
+    """The setting of the last epoch, without what has been the same in every epoch;
+    all of it where nothing has changed."""
+    last = metrics[-1]["hyperparams"]
+    rows = [row["hyperparams"] for row in metrics]
+    changed = {
+        name: value
+        for name, value in last.items()
+        if any(row.get(name) != value for row in rows)
+    }
+    return changed or last
+
+
 def _how_far(decision: Row) -> str:
     """That the run need not go on at the rate of a row of a race."""
     if decision.get("leading"):
@@ -210,23 +285,20 @@ def _how_far(decision: Row) -> str:
     return " so far" if decision.get("following") else ""
 
 
-def why(decision: Row, words: int = NETWORKS) -> str:
-    """The verdict, its reason, and the challenger; where there was no trial, whether
-    the run is cooling down."""
+def _why(decision: Row, words: int) -> list[str]:
+    """The verdict on several trials with its reason; and the challenger, if any."""
     count = len(decision["trials"])
-    if count == 1:
-        return "cooldown" if decision.get("cooldown") else ""
     text = f"{verdicts.outcome(decision)}: {verdicts.reason(decision)}"
     expected = verdicts.prediction_of(decision, count - 1)
     if expected is None:
-        return text
+        return [text]
     gain = verdicts.gain_of(decision, count - 1)
     got = "diverged" if gain is None else f"got {gain:+.1f}"
     mean, stddev = expected
     tried = f"challenger {verdicts.short(decision['trials'][-1])}"
     unit = " nats" if (decision["score_before"] or 0) < 0 else " points"
     unit = unit if words == NETWORKS else ""
-    return f"{text}; {tried}: expected {mean:+.1f} ± {stddev:.1f}{unit}, {got}"
+    return [text, f"{tried}: expected {mean:+.1f} ± {stddev:.1f}{unit}, {got}"]
 
 
 def _clock(seconds: float) -> str:

@@ -41,6 +41,8 @@ class Trainer:
       parallel: whether branches are trained side by side on groups of devices, where
         that leaves none idle (`branch_parallel.groups`) and they fit into the memory.
       say: is told when branches do not fit side by side.
+      watch: is given the step and the losses of the branches there, f32[branches],
+        every `BLOCK` steps, when they are known.
       scan: whether `BLOCK` steps are one program, where the data are on the devices; by
         default everywhere but on CPUs, where a loop makes convolutions slow.
     """
@@ -54,11 +56,12 @@ class Trainer:
         *,
         parallel: bool = True,
         say: Callable[[str], Any] = lambda _: None,
+        watch: Callable[[int, np.ndarray], Any] = lambda *_: None,
         scan: bool | None = None,
     ):
         self._devices = list(devices or collectives.devices())
         self._local = len(branch_parallel.local(self._devices))
-        self._say = say
+        self._say, self._watch = say, watch
         self._most = self._local if parallel else 1  # groups of devices
         optimizer = optax.with_extra_args_support(optimizer)
         self._model, self._optimizer, self.dataset = model, optimizer, dataset
@@ -240,6 +243,8 @@ class Trainer:
             if done % BLOCK == 0:
                 known = _land(known, flying, done - BLOCK)
                 live = self._live(known, done)
+                if known.shape[1]:
+                    self._watch(progress.start + known.shape[1], known[:, -1])
         known = _land(known, flying, done)
         if not live.any():
             rest = np.full((count, steps - done), np.nan, np.float32)

@@ -109,7 +109,7 @@ def test_seconds_are_those_of_a_clock_with_every_probe_and_score(monkeypatch):
     assert [row["seconds"] for row in result.metrics] == [4 * 17, 2 * 17]
     assert [row["trial_seconds"] for row in result.metrics] == [3 * 17, 17]
     assert (
-        "12 total steps with every trial (+200%); trials added 200% to"
+        "12 total steps with every trial (+200%)\n    trials added 200% to"
         in result.summary()
     )
     assert now - 100.0 == 16 + sum(row["seconds"] for row in result.metrics)

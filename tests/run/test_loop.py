@@ -114,24 +114,27 @@ def test_lines_say_what_happened_and_why(finished):
     workdir, done = finished
     assert done.stderr == ""
     lines = done.stdout.splitlines()
-    decided = [line for line in lines if line.startswith("step")]
+    assert all(len(line) <= 100 for line in lines[:-1])
+    told = done.stdout.replace("\n    ", "  ").splitlines()
+    decided = [line for line in told if line.startswith("step")]
     assert lines[0].startswith("note: 257 validation examples hardly tell apart")
-    assert lines[1].startswith("compiling")
+    assert told[1].startswith("compiling")
     assert len(decided) == 10
     assert decided[0].startswith("step  10/100  loss ")
     assert "best of 5" in decided[0]
     assert "ETA" not in decided[0]  # it would have the compilation in it
     for line in decided[1:]:
         assert re.search(
-            r"loss \d.*validation [\d.]+%.* lr \S+ momentum \S+ .*(kept|switched): "
+            r"loss \d.*validation [\d.]+%.* lr \S+ momentum \S+  .* img/s +ETA"
+            r" .*  (kept|switched): "
             r"(random draw \S+ is (not )?below the keep probability \S+"
-            r"|the score is higher than a few epochs ago); challenger .*: "
-            r"expected \S+ ± \S+ points, got \S+  .* img/s  ETA",
+            r"|the score is higher than a few epochs ago)  challenger .*: "
+            r"expected \S+ ± \S+ points, got \S+$",
             line,
         )
-    spent = "100 accepted steps, 230 total steps with every trial (+130%); trials"
-    (told,) = (line for line in lines if line.startswith(spent))
-    assert told.endswith("% to the time, with compiling")
+    spent = "100 accepted steps, 230 total steps with every trial (+130%)"
+    assert lines[-3] == spent
+    assert re.fullmatch(r"    trials added \d+% to the time, with compiling", lines[-2])
     assert lines[-1] == str(workdir / "report.html")
 
 

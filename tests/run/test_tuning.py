@@ -702,7 +702,7 @@ def test_it_speaks_when_it_is_asked_to(capsys, averaged):
             loop.train, loop.loss, START, SPACE, base=base, progress=True, **SHORT
         )
     assert [w.filename for w in warned] == [__file__]
-    lines = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.replace("\n    ", "  ").splitlines()
     assert len(lines) == len(spoken.decisions) == len(spoken.metrics)
     assert all("  score -" in line for line in lines)
     for line, row in zip(lines, spoken.metrics, strict=True):
