@@ -29,7 +29,7 @@ def table(folder: Path) -> str:
             rows += [[name, *cells] for cells in found]
             made.append(f"{name}: `benchmarks/{file}.py`, {_origin(record)}")
     note = (
-        f"Medians of pairs in turn. A ratio is how many times as fast as the peer, and "
+        f"Medians of pairs in turn. A ratio is the speed over the peer's; in P6, and "
         f"where its target is an upper bound, the share of the peer's time. "
         f"{'; '.join(made)}."
     )
@@ -270,5 +270,5 @@ ROWS: dict[str, tuple[str, Callable[..., list[list[str]]], str]] = {
     "P8": ("accelerator", _accelerator("ResNet-50", P8), P8[0]),
     "P9": ("jpeg", _jpeg, ">= 1"),
     "P10": ("startup", _startup, "<= 2.0 s, <= 0.5"),
-    "P11": ("processes", _processes, "gradients only, 1 all-reduce"),
+    "P11": ("processes", _processes, "1 all-reduce"),
 }

@@ -20,7 +20,7 @@ validation_set = images[1280:], labels[1280:]
 rngs = nnx.Rngs(0)
 model = nnx.Sequential(nnx.Linear(64, 64, rngs=rngs), nnx.relu,
                        nnx.Linear(64, 10, rngs=rngs))  # fmt: skip
-# Modules change in place, and branches must not: the tuner sees the split-off state.
+# Modules change in place, and trials must not: the tuner sees the split-off state.
 graph, params = nnx.split(model)
 optimizer = optimizers.create_optimizer(
     "sgd", {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 1e-4}

@@ -130,15 +130,15 @@ def tune(
         no change in place.
       evaluate: `evaluate(state)` returns the score on data held out of training: more
         is better, or less with `minimize`. For a search space it is any number, of any
-        sign and unit. For strategies whose `metric` is 'loss' it is minus a loss, for
-        'accuracy' it is in percentage points. Not finite says that the state has
+        sign and unit. A strategy whose `metric` is 'accuracy' takes percentage points,
+        without `minimize`. Not finite says that the state has
         diverged, as a NaN in it does.
       state: to start from, any pytree.
       tuner: a search space: some of its settings train from the same start for more
         and more steps, within a fifth of the run, and the run goes on from the one that
         is expected to end best (`Race`). Or any strategy, such as `Hyperdyn(space)`,
         whose temperature is in the unit of the scores: where these are no percentage
-        points, give about as much as they rise and fall within its window of epochs.
+        points, give about as much as scores change in its `window` epochs.
       epochs: of `steps_per_epoch` steps. With a search space they are all of the run,
         the race included; with most other strategies trials come on top.
       steps_per_epoch: numbers of `steps` an epoch; most strategies decide once an
@@ -173,9 +173,9 @@ def tune(
       ValueError: an argument is out of range, workdir holds another run, or `train`
         or `evaluate` does what it may not.
       TooShortError: the run has too few steps for a race; a ValueError too.
-      CannotTellError: all arms of a race score alike, and there is no base; a
+      CannotTellError: all trials of a race score alike, and there is no base; a
         ValueError too.
-      DivergedError: every branch diverged, several times in a row.
+      DivergedError: every trial diverged, several times in a row.
 
     Example:
       >>> def train(w, hparams, steps):  # gradient descent on w^2 / 2

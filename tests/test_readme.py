@@ -90,7 +90,7 @@ def test_numbers_in_the_text_are_those_of_the_records():
         x["best:warmed_cosine"]["own"] for (name, _), x in bases if name != "plateau"
     ]
     warmed, runs = f"{100 * (max(owns) - 1):.1f}%", len(bases)
-    assert f"one run of {runs} failed" in (ROOT / "README.md").read_text()
+    assert f"one run of {runs} learnt nothing" in (ROOT / "README.md").read_text()
     worst_of_all = f"{max(float(x.strip(' +%')) for x in sweep):.0f}%"
     sweeps = [right, tenth, ten, nothing, worst_of_all]
     quoted = {
