@@ -85,6 +85,8 @@ def hyperparameters(runs: Sequence[Run], beliefs: Any = None) -> Chart:
             " Rounds of a race and pieces of its cooldown count as epochs here, though "
             "they are shorter."
         )
+    if any(None in run.settings for run in runs):
+        caption += " The line leaves out epochs that were taken back."
     if constant:
         values = ", ".join(f"{name} {number(x)}" for name, x in constant.items())
         caption += f" Never changed: {values}."
@@ -114,15 +116,16 @@ def uneven(run: Run) -> bool:
 def _path(runs: Sequence[Run], name: str, beliefs: Any) -> Panel:
     kind = min({run.kind(name) for run in runs} - {"uniform"}, default="uniform")
     trials = [t for run in runs for row in run.decisions for t in row["trials"]]
-    paths = [[setting.get(name) for setting in run.settings] for run in runs]
+    paths = [[x.get(name) if x else None for x in run.settings] for run in runs]
     values = [*(trial.get(name) for trial in trials), *(x for p in paths for x in p)]
     up, last = extent(values, kind), max(run.metrics[-1]["epoch"] for run in runs)
     shades = _shades(runs, beliefs, name, kind)
     if shades is not None:
         up = beliefs.space[name].low, beliefs.space[name].high
+    known = [[x for x in path if x is not None] for path in paths]
     text = " and ".join(
         f"{run.label} from {number(path[0])} to {number(path[-1])}"
-        for run, path in zip(runs, paths, strict=True)
+        for run, path in zip(runs, known, strict=True)
     )
     title, ends = f"{name} over accepted epochs: {text}", (-0.5, last + 0.5)
     panel = Panel(title, "accepted epoch", name, ends, up, "whole", kind)

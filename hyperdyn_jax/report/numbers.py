@@ -67,13 +67,21 @@ class Run:
         return on_path(self.metrics)
 
     @cached_property
-    def settings(self) -> list[Row]:
+    def settings(self) -> list[Row | None]:
         """The setting of the accepted path, as in schedule.json, up to the step of each
-        row of the metrics."""
+        row of the metrics; None of a row that was taken back."""
         path = path_of(self.metrics)
         ends = [step for step, _ in path]
         places = (bisect_left(ends, row["step"]) for row in self.metrics)
-        return [path[min(place, len(path) - 1)][1] for place in places]
+        found = [path[min(place, len(path) - 1)][1] for place in places]
+        pairs = enumerate(zip(self.metrics, found, strict=True))
+        return [None if self._undone(i, row) else x for i, (row, x) in pairs]
+
+    def _undone(self, index: int, metrics: Row) -> bool:
+        """Whether the run went back behind a row of the metrics later on."""
+        later = (row for row in self.decisions if row["epoch"] > index)
+        back = (step for row in later if (step := went_back_to(row)) is not None)
+        return any(metrics["step"] > step for step in back)
 
     def taken(self, row: Row) -> int:
         """The trial of a decision that the run came through; -1 for none. In a race it

@@ -63,7 +63,7 @@ def role(row: Row, index: int) -> str:
     if _is_population(row):
         return "member"
     if row.get("parents"):
-        return "base" if row.get("base") == index else "arm"
+        return "base" if row.get("base") == index else "trial"
     if has_incumbent(row):
         return "challenger" if index else "incumbent"
     return "random"

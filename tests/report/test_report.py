@@ -439,6 +439,15 @@ def test_what_was_taken_back_is_not_on_the_accepted_path(tmp_path):
     path = [[10, 40], [20, 41], [30, 45], [40, 46]]
     assert left.lines[0].get_xydata().tolist() == path
     assert len(right.lines[0].get_xydata()) == 6
+    assert [x and x["learning_rate"] for x in run.settings] == [
+        *(row["hyperparams"]["learning_rate"] for row in run.metrics[:2]),
+        None, None,
+        *(row["hyperparams"]["learning_rate"] for row in run.metrics[4:]),
+    ]  # fmt: skip
+    assert (
+        "leaves out epochs that were taken back"
+        in charts.hyperparameters([run]).caption
+    )
     band = compare.band([run], "step")
     assert np.interp([20, 30], band.steps, band.mean) == pytest.approx(
         [41, 45], abs=0.1
@@ -476,7 +485,11 @@ def test_a_leader_that_was_left_is_not_on_the_path(tmp_path):
     run = make_run(tmp_path / "run", metrics, rows, strategy="race")
     page, run = Page(report.write_report([run])), report.load_run(run)
     first, last = page.decisions()
-    tried = ["arm: learning_rate 0.02", "✓ base: learning_rate 0.1", "arm: learning_r"]
+    tried = [
+        "trial: learning_rate 0.02",
+        "✓ base: learning_rate 0.1",
+        "trial: learning",
+    ]
     assert all(map(str.startswith, (x for x, _ in first[2]), tried))
     stays = "the base stays: rates do not differ by more than noise (p = 0.3)"
     assert last[1] == f"Race: {stays}"
