@@ -31,7 +31,7 @@ from hyperdyn_jax.run.arguments import BAD_INPUT, Parser
 from hyperdyn_jax.system import errors, files, platforms, process
 
 PACKAGE = "hyperdyn_jax"
-SHOWN = ("jax", "flax", "optax", "tinygp", "orbax-checkpoint", "numpy")
+SHOWN = ("flax", "optax", "tinygp", "orbax-checkpoint", "numpy")
 WRITTEN = 32_000_000  # bytes, to time the disk
 ROOM = 1_000_000_000  # bytes that a disk should have left
 
@@ -94,7 +94,7 @@ def _extra(extra: str, needed: Sequence[Requirement]) -> Finding:
     lack = [line for each in _of(extra, needed) if (line := lacking(each))]
     if not lack:
         return Finding("extra", f"{extra}: there")
-    advice = f'pip install -e ".[{extra}]" where it is needed'
+    advice = f'pip install -e ".[{extra}]" if needed'
     return Finding("extra", f"{extra}: {lack[0]}; {advice}", missing=True)
 
 

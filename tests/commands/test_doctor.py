@@ -66,7 +66,7 @@ def test_what_is_not_installed_is_missing_and_not_broken(monkeypatch, capsys, tm
     monkeypatch.setattr(doctor, "lacking", lacking)
     assert doctor.main([f"--workdir={tmp_path}", f"--data_dir={tmp_path}"]) == 0
     out, errors = capsys.readouterr()
-    advice = 'pip install -e ".[wandb]" where it is needed'
+    advice = 'pip install -e ".[wandb]" if needed'
     assert f"missing  extra     wandb: wandb is not installed; {advice}\n" in out
     assert f"missing  data      no cifar10 in {tmp_path}; python -m" in out
     assert errors == ""
