@@ -31,7 +31,7 @@ from hyperdyn_jax.run.arguments import BAD_INPUT, Parser
 from hyperdyn_jax.system import errors, files, platforms, process
 
 PACKAGE = "hyperdyn_jax"
-SHOWN = ("flax", "optax", "tinygp", "orbax-checkpoint", "numpy")
+SHOWN = ("flax", "optax", "tinygp")
 WRITTEN = 32_000_000  # bytes, to time the disk
 ROOM = 1_000_000_000  # bytes that a disk should have left
 

@@ -28,7 +28,7 @@ def test_a_sound_machine_is_found_so(tmp_path, capsys):
     version = ".".join(map(str, sys.version_info[:3]))
     assert told["python"][0].startswith(version)
     assert told["jax"][0].startswith(metadata.version("jax"))
-    assert f"jax {metadata.version('jax')}" in told["packages"][0]
+    assert f"flax {metadata.version('flax')}" in told["packages"][0]
     assert told["devices"][0].startswith("8 x cpu")
     assert "free, " in told["disk"][0]
     assert not (tmp_path / "runs").exists()
