@@ -607,6 +607,7 @@ def main() -> None:
     drawn = pictures() | figures() | paper_table.pictures()
     for name, content in drawn.items():
         picture = name.endswith(".png")
+        (ROOT / name).parent.mkdir(parents=True, exist_ok=True)
         (ROOT / name).write_bytes(smaller(content) if picture else content)
 
 
