@@ -43,8 +43,8 @@ from hyperdyn_jax.tuning import tune
 COLUMNS = ("peer", "workload", "seed", "rate")
 # Of NadamW and SGD with momentum 0.9, after a warm-up of 5% along a cosine.
 CANDIDATES = {
-    "nadamw": (1e-3, 3e-3, 1e-2),
-    "sgd": (0.05, 0.15, 0.5),
+    "nadamw": (1e-3, 3e-3, 1e-2, 3e-2),
+    "sgd": (0.015, 0.05, 0.15, 0.5),
 }
 
 
