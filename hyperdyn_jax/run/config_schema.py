@@ -62,6 +62,8 @@ REMOVED: dict[tuple[str, ...], tuple[Any, ...]] = {
     ("hyperdyn", "starts"): (4,),
     ("hyperdyn", "ascent_steps"): (20,),
 }
+# Settings that earlier versions did not have, with the values that say what they did.
+ADDED: dict[tuple[str, str], Any] = {("race", "warmup"): 0}
 
 
 def current(config: Config, finished: bool = False) -> dict[str, Any]:
@@ -81,6 +83,9 @@ def current(config: Config, finished: bool = False) -> dict[str, Any]:
         there = isinstance(place, dict) and name in place
         if there and (place[name] in usual or (finished and name != "decay_all")):
             del place[name]
+    for (part, name), usual in ADDED.items():
+        if isinstance(new.get(part), dict):
+            new[part].setdefault(name, usual)
     explored = new.get("strategy") == "explore"  # of earlier versions
     explore = {} if explored and not finished else new.pop("explore", {})
     if finished and explored:

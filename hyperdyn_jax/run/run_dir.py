@@ -12,7 +12,7 @@ from hyperdyn_jax.run import jsonl, trackers
 from hyperdyn_jax.run import rows as row_lib
 from hyperdyn_jax.run.checkpoints import Checkpoints
 from hyperdyn_jax.run.config_errors import ConfigError
-from hyperdyn_jax.run.config_schema import differences, with_folders
+from hyperdyn_jax.run.config_schema import current, differences, with_folders
 from hyperdyn_jax.run.jsonl import Row, dump, dump_config, replace_bytes
 from hyperdyn_jax.run.rows import LOGS
 from hyperdyn_jax.strategies.learned_schedule import to_schedule
@@ -239,8 +239,9 @@ def problems(path: Path, config: Row, flag: str = "--workdir") -> list[str]:
 
 
 def _comparable(config: Row) -> Row:
-    """A config as it is compared: without what may change, and each folder written in
-    one way."""
+    """A config as it is compared: in the settings of this version, without what may
+    change, and each folder written in one way."""
+    config = current(config)
     config = {name: x for name, x in config.items() if name not in MAY_CHANGE}
     return with_folders(config, files.absolute)
 

@@ -361,6 +361,16 @@ def test_the_config_itself_has_no_problem():
     assert set(setup.tuner.space) == {"learning_rate", "momentum"}
 
 
+def test_a_run_of_a_version_without_a_setting_goes_on(tmp_path):
+    """As long as the setting says what that version did."""
+    earlier = settings()
+    assert earlier["race"].pop("warmup") == 0
+    (tmp_path / "config.json").write_text(run_dir.dump(earlier))
+    assert run_dir.problems(tmp_path, settings()) == []
+    (line,) = run_dir.problems(tmp_path, settings(race__warmup=5))
+    assert "config.race.warmup is 5 here, 0 there" in line
+
+
 def test_a_directory_of_another_config_is_left_alone(tmp_path):
     (tmp_path / "config.json").write_text(run_dir.dump(settings()))
     (tmp_path / "metrics.jsonl").write_text("{}\n")
