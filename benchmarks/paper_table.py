@@ -150,7 +150,9 @@ def _tends_to_zero(group: list[Run]) -> str:
         _mean_rate(group, x) for x in (slice(quarter), slice(-quarter, None))
     )
     verdict = "holds" if last < TO_ZERO * first else "does not hold"
-    return f"{verdict}: {first:.2g} in the first quarter, {last:.2g} in the last"
+    text = f"{verdict}: {first:.2g} in the first quarter, {last:.2g} in the last"
+    low = group[0].config["search_space"]["learning_rate"]["low"]
+    return f"{text}, the low end of the range" if last < 1.01 * low else text
 
 
 def _grows(small: list[Run], large: list[Run]) -> str:

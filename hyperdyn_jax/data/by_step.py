@@ -21,7 +21,8 @@ class ByStep(Generic[Batch]):
         generator. It has to return the same batches whenever it is given the same
         epoch: seed its shuffle with the epoch. An epoch may have any number of batches.
       keep: how many of the batches that were read last are kept. As many as the steps
-        of an epoch of `tune` are enough for no batch to be read twice.
+        of an epoch of `tune`, or 2% of all its steps if that is more, are as a rule
+        enough for no batch to be read twice.
 
     Raises:
       ValueError: `make` is no function, or keep is less than 1.
