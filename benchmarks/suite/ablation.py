@@ -82,7 +82,7 @@ def main() -> None:
     whole = {
         (row["workload"], row["seed"], row["kind"]): row
         for row in rows.read(options.whole)
-        if row["version"] == real.VERSION and "went_back" in row
+        if row.get("version") == real.VERSION and "went_back" in row
     }
     for path in options.tables:
         curves = load(path)
