@@ -28,6 +28,7 @@ WORKLOADS = {
     "mlp": "MLP on CIFAR-10, SGD",
     "multisteps": "MLP on CIFAR-10, `MultiSteps(8)`",
     "plateau": "GRU, a bit to remember",
+    "resnet": "ResNet-8 on CIFAR-10, BatchNorm, SGD",
     "transformer": "transformer on code, Adam",
     "transformer_warmup": "the same, a hidden warm-up",
     "vit": "vision transformer, AdamW",
