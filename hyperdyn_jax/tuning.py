@@ -115,7 +115,8 @@ def tune(
     tuner. An optimizer that averages by itself is not needed.
 
     The result is the average or the end of the path, whichever scores better, of the
-    last accepted epoch or, with the strategy's `backtracking`, of the best one. How
+    last accepted epoch or, with the strategy's `backtracking`, the best epoch as it was
+    scored. How
     much of a difference is chance is not known of scores alone: any better one counts,
     and the score of the best of many epochs is a little too good.
 

@@ -248,6 +248,7 @@ CASES = [
     Case("an axis to tune that there is not", digits("race.tune=momentum,b1"), ("config.race.tune must be one or more of learning_rate, momentum, got 'b1'",)),
     Case("fewer epochs than a race takes", digits("epochs=1", "batch_size=128"), ("config.strategy: 10 steps are too few for a race, which takes 144 with max_overhead=0.2; give more epochs",)),
     Case("fewer steps than a stage takes", digits("epochs=1", "batch_size=128", "strategy=autolrs"), ("config.strategy: its shortest trials would be of 0.25 steps; more epochs,",)),
+    Case("settings in the section of a strategy that takes those of another", digits("strategy=greedy", "greedy.window=8"), ("config.greedy has no effect; give config.hyperdyn.window",)),
     Case("an unknown tracker", digits("trackers=wb"), ("config.trackers must be one or more of tensorboard, wandb, mlflow, got 'wb'",)),
     Case("an average of a negative power", digits("averaging=-1"), ("config.averaging must be None or a number >= 0, got -1.0",)),
     Case("a run to replay that is not there", JSON, ("config.replay.run: [Errno 2] No such file or directory: 'HERE/none'",), lambda here: as_json(strategy="replay", replay={"run": str(here / "none")})(here)),

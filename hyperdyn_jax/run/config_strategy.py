@@ -9,7 +9,7 @@ from hyperdyn_jax import optimizers, strategies
 from hyperdyn_jax.run import config_errors as errors
 from hyperdyn_jax.run.config_errors import ConfigError, choose
 from hyperdyn_jax.run.config_schema import Config, current, with_folders
-from hyperdyn_jax.strategies.registry import STRATEGIES, Context
+from hyperdyn_jax.strategies.registry import AS_HYPERDYN, STRATEGIES, Context
 from hyperdyn_jax.tuner import interface
 from hyperdyn_jax.tuner import search_space as space
 
@@ -96,6 +96,11 @@ def _check_sections(
     for name in (name for name in order if name in config and name != "replay"):
         if not isinstance(config[name], Mapping):
             problems.append(f"config.{name} must be a section, got {config[name]!r}")
+            del config[name]
+            continue
+        if config[name] and name in AS_HYPERDYN:
+            mend = " and ".join(f"config.hyperdyn.{x}" for x in config[name])
+            problems.append(f"config.{name} has no effect; give {mend}")
             del config[name]
             continue
         make = functools.partial(_make_section, config, name, axes)

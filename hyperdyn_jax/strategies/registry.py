@@ -137,3 +137,5 @@ STRATEGIES: dict[str, Callable[[Context], Strategy]] = {
     "autolrs": lambda c: AutoLRS(c.space, **c.section("autolrs")),
     "pb2": lambda c: PB2(c.space, **c.section("pb2")),
 }
+# Those that take the settings of hyperdyn, and have none of their own.
+AS_HYPERDYN = ("epoch_bo", "greedy", "control")
