@@ -136,7 +136,7 @@ def tune(
         diverged, as a NaN in it does.
       state: to start from, any pytree.
       tuner: a search space: some of its settings train from the same start for more
-        and more steps, within a fifth of the run, and the run goes on from the one that
+        and more steps, within a sixth of all, and the run goes on from the one that
         is expected to end best (`Race`). Or any strategy, such as `Hyperdyn(space)`,
         whose temperature is in the unit of the scores: where these are no percentage
         points, give about as much as scores change in its `window` epochs.
@@ -286,7 +286,7 @@ def _strategy(
         except TooShortError:
             raise TooShortError(
                 f"{epochs} x {steps_per_epoch} steps are too few for a race within a "
-                f"fifth of them; give more epochs or steps_per_epoch, or in place of "
+                f"sixth of them; give more epochs or steps_per_epoch, or in place of "
                 f"the space a strategy, such as Hyperdyn(space), or Race(space, "
                 f"{epochs}, {steps_per_epoch}, max_overhead=0.5)"
             ) from None

@@ -72,6 +72,34 @@ def test_every_flag_of_the_recipes_is_one_of_the_program(monkeypatch, capsys):
     assert seen == {*FILES, "launch/jobset.yaml"}
 
 
+def devices():
+    """How many each recipe for several machines has, by its file."""
+    slurm = (ROOT / "launch" / "slurm.sbatch").read_text()
+    nodes, each = (
+        int(re.search(rf"--{name}=(\d+)", slurm)[1])
+        for name in ("nodes", "gpus-per-node")
+    )
+    yield "launch/slurm.sbatch", nodes * each
+    jobset = yaml.safe_load((ROOT / "launch" / "jobset.yaml").read_text())
+    spec = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
+    (container,) = spec["template"]["spec"]["containers"]
+    chips = container["resources"]["limits"]["google.com/tpu"]
+    yield "launch/jobset.yaml", spec["parallelism"] * chips
+
+
+def test_batches_divide_over_the_devices_of_a_recipe(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    known = dict(devices())
+    for file, words in commands():
+        if any(word.startswith("--coordinator") for word in words) and file in known:
+            config = [word for word in words if word.startswith("--config")]
+            settings = cli.load_config(["train.py", *config]).to_dict()
+            for name in ("batch_size", "eval_batch_size"):
+                assert settings[name] % known[file] == 0, (file, name)
+            del known[file]
+    assert not known
+
+
 def test_a_flag_that_there_is_not_would_be_noticed(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit):
