@@ -114,9 +114,9 @@ def tune(
     measure them anew in `evaluate`, or give `Race(..., averaging=None)` as the
     tuner. An optimizer that averages by itself is not needed.
 
-    The result is the average or the end of the path, whichever scores better, of the
-    last accepted epoch or, with the strategy's `backtracking`, the best epoch as it was
-    scored. How
+    The result is the average or the end of the path of the last accepted epoch,
+    whichever scores better; with the strategy's `backtracking`, an earlier epoch as it
+    was scored, if that is better still. How
     much of a difference is chance is not known of scores alone: any better one counts,
     and the score of the best of many epochs is a little too good.
 
