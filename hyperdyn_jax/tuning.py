@@ -158,7 +158,8 @@ def tune(
       workdir: a directory to write metrics.jsonl, decisions.jsonl, schedule.json and
         the newest state to. The same call again goes on from there, and ends as it
         would have ended; `python -m hyperdyn_jax.report` makes a page of it. One
-        process at a time can have it.
+        process at a time can have it. That the functions, the data and the first
+        weights are the same is not checked.
       trackers: those of 'tensorboard', 'wandb' and 'mlflow' that every accepted epoch
         is sent to, separated by commas; they need a workdir.
       callback: `callback(state, row)` is told of every accepted epoch: the state that
