@@ -70,7 +70,10 @@ def set_hyperparams(opt_state: Any, hparams: Mapping[str, Any]) -> Any:
     for called, value in hparams.items():
         place, name, node = _find(called, found)
         _check_settable(name, node)
-        new.setdefault(place, {})[name] = _like(node.hyperparams[name], value)
+        # Of an NNX optimizer it is a variable, which is a pytree and stays one.
+        new.setdefault(place, {})[name] = jax.tree.map(
+            lambda old, value=value: _like(old, value), node.hyperparams[name]
+        )
     return _replace(opt_state, new)
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from hyperdyn_jax import optimizers
 
@@ -381,3 +382,27 @@ def test_hyperparameters_can_be_set_inside_of_a_compiled_step():
 
     update = step(optimizer.init(jnp.zeros(())), jnp.float32(0.25))
     assert float(update) == -0.25
+
+
+def test_the_state_of_an_nnx_optimizer_keeps_its_variables():
+    """They are what NNX looks for; of plain arrays a step would be traced again."""
+    model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    injected = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)
+    optimizer = nnx.Optimizer(model, injected, wrt=nnx.Param)
+    traces = []
+
+    @nnx.jit
+    def step(model, optimizer):
+        traces.append(True)
+        optimizer.update(model, nnx.grad(lambda m: m(jnp.ones(2)).sum())(model))
+
+    before = jax.tree.structure(optimizer.opt_state)
+    for rate in (0.5, 0.25):
+        weights = np.asarray(model.kernel[...])
+        optimizer.opt_state = optimizers.set_hyperparams(
+            optimizer.opt_state, {"learning_rate": rate}
+        )
+        assert jax.tree.structure(optimizer.opt_state) == before
+        step(model, optimizer)  # along gradients of 1
+        np.testing.assert_allclose(weights - model.kernel[...], rate, rtol=1e-4)
+    assert len(traces) == 1
