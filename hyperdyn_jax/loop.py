@@ -9,7 +9,7 @@ from typing import Any
 from hyperdyn_jax.distributed import collectives
 from hyperdyn_jax.run import config as config_lib
 from hyperdyn_jax.run import console, run_dir, trackers
-from hyperdyn_jax.run.console import Display
+from hyperdyn_jax.run.console import Display, folded
 from hyperdyn_jax.run.engine import Engine
 from hyperdyn_jax.run.jsonl import Row
 from hyperdyn_jax.run.network import Network, forked, smallest_gap
@@ -53,7 +53,7 @@ def train_and_evaluate(
             display.say(f"{path} is finished already; nothing to do")
         else:
             for note in notes(config, setup):
-                display.say(f"note: {note}")
+                display.say(folded(f"note: {note}"))
             run_to_end(setup, directory, display)
     if leads:
         display.summary(directory.rows["metrics"], _report(path), setup.backtracking)

@@ -17,7 +17,7 @@ from hyperdyn_jax.run import verdicts
 from hyperdyn_jax.run.jsonl import Row
 from hyperdyn_jax.strategies.learned_schedule import on_path
 
-WIDTH = 100  # columns that a line has at most, but for a path that is longer
+WIDTH = 100  # columns that a line has at most, but for those with a path in them
 QUIET = 60.0  # seconds after which a file is told how far the training is
 
 
@@ -35,7 +35,8 @@ class Display:
         self._said = time.monotonic()
 
     def say(self, text: str) -> None:
-        self._console.print(folded(text), markup=False)
+        """A line as it is: one with a path in it must not be broken."""
+        self._console.print(text, markup=False)
         self._said = time.monotonic()
 
     @contextlib.contextmanager
@@ -61,7 +62,7 @@ class Display:
         if self._status is not None:
             self._status.update(text)
         elif time.monotonic() > self._said + QUIET:
-            self.say(text)
+            self.say(folded(text))
 
     def decision(
         self, where: str, rows: Row, metrics: Sequence[Row], images: float, left: int
@@ -77,13 +78,13 @@ class Display:
         """
         decision = rows["decisions"]
         if "metrics" not in rows:
-            self.say(told(where, decision, []))
+            self.say(folded(told(where, decision, [])))
             return
         # A race ends soon, and what is to come has no trials.
         race = verdicts.outcome(decision) == "race"
         alone = race or len(decision["trials"]) == 1
         speed = f"{images:,.0f} img/s{remaining(metrics, left, alone=alone)}"
-        self.say(told(where, decision, metrics, speed=speed))
+        self.say(folded(told(where, decision, metrics, speed=speed)))
         if self._status is not None:
             self._status.update(f"after {where}")
 
@@ -98,13 +99,13 @@ class Display:
         last = metrics[-1]
         seconds = sum(row["seconds"] for row in metrics)
         which, more = _of_epoch(metrics, backtracking)
-        self.say(
+        text = (
             f"validation {last['validation_accuracy']:.2f}%, "
             f"test {last['test_accuracy']:.2f}%{which} after "
             f"{_clock(seconds)} (h:mm:ss){more}\n"
-            f"{spent(metrics)}\n"
-            f"{page}"
+            f"{spent(metrics)}"
         )
+        self.say(f"{folded(text)}\n{page}")
 
 
 NETWORKS, SCORE, LOSS = range(3)  # what scores are called, and their sign
@@ -112,7 +113,7 @@ UNDER = "    "  # what belongs to the line above begins with it
 
 
 def folded(text: str) -> str:
-    """A text in lines of `WIDTH` at most; a path is not broken, however long."""
+    """A text in lines of `WIDTH` at most, but for a word that is longer."""
     lines = [
         textwrap.fill(
             line, WIDTH, subsequent_indent=UNDER,
