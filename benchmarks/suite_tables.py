@@ -39,6 +39,7 @@ SHORT = {  # in a cell of another table
     "mlp": "MLP on CIFAR-10",
     "multisteps": "`MultiSteps(8)`",
     "plateau": "a bit to remember",
+    "resnet": "ResNet-8",
     "transformer_warmup": "hidden warm-up",
     "vit": "vision transformer",
 }
