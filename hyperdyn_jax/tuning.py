@@ -116,9 +116,9 @@ def tune(
 
     The result is the average or the end of the path of the last accepted epoch,
     whichever scores better; with the strategy's `backtracking`, an earlier epoch as it
-    was scored, if that is better still. How
-    much of a difference is chance is not known of scores alone: any better one counts,
-    and the score of the best of many epochs is a little too good.
+    was scored, if that is better still. How much of a difference is chance is not known
+    of scores alone: any better one counts, and the score of the best of many epochs is
+    a little too good.
 
     Args:
       train: `train(state, hparams, steps)` returns the state after these steps, under
@@ -132,8 +132,8 @@ def tune(
       evaluate: `evaluate(state)` returns the score on data held out of training: more
         is better, or less with `minimize`. For a search space it is any number, of any
         sign and unit. A strategy whose `metric` is 'accuracy' takes percentage points,
-        without `minimize`. Not finite says that the state has
-        diverged, as a NaN in it does.
+        without `minimize`. Not finite says that the state has diverged, as a NaN in it
+        does.
       state: to start from, any pytree.
       tuner: a search space: some of its settings train from the same start for more
         and more steps, within a sixth of all, and the run goes on from the one that

@@ -225,8 +225,8 @@ def compiler_options(platform: str) -> dict[str, str]:
 
     On CPUs it gives convolutions to YNNPACK, whose gradients of filters take 2.5 times
     as long as Eigen's, and fuses the arithmetic between them itself, which YNNPACK does
-    better: with the options a step of a ResNet-20 takes 0.75 to
-    0.93 of the time (`benchmarks/step.py`, with memory mapped anew).
+    better: with the options a step of a ResNet-20 takes 0.75 to 0.93 of the time
+    (`benchmarks/step.py`, with memory mapped anew).
     """
     asked = _YNN in os.environ.get("XLA_FLAGS", "")  # the user knows better
     if platform != "cpu" or asked:

@@ -215,11 +215,16 @@ def test_a_branch_that_spiked_once_is_not_trained_again(trainer, monkeypatch, pa
 
 
 @pytest.mark.parametrize("pauses", [(1,), (15, 16, 17), (31, 32, 40)])
-def test_a_pause_changes_nothing(trainer, pauses):
+def test_a_pause_changes_nothing(trainer, pauses, monkeypatch):
     begin = trainer.init(jax.random.key(0))
     wild = {"learning_rate": np.float32(1e30), "momentum": np.float32(0.9)}
     branches = trainer.begin([begin, begin], [wild, FAST])
+    told = []
+    monkeypatch.setattr(trainer, "_watch", lambda *x: told.append(x))
     whole = trainer.train(branches, 44, KEY)
+    # What is known on the way: blocks of losses, one behind the steps.
+    assert [step for step, _ in told] == [branches.start + training.BLOCK]
+    np.testing.assert_array_equal(told[0][1], whole.losses[:, training.BLOCK - 1])
     progress = branches
     for pause in pauses:
         asked = iter([False] * (pause - progress.steps - 1) + [True])
