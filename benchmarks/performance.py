@@ -270,5 +270,5 @@ ROWS: dict[str, tuple[str, Callable[..., list[list[str]]], str]] = {
     "P8": ("accelerator", _accelerator("ResNet-50", P8), P8[0]),
     "P9": ("jpeg", _jpeg, ">= 1"),
     "P10": ("startup", _startup, "<= 2.0 s, <= 0.5"),
-    "P11": ("processes", _processes, "1 all-reduce"),
+    "P11": ("processes", _processes, "gradients only, 1 all-reduce"),
 }

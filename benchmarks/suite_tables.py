@@ -253,6 +253,7 @@ def methods() -> dict[str, dict[Problem, Row]]:
         found[row["peer"]][row["workload"], row["seed"]] = row
     for problem, kinds in race().items():
         for kind in RACES:
+            # Where there is no hidden warm-up there is nothing to be told.
             row = kinds.get(kind) or kinds.get(kind.removesuffix(f":{TOLD}"))
             if row is not None:
                 found[f"race {kind}"][problem] = row
