@@ -37,6 +37,11 @@ from hyperdyn_jax.tuner.search_space import SearchSpace
 State = TypeVar("State")
 Base = float | Mapping[str, float | optax.Schedule] | Schedule | None
 
+OTHER_STATE = (
+    "it goes on from its own, and the one that is given now is not used; give another "
+    "workdir to train that one"
+)
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class TuneResult(Generic[State]):
@@ -106,9 +111,9 @@ def tune(
     """Trains any state while its hyperparameters are tuned.
 
     A race scores the average of the path that training takes (`optimizers.averaged`),
-    so `tune` keeps one: `train` is called for a trial in up to
-    16 pieces, each going on where the one before ended, and all floats of the states at
-    their ends are averaged, from the first step of the run on. Everything else in the
+    so `tune` keeps one for every trial: `train` is called for it in up to 16 pieces,
+    each going on where the one before ended, and all floats of the states at their ends
+    are averaged, from the first step of the run on. Everything else in the
     state is that of the end, which is also what training goes on from. BatchNorm's
     running statistics are averaged too, and are not those of the averaged weights:
     measure them anew in `evaluate`, or give `Race(..., averaging=None)` as the
@@ -137,9 +142,10 @@ def tune(
       state: to start from, any pytree.
       tuner: a search space: some of its settings train from the same start for more
         and more steps, within a sixth of all, and the run goes on from the one that
-        is expected to end best (`Race`). Or any strategy, such as `Hyperdyn(space)`,
-        whose temperature is in the unit of the scores: where these are no percentage
-        points, give about as much as scores change in its `window` epochs.
+        is expected to end best (`Race`). Up to 24 states are held at once, each with
+        its average. Or any strategy, such as `Hyperdyn(space)`, whose temperature is in
+        the unit of the scores: where these are no percentage points, give about as much
+        as scores change in its `window` epochs.
       epochs: of `steps_per_epoch` steps. With a search space they are all of the run,
         the race included; with most other strategies trials come on top.
       steps_per_epoch: numbers of `steps` an epoch; most strategies decide once an
@@ -158,8 +164,8 @@ def tune(
       workdir: a directory to write metrics.jsonl, decisions.jsonl, schedule.json and
         the newest state to. The same call again goes on from there, and ends as it
         would have ended; `python -m hyperdyn_jax.report` makes a page of it. One
-        process at a time can have it. That the functions, the data and the first
-        weights are the same is not checked.
+        process at a time can have it. There is a warning if the run there began with
+        another state. That the functions and the data are the same is not checked.
       trackers: those of 'tensorboard', 'wandb' and 'mlflow' that every accepted epoch
         is sent to, separated by commas; they need a workdir.
       callback: `callback(state, row)` is told of every accepted epoch: the state that
@@ -232,7 +238,13 @@ def tune(
             callback(decided.accepted.read_out(), metrics[-1])
 
     with _directory(workdir, about, names) as directory:
-        run = engine.resume(key, directory) or training.begin(key)
+        first = pytrees.digest_of_tree(state) if directory.keeps else None
+        run = engine.resume(key, directory)
+        if run is None:
+            run = training.begin(key)._replace(first_state=first)
+        elif run.first_state not in (None, first):
+            note = f"workdir={workdir} holds a run that began with another state"
+            warnings.warn(f"{note}; {OTHER_STATE}", stacklevel=2)
         run = engine.run_to_end(run, directory, told)
     last = run.best_epoch == run.epoch - 1
     score = run.score if last else run.best_merit

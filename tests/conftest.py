@@ -33,6 +33,13 @@ _NEEDS["libtpu"] = ["commands/test_libtpu.py"]
 _absent = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
 collect_ignore = [file for name in _absent for file in _NEEDS[name]]
 
+
+def pytest_report_header():
+    """Says which tests are left out."""
+    return [f"left out without {name}: {_NEEDS[name][0]}" for name in _absent]
+
+
+
 # Under nohup and in the background some are ignored, and so by every command of a test.
 for _name, _handler in (
     ("SIGINT", signal.default_int_handler),

@@ -19,7 +19,7 @@ import numpy as np
 from hyperdyn_jax.run.config_errors import ConfigError
 from hyperdyn_jax.system import files
 from hyperdyn_jax.system.errors import first_line
-from hyperdyn_jax.system.pytrees import Shaped
+from hyperdyn_jax.system.pytrees import Shaped, digest
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FACTS, PART = "facts.json", ".part"  # PART ends the name of an unfinished one
@@ -260,7 +260,7 @@ class Checkpoints:
         sealed = {
             "facts": facts,
             "arrays": {
-                name: _digest(array) for name, array in _by_name(arrays).items()
+                name: digest(array) for name, array in _by_name(arrays).items()
             },
             "files": _digest_files(part),
         }
@@ -300,7 +300,7 @@ class Checkpoints:
             raise ValueError(f"{FACTS} is not what was written")
         _compare(_digest_files(folder), sealed["files"])
         arrays = _by_name(self._orbax.restore(folder / "arrays"))
-        _compare({k: _digest(v) for k, v in arrays.items()}, sealed["arrays"])
+        _compare({k: digest(v) for k, v in arrays.items()}, sealed["arrays"])
         return sealed["facts"], arrays
 
     def _numbers(self) -> list[int]:
@@ -334,13 +334,6 @@ def _alike(wanted: Any, found: np.ndarray | None) -> bool:
     if isinstance(wanted, Shaped) and found is not None:
         return wanted.shape in (None, found.shape)
     return _kind(wanted) == _kind(found)
-
-
-def _digest(array: Any) -> int:
-    """CRC-32 of dtype, shape and bytes; one changed bit always changes it."""
-    array = np.asarray(array)
-    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return zlib.crc32(content.data, zlib.crc32(_kind(array).encode()))
 
 
 def _digest_json(value: Any) -> int:

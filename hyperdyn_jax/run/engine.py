@@ -96,6 +96,7 @@ class Engine:
             run = decided.run
             self.save(run, directory, decided.rows)
             told(trained, decided)
+            del trained, decided  # the states of branches that the run left go free
         if not directory.rows["metrics"]:
             raise DivergedError(
                 f"trials took all {self._budget} steps before any was accepted; "

@@ -62,6 +62,7 @@ class Run(NamedTuple):
     seconds: spent since the last accepted epoch, on trials that led nowhere.
     pending: the decision that is being trained for, if the state was saved inside one.
     skipped: a line for each record that was left out so far.
+    first_state: digest of the state that a run of `tune` with a workdir began with.
     """
 
     held: list[Any]
@@ -83,6 +84,7 @@ class Run(NamedTuple):
     seconds: float = 0.0
     pending: Pending | None = None
     skipped: Sequence[str] = ()
+    first_state: int | None = None
 
     @property
     def step(self) -> int:

@@ -27,6 +27,7 @@ from hyperdyn_jax import (
     tune,
 )
 from hyperdyn_jax import strategies as baselines
+from hyperdyn_jax.run import checkpoints
 from hyperdyn_jax.strategies.learned_schedule import to_schedule
 
 SPACE = SearchSpace(learning_rate=LogUniform(1e-4, 1.5))
@@ -402,6 +403,26 @@ def test_stopped_run_goes_on_and_ends_as_it_would_have(tmp_path, tuner, stops):
     ]
 
 
+def test_states_of_trials_that_were_dropped_are_not_held():
+    """In memory are at most the states that the trials of a decision start from and
+    those that they have reached, with their averages, and the one in hand."""
+    shape, rows, most = (1237,), [], {}
+
+    def train(w, hparams, steps):
+        here = sum(array.shape == shape for array in jax.live_arrays())
+        most[len(rows)] = max(here, most.get(len(rows), 0))
+        return w * (1 - hparams["learning_rate"] / 1000 * len(steps))
+
+    def evaluate(w):
+        return -float(w.mean())
+
+    tune(train, evaluate, jnp.ones(shape), SPACE, on_decision=rows.append, **LONG)
+    trials = [len(row["trials"]) for row in rows]
+    assert trials[0] > trials[1] > trials[-1] == 1
+    for decision, count in enumerate(trials):
+        assert most[decision] <= 2 * (count + count) + 3, (decision, trials, most)
+
+
 @pytest.fixture
 def finished(tmp_path):
     loop, strategy = Loop(), Schedule.constant(learning_rate=0.1)
@@ -437,6 +458,22 @@ def test_another_run_is_refused(finished):
         (folder / "facts.json").write_text("{}")
     with pytest.raises(ValueError, match="every checkpoint is damaged"):
         again()
+
+
+def test_another_first_state_is_told(finished):
+    """As in a loop over seeds of the weights that all have one workdir."""
+    path, again, loop = finished
+    before = again()
+    with pytest.warns(UserWarning, match="began with another state; it goes on from"):
+        result = again(state=np.nextafter(START, np.float32(9)))
+    assert result.score == before.score
+    saved = path / "checkpoints"
+    for facts in saved.glob("*/facts.json"):  # of a version that did not keep it
+        sealed = json.loads(facts.read_text())
+        del sealed["digest"], sealed["facts"]["first_state"]
+        digest = checkpoints._digest_json(sealed)
+        facts.write_text(json.dumps(sealed | {"digest": digest}))
+    assert again(state=np.nextafter(START, np.float32(9))).score == before.score
 
 
 def test_schedules_that_are_functions_are_told_apart(tmp_path):
