@@ -462,7 +462,7 @@ def test_another_run_is_refused(finished):
 
 def test_another_first_state_is_told(finished):
     """As in a loop over seeds of the weights that all have one workdir."""
-    path, again, loop = finished
+    path, again, _ = finished
     before = again()
     with pytest.warns(UserWarning, match="began with another state; it goes on from"):
         result = again(state=np.nextafter(START, np.float32(9)))
