@@ -39,7 +39,6 @@ def pytest_report_header():
     return [f"left out without {name}: {_NEEDS[name][0]}" for name in _absent]
 
 
-
 # Under nohup and in the background some are ignored, and so by every command of a test.
 for _name, _handler in (
     ("SIGINT", signal.default_int_handler),

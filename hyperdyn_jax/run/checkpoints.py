@@ -259,9 +259,7 @@ class Checkpoints:
         self._save(part / "arrays", arrays)
         sealed = {
             "facts": facts,
-            "arrays": {
-                name: digest(array) for name, array in _by_name(arrays).items()
-            },
+            "arrays": {name: digest(array) for name, array in _by_name(arrays).items()},
             "files": _digest_files(part),
         }
         text = json.dumps(sealed | {"digest": _digest_json(sealed)}, indent=1)
