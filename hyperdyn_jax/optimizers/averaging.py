@@ -46,7 +46,7 @@ def averaged(
     ) -> tuple[Any, AveragedState]:
         changes, inner = optimizer.update(grads, state.inner, params, **extra)
         count = state.count + 1
-        weight = (power + 1) / (count + power)
+        weight = (power + 1) / (count.astype(jnp.float32) + power)
         new = optax.apply_updates(params, changes)
         average = optax.incremental_update(new, state.average, weight)
         return changes, AveragedState(inner, average, count)
@@ -58,18 +58,31 @@ def eval_params(opt_state: Any, params: Any) -> Any:
     """The parameters to evaluate: of most optimizers those that are trained.
 
     Args:
-      opt_state: state of an optimizer made by `create_optimizer`.
+      opt_state: state of any Optax optimizer, also where `averaged` or Optax's
+        schedule-free is a part of it.
       params: the parameters in training.
 
     Returns:
       `params` themselves, or an average of the path.
+
+    Raises:
+      ValueError: several parts of the optimizer average.
     """
-    inner = opt_state.inner_state
-    if isinstance(inner, AveragedState):
-        return inner.average
-    if not isinstance(inner, contrib.ScheduleFreeState):
+
+    def averages(node: Any) -> bool:
+        return isinstance(node, AveragedState | contrib.ScheduleFreeState)
+
+    found = [*filter(averages, jax.tree.leaves(opt_state, is_leaf=averages))]
+    if len(found) > 1:
+        raise ValueError(
+            f"{len(found)} parts of the optimizer keep an average; call eval_params "
+            f"with the state and the parameters of each"
+        )
+    if not found:
         return params
-    return contrib.schedule_free_eval_params(inner, params)
+    if isinstance(found[0], AveragedState):
+        return found[0].average
+    return contrib.schedule_free_eval_params(found[0], params)
 
 
 def without_average(opt_state: Any, params: Any) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from optax import contrib
 
 from hyperdyn_jax import optimizers
 
@@ -176,6 +177,31 @@ def test_schedule_free_is_evaluated_at_its_average():
     for k in PARAMS:
         np.testing.assert_allclose(average[k], wanted[k], rtol=2e-5)
         assert np.abs(average[k] - params[k]).max() > 1e-3
+
+
+def test_an_average_is_found_anywhere_in_an_optimizer():
+    """Also where Optax alone made it, as in a user's own loop."""
+    free = contrib.schedule_free(optax.sgd(0.1), 0.1, b1=0.9)
+    kept = optimizers.averaged(optax.sgd(0.1), 3.0)
+    for inner, average in (free, contrib.schedule_free_eval_params), (kept, None):
+        for optimizer, find in (
+            (inner, lambda state: state),
+            (optax.chain(optax.clip(1.0), inner), lambda state: state[1]),
+            (optax.apply_if_finite(inner, 2), lambda state: state.inner_state),
+        ):
+            params, state = PARAMS, optimizer.init(PARAMS)
+            for _ in range(4):
+                updates, state = optimizer.update(GRADS, state, params)
+                params = optax.apply_updates(params, updates)
+            own = find(state)
+            wanted = average(own, params) if average else own.average
+            found = optimizers.eval_params(state, params)
+            for k in PARAMS:
+                np.testing.assert_array_equal(found[k], wanted[k])
+                assert np.abs(found[k] - params[k]).max() > 1e-3
+    parts = optax.partition({"a": free, "b": free}, {"w": "a", "b": "b"})
+    with pytest.raises(ValueError, match="2 parts of the optimizer keep an average"):
+        optimizers.eval_params(parts.init({"w": jnp.ones(2), "b": jnp.ones(1)}), None)
 
 
 @pytest.mark.parametrize("name", sorted(HPARAMS.keys() - {"schedule_free"}))

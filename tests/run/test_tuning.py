@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from hyperdyn_jax import (
     DivergedError,
@@ -27,6 +28,7 @@ from hyperdyn_jax import (
     tune,
 )
 from hyperdyn_jax import strategies as baselines
+from hyperdyn_jax.optimizers import set_hyperparams
 from hyperdyn_jax.run import checkpoints
 from hyperdyn_jax.strategies.learned_schedule import to_schedule
 
@@ -401,6 +403,46 @@ def test_stopped_run_goes_on_and_ends_as_it_would_have(tmp_path, tuner, stops):
     assert [float(rate(row["step"] - 1)) for row in metrics[last:]] == [
         row["hyperparams"]["learning_rate"] for row in metrics[last:]
     ]
+
+
+def test_a_module_and_an_optimizer_of_nnx_are_a_state(tmp_path):
+    """As docs/howto/own_loop.md has it: copied first, and saved as they are."""
+    data = jax.random.normal(jax.random.key(0), (8, 4))
+
+    def loss(model):
+        return jnp.mean((model(data) - data.sum(1, keepdims=True)) ** 2)
+
+    @nnx.jit
+    def step(model, optimizer):
+        optimizer.update(model, nnx.grad(loss)(model))
+
+    def train(state, hparams, steps):
+        model, optimizer = nnx.clone(state)
+        optimizer.opt_state = set_hyperparams(optimizer.opt_state, hparams)
+        for _ in steps:
+            step(model, optimizer)
+        return model, optimizer
+
+    def run(**more):
+        model = nnx.Linear(4, 1, rngs=nnx.Rngs(0))
+        sgd = optax.inject_hyperparams(optax.sgd)(learning_rate=0.0)
+        state = model, nnx.Optimizer(model, sgd, wrt=nnx.Param)
+        rates, size = Schedule.cosine(4, learning_rate=0.1), SIZE | {"epochs": 4}
+        return tune(train, lambda x: -loss(x[0]), state, rates, **size, **more)
+
+    def stop(_, row):
+        if row["epoch"] == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(workdir=tmp_path, callback=stop)
+    resumed, whole = run(workdir=tmp_path), run()
+    assert without_seconds(resumed.metrics) == without_seconds(whole.metrics)
+    model, optimizer = whole.state
+    assert whole.score == -loss(model) > -0.1
+    assert optimizer.step[...] == 80
+    for a, b in zip(*map(jax.tree.leaves, (resumed.state, whole.state)), strict=True):
+        assert np.array_equal(a, b)
 
 
 def test_states_of_trials_that_were_dropped_are_not_held():
