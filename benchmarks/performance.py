@@ -142,7 +142,7 @@ def _branches(rows: Sequence[dict[str, Any]], _: str) -> list[list[str]]:
             "",
             f"twice {row['peer']}",
             _ratio(row),
-            targets.get(row["layout"], "the peer"),
+            targets.get(row["layout"], "none: the other way"),
             limits.get(row["layout"], ""),
         ]
         for row in rows

@@ -7,12 +7,15 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
+from hyperdyn_jax.optimizers.iterate_average import narrow, wide
+
 
 class AveragedState(NamedTuple):
     """State of `averaged`.
 
     inner: of the optimizer.
-    average: like the parameters, the average of those after each step so far.
+    average: like the parameters, in float32 where they have less than 32 bits, the
+      average of those after each step so far.
     count: i32[], steps so far.
     """
 
@@ -33,13 +36,15 @@ def averaged(
     s^eta, so the average covers about the last 1 / (eta + 1) of the steps so far.
 
     Args:
-      optimizer: what trains; its updates stay as they are.
+      optimizer: what trains, all of it, as nothing may change its updates afterwards;
+        they stay as they are. `eval_params` gives the average.
       power: eta, at least 0; 0 is the plain mean.
     """
     optimizer = optax.with_extra_args_support(optimizer)
 
     def init(params: Any) -> AveragedState:
-        return AveragedState(optimizer.init(params), params, jnp.int32(0))
+        average = jax.tree.map(wide, params)
+        return AveragedState(optimizer.init(params), average, jnp.int32(0))
 
     def update(
         grads: Any, state: AveragedState, params: Any, **extra: Any
@@ -47,7 +52,7 @@ def averaged(
         changes, inner = optimizer.update(grads, state.inner, params, **extra)
         count = state.count + 1
         weight = (power + 1) / (count.astype(jnp.float32) + power)
-        new = optax.apply_updates(params, changes)
+        new = jax.tree.map(wide, optax.apply_updates(params, changes))
         average = optax.incremental_update(new, state.average, weight)
         return changes, AveragedState(inner, average, count)
 
@@ -59,34 +64,45 @@ def eval_params(opt_state: Any, params: Any) -> Any:
 
     Args:
       opt_state: state of any Optax optimizer, also where `averaged` or Optax's
-        schedule-free is a part of it.
+        schedule-free is a part of it, or several are, each of some parameters.
       params: the parameters in training.
 
     Returns:
-      `params` themselves, or an average of the path.
-
-    Raises:
-      ValueError: several parts of the optimizer average.
+      `params`, with the average of the path in place of all that are averaged.
     """
 
     def averages(node: Any) -> bool:
         return isinstance(node, AveragedState | contrib.ScheduleFreeState)
 
-    found = [*filter(averages, jax.tree.leaves(opt_state, is_leaf=averages))]
-    if len(found) > 1:
-        raise ValueError(
-            f"{len(found)} parts of the optimizer keep an average; call eval_params "
-            f"with the state and the parameters of each"
+    evaluated = params
+    for part in filter(averages, jax.tree.leaves(opt_state, is_leaf=averages)):
+        evaluated = jax.tree.map(
+            lambda average, leaf: leaf if _absent(average) else narrow(average, leaf),
+            _average(part, params),
+            evaluated,
+            is_leaf=_absent,
         )
-    if not found:
-        return params
-    if isinstance(found[0], AveragedState):
-        return found[0].average
-    return contrib.schedule_free_eval_params(found[0], params)
+    return evaluated
+
+
+def _absent(node: Any) -> bool:
+    """Whether it stands for parameters that another part of the optimizer has."""
+    return isinstance(node, optax.MaskedNode)
+
+
+def _average(part: Any, params: Any) -> Any:
+    """The average in a state, without the parameters that are absent there."""
+    if isinstance(part, AveragedState):
+        return part.average
+    own = jax.tree.map(
+        lambda z, leaf: z if _absent(z) else leaf, part.z, params, is_leaf=_absent
+    )
+    return contrib.schedule_free_eval_params(part, own)
 
 
 def without_average(opt_state: Any, params: Any) -> Any:
-    """The state, evaluated at the end of the path where it was at its average.
+    """The state with `params` in place of the average that `averaged` keeps, so that
+    `eval_params` gives these; the next update goes on averaging from there.
 
     Args:
       opt_state: state of an optimizer made by `create_optimizer`.
@@ -98,4 +114,5 @@ def without_average(opt_state: Any, params: Any) -> Any:
     inner = opt_state.inner_state
     if not isinstance(inner, AveragedState):
         return opt_state
-    return opt_state._replace(inner_state=inner._replace(average=params))
+    average = jax.tree.map(wide, params)
+    return opt_state._replace(inner_state=inner._replace(average=average))

@@ -47,7 +47,7 @@ def start(state: Any) -> list[Any]:
       An array for every leaf with real or complex floating point numbers, in order;
       those of less than 32 bits in float32. Python's floats stay what they are.
     """
-    return [_wide(leaf) for leaf in jax.tree.leaves(state) if _is_float(leaf)]
+    return [wide(leaf) for leaf in jax.tree.leaves(state) if _is_float(leaf)]
 
 
 def update(average: list[Any], state: Any, share: float) -> list[Any]:
@@ -76,7 +76,7 @@ def read_out(average: list[Any], state: Any) -> Any:
     """The state with the average in place of its floats, in its own dtypes."""
     floats = iter(average)
     return jax.tree.map(
-        lambda leaf: _narrow(next(floats), leaf) if _is_float(leaf) else leaf, state
+        lambda leaf: narrow(next(floats), leaf) if _is_float(leaf) else leaf, state
     )
 
 
@@ -86,12 +86,14 @@ def _is_float(leaf: Any) -> bool:
     return isinstance(leaf, float | complex)
 
 
-def _wide(leaf: Any) -> Any:
+def wide(leaf: Any) -> Any:
+    """A number or an array of floats, in float32 if it has less than 32 bits."""
     small = isinstance(leaf, ARRAYS) and leaf.dtype.itemsize < 4
     return leaf.astype(jnp.float32) if small else leaf
 
 
-def _narrow(average: Any, leaf: Any) -> Any:
+def narrow(average: Any, leaf: Any) -> Any:
+    """An average in the dtype of the leaf that it is an average of."""
     return average.astype(leaf.dtype) if isinstance(leaf, ARRAYS) else average
 
 

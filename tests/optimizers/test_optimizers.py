@@ -199,9 +199,48 @@ def test_an_average_is_found_anywhere_in_an_optimizer():
             for k in PARAMS:
                 np.testing.assert_array_equal(found[k], wanted[k])
                 assert np.abs(found[k] - params[k]).max() > 1e-3
-    parts = optax.partition({"a": free, "b": free}, {"w": "a", "b": "b"})
-    with pytest.raises(ValueError, match="2 parts of the optimizer keep an average"):
-        optimizers.eval_params(parts.init({"w": jnp.ones(2), "b": jnp.ones(1)}), None)
+
+
+def test_parts_of_an_optimizer_average_their_own_parameters():
+    """As where some layers are frozen."""
+    free = contrib.schedule_free(optax.sgd(0.1), 0.1, b1=0.9)
+    kept = optimizers.averaged(optax.sgd(0.1), 3.0)
+    start = {"a": jnp.ones(2), "b": {"c": jnp.ones(1), "d": jnp.ones(3)}, "e": 1.0}
+    parts = {"free": free, "kept": kept, "frozen": optax.set_to_zero()}
+    labels = {"a": "free", "b": "kept", "e": "frozen"}
+    optimizer = optax.partition(parts, labels)
+    whole = {name: parts[labels[name]].init(x) for name, x in start.items()}
+    params, state = start, optimizer.init(start)
+    for _ in range(4):
+        updates, state = optimizer.update(start, state, params)
+        for name, x in params.items():  # each part alone
+            part = parts[labels[name]]
+            _, whole[name] = part.update(start[name], whole[name], x)
+        params = optax.apply_updates(params, updates)
+    found = optimizers.eval_params(state, params)
+    assert found["e"] == params["e"] == 1
+    a = contrib.schedule_free_eval_params(whole["a"], params["a"])
+    np.testing.assert_allclose(found["a"], a, rtol=1e-6)
+    for name, x in found["b"].items():
+        np.testing.assert_allclose(x, whole["b"].average[name], rtol=1e-6)
+        assert np.abs(x - params["b"][name]).max() > 1e-3
+
+
+def test_the_average_of_short_floats_is_kept_in_longer_ones():
+    """The average moves by less than bfloat16 can tell; types stay what they are."""
+    optimizer = optimizers.averaged(optax.sgd(1.0), 0.0)
+    params = jnp.ones(1, jnp.bfloat16)
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    types = jax.tree.map(lambda x: x.dtype, state)
+    path = []
+    for i in range(100):
+        gradient = jnp.full(1, (-1) ** i / 128, jnp.bfloat16)
+        updates, state = update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        path.append(float(params[0]))
+    assert jax.tree.map(lambda x: x.dtype, state) == types
+    np.testing.assert_allclose(state.average, np.mean(path), rtol=1e-6)
+    assert optimizers.eval_params(state, params).dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize("name", sorted(HPARAMS.keys() - {"schedule_free"}))
