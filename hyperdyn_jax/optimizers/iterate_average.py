@@ -87,9 +87,9 @@ def _is_float(leaf: Any) -> bool:
 
 
 def wide(leaf: Any) -> Any:
-    """A number or an array of floats, in float32 if it has less than 32 bits."""
-    small = isinstance(leaf, ARRAYS) and leaf.dtype.itemsize < 4
-    return leaf.astype(jnp.float32) if small else leaf
+    """The leaf, in float32 if it holds floats of less than 32 bits."""
+    short = isinstance(leaf, ARRAYS) and _is_float(leaf) and leaf.dtype.itemsize < 4
+    return leaf.astype(jnp.float32) if short else leaf
 
 
 def narrow(average: Any, leaf: Any) -> Any:
