@@ -107,7 +107,7 @@ def test_numbers_in_the_text_are_those_of_the_records():
         "docs/paper.md": behind,
     }
     for document, numbers in quoted.items():
-        text = (ROOT / document).read_text(encoding="utf-8")
+        text = " ".join((ROOT / document).read_text(encoding="utf-8").split())
         for number in numbers:
             assert number.strip(" +") in text, (document, number)
 
