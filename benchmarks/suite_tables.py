@@ -102,7 +102,7 @@ def percent(ratio: float) -> str:
     """A ratio of losses as a difference in percent."""
     if not math.isfinite(ratio) or ratio > 10:
         return "> +900%"
-    return f"{100 * (ratio - 1):+.1f}%"
+    return f"{round(100 * (ratio - 1), 1) + 0.0:+.1f}%"  # 0.0: there is no -0.0%
 
 
 def mean(ratios: Iterable[float]) -> float:
