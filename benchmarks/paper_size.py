@@ -19,8 +19,9 @@ machine.json names the commits that made it. As a run ends, all that are finishe
 added to benchmarks/results/paper_size.jsonl.gz, or paper_size_gpu.jsonl.gz.
 
 At batch 128 the paper's run trains 63 epochs in all, the others 30; at batch 1,000
-random search trains 120. On a GPU nothing was measured, as there was none at hand: at
-15,000 images a second one run and one seed train for eight minutes, the paper's at 30,000.
+random search trains 120. On a GPU nothing was measured, as there was none at hand. At
+15,000 images a second one run and one seed train for eight minutes, the paper's method
+at 30,000.
 
 --size=smoke tries all of it with a tiny network, and adds nothing to the results.
 """
