@@ -94,7 +94,8 @@ def wide(leaf: Any) -> Any:
 
 def narrow(average: Any, leaf: Any) -> Any:
     """An average in the dtype of the leaf that it is an average of."""
-    return average.astype(leaf.dtype) if isinstance(leaf, ARRAYS) else average
+    other = isinstance(leaf, ARRAYS) and average.dtype != leaf.dtype
+    return average.astype(leaf.dtype) if other else average
 
 
 def _mix(old: Any, new: Any, share: Any) -> Any:

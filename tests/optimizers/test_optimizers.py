@@ -249,6 +249,16 @@ def test_the_others_are_evaluated_where_they_are(name):
     assert optimizers.eval_params(state, params) is params
 
 
+def test_without_an_average_the_others_are_evaluated_where_they_are_too():
+    optimizer = optimizers.create_optimizer("sgd", HPARAMS["sgd"], averaging=3.0)
+    state = optimizer.init(PARAMS)
+    changes, state = optimizer.update(GRADS, state, PARAMS)
+    params = optax.apply_updates(PARAMS, changes)
+    assert optimizers.eval_params(state, params) is not params
+    state = optimizers.without_average(state, params)
+    assert optimizers.eval_params(state, params) is params
+
+
 @pytest.mark.parametrize("power", [0.0, 3.0])
 @pytest.mark.parametrize("name", ["sgd", "salera", "schedule_free"])
 def test_average_has_the_weights_of_the_formula(name, power):
