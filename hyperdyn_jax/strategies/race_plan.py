@@ -51,6 +51,11 @@ class RacePlan(Strategy):
             checks.check_number("averaging", self.averaging, 0, math.inf, "[)")
         if self.base is None:
             return
+        if not isinstance(self.base, Schedule):
+            raise ValueError(
+                f"base must be a Schedule, for example "
+                f"Schedule.constant({self.rate}=0.1); got {self.base!r}"
+            )
         if missing := sorted(set(self.space) - set(self.base.hparams)):
             raise ValueError(f"base must be a schedule of {', '.join(missing)} too")
         for name, value in self.anchor.items():

@@ -481,6 +481,12 @@ def test_what_is_out_of_range_is_told(changes, message):
         race(**changes)
 
 
+@pytest.mark.parametrize("base", [1e-3, {"learning_rate": 1e-3}, lambda _: 1e-3])
+def test_a_base_that_is_no_schedule_is_told(base):
+    with pytest.raises(ValueError, match=r"base must be a Schedule, for example Sch"):
+        Race(RATE, epochs=40, steps_per_epoch=25, base=base)
+
+
 def chosen_rate(tuner, score):
     """The largest of the run after the race."""
     rows = Played(tuner, score).rows
