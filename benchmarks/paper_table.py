@@ -220,7 +220,7 @@ CLAIMS = [
     Claim("Figure 2(a)", "the learning rate tends to 0", ("paper",), _tends_to_zero),
     Claim(
         "Figure 2(a)",
-        "its mean grows with the batch from 128 on",
+        "its mean grows with the batch from 128 to 2,000",
         ("paper", "batch1000_paper"),
         _grows,
     ),
