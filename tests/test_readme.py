@@ -92,13 +92,10 @@ def test_numbers_in_the_text_are_those_of_the_records():
     warmed, runs = f"{100 * (max(owns) - 1):.1f}%", len(bases)
     assert f"one run of {runs} learnt nothing" in (ROOT / "README.md").read_text()
     worst_of_all = f"{max(float(x.strip(' +%')) for x in sweep):.0f}%"
-    few = readme.suite_tables.race(readme.suite_tables.FEW).items()
-    averaged = [
-        readme.suite_tables._ratio(problem, kinds["best"], "averaged")
-        for problem, kinds in few
-    ]
-    averaged = readme.suite_tables.percent(readme.suite_tables.mean(averaged))
-    averaged = f"averaged weights the constant ends {averaged.strip('+')} ahead"
+    suite = readme.suite_tables
+    ratios = suite._column(suite.race(suite.FEW), ("best", "averaged"))
+    averaged = suite.percent(suite.mean(ratios)).strip("+")
+    averaged = f"averaged weights the constant ends {averaged} ahead"
     sweeps = [right, tenth, ten, nothing, worst_of_all]
     size = {name: run.metrics[-1] for name, (run,) in readme.paper_table.runs().items()}
     best = size["cosine"]["test_accuracy"]

@@ -102,6 +102,7 @@ class AutoLRS(Strategy):
     metric: ClassVar[str] = "loss"
 
     def __post_init__(self) -> None:
+        common.check_space(self.space)
         checks.check_number("stage", self.stage, 0, math.inf)
         checks.check_number("max_stage", self.max_stage, self.stage, math.inf, "[)")
         checks.check_whole("probes", self.probes, 2)

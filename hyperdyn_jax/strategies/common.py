@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from hyperdyn_jax.tuner.interface import Decision, Leaf
+from hyperdyn_jax.tuner.search_space import SearchSpace
 
 
 def best_branch(scores: np.ndarray) -> int:
@@ -49,6 +50,21 @@ def check_metric(metric: str) -> None:
     """Raises ValueError unless the metric is one that scores can be of."""
     if metric not in ("loss", "accuracy"):
         raise ValueError(f"metric must be 'loss' or 'accuracy', got {metric!r}")
+
+
+def check_space(space: Any) -> None:
+    """Raises ValueError unless it is a search space, and not one axis or a dict."""
+    if not isinstance(space, SearchSpace):
+        raise ValueError(f"space must be a SearchSpace, got {space!r}")
+
+
+def check_hparams(hparams: Any) -> None:
+    """Raises ValueError unless it has values by names."""
+    if not isinstance(hparams, Mapping):
+        raise ValueError(
+            f"hparams must be values by the names of hyperparameters, for example "
+            f"{{'learning_rate': 0.1}}, got {hparams!r}"
+        )
 
 
 def check_start(score: float) -> np.float32:

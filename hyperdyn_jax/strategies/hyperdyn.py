@@ -100,8 +100,7 @@ class Hyperdyn(Strategy):
     metric: ClassVar[str] = "accuracy"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.space, SearchSpace):
-            raise ValueError(f"space must be a SearchSpace, got {self.space!r}")
+        common.check_space(self.space)
         wait_and_watch.check_settings(self.window, self.temperature, self.offset)
         gp.TimeKernel(self.alpha, self.beta)
         if self.kernel not in list(gp.SPATIAL_KERNELS):

@@ -112,6 +112,7 @@ class PB2(Strategy):
     metric: ClassVar[str] = "accuracy"
 
     def __post_init__(self) -> None:
+        common.check_space(self.space)
         checks.check_whole("population", self.population, 2)
         checks.check_number("quantile", self.quantile, 0, 0.5, "(]")
         checks.check_whole("capacity", self.capacity, self.population)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from hyperdyn_jax.strategies import common
 from hyperdyn_jax.strategies.schedules import Schedule
 from hyperdyn_jax.system import checks
 from hyperdyn_jax.tuner import cpu_jit
@@ -43,6 +44,7 @@ class RacePlan(Strategy):
 
     def check_budget(self) -> None:
         """Raises ValueError if a setting of the budget or of the base is wrong."""
+        common.check_space(self.space)
         checks.check_whole("epochs", self.epochs, 1)
         checks.check_whole("steps_per_epoch", self.steps_per_epoch, 1)
         checks.check_whole("warmup", self.warmup, 0)

@@ -57,6 +57,7 @@ class Schedule(Strategy):
     metric: ClassVar[str] = "accuracy"
 
     def __post_init__(self) -> None:
+        common.check_hparams(self.hparams)
         if not self.hparams:
             raise ValueError(
                 "Schedule needs at least one hyperparameter, for example "
@@ -330,6 +331,7 @@ class ReduceOnPlateau(Strategy):
     metric: str = "loss"
 
     def __post_init__(self) -> None:
+        common.check_hparams(self.hparams)
         if "learning_rate" not in self.hparams:
             raise ValueError(
                 f"hparams must have a learning_rate to reduce, got "

@@ -38,6 +38,7 @@ class _BestOfRandom(Strategy):
     metric: ClassVar[str] = "accuracy"
 
     def __post_init__(self) -> None:
+        common.check_space(self.space)
         checks.check_whole("settings", self.settings, 1)
 
     def tell(
@@ -123,11 +124,11 @@ class HyperbandVariant(_BestOfRandom):
     rounds: int = 3
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if "learning_rate" not in self.space:
             raise ValueError(
                 f"space must have a learning_rate axis, got {sorted(self.space)}"
             )
-        super().__post_init__()
         checks.check_number("shrink", self.shrink, 0, 1)
         checks.check_whole("rounds", self.rounds, 1)
 

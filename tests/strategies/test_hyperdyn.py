@@ -876,12 +876,6 @@ def test_settings_out_of_range(name, value, valid):
         Hyperdyn(SGD, **{name: value})
 
 
-@pytest.mark.parametrize("space", [None, {"learning_rate": Uniform(0.0, 1.0)}, "sgd"])
-def test_space_must_be_a_space(space):
-    with pytest.raises(ValueError, match="space must be a SearchSpace, got"):
-        Hyperdyn(space)
-
-
 @pytest.mark.parametrize(
     "key",
     [

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from paths import ROOT
 
-from hyperdyn_jax import DivergedError, loop, tune
+from hyperdyn_jax import (
+    DivergedError,
+    Hyperdyn,
+    Race,
+    Schedule,
+    loop,
+    strategies,
+    tune,
+)
 from hyperdyn_jax.run.console import Display
 from hyperdyn_jax.strategies.registry import STRATEGIES, Context
 from hyperdyn_jax.training.trainer import Trainer
@@ -226,3 +234,28 @@ def test_replay_needs_a_run(tmp_path):
         context = Context(space, {"learning_rate": 0.1}, 3, 32, 10, sections)
         with pytest.raises(ValueError, match=message):
             STRATEGIES["replay"](context)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Hyperdyn,
+        lambda space: Race(space, epochs=40, steps_per_epoch=25),
+        strategies.GreedyBestOfTwo,
+        strategies.RandomSearch,
+        strategies.HyperbandVariant,
+        strategies.AutoLRS,
+        strategies.PB2,
+    ],
+)
+@pytest.mark.parametrize("space", [None, dict(SPACE), SPACE["learning_rate"], "sgd"])
+def test_a_space_must_be_a_search_space(make, space):
+    with pytest.raises(ValueError, match="space must be a SearchSpace, got"):
+        make(space)
+
+
+@pytest.mark.parametrize("make", [Schedule, strategies.ReduceOnPlateau])
+@pytest.mark.parametrize("hparams", [None, 0.1, lambda _: 0.1, ["learning_rate"]])
+def test_hyperparameters_must_have_names(make, hparams):
+    with pytest.raises(ValueError, match=r"hparams must be values by the names.* got"):
+        make(hparams)

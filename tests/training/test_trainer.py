@@ -271,14 +271,14 @@ def test_branches_at_different_steps_are_refused(trainer):
     ("name", "averaging", "seed"),
     [
         pytest.param("schedule_free", None, 1, marks=pytest.mark.slow),
-        ("plain_sgd", 3.0, 2),
+        ("plain_sgd", 1.0, 7),
     ],
 )
 def test_averages_are_scored_with_statistics_of_their_own(
     digits, name, averaging, seed
 ):
-    """The loss is that of the one kind of statistics to 0.001%, and 100 times as far
-    from the other: how much they differ depends on the seed and on the processor."""
+    """Over a long average the two kinds of statistics differ by over 10%, on all seeds
+    that were tried; over a shorter one it depends on the processor by how much."""
     source = dataset.ArrayDataset(
         **digits, devices=2, seed=seed, batch_size=64, eval_batch_size=128
     )
@@ -324,7 +324,7 @@ def test_averages_are_scored_with_statistics_of_their_own(
 
     measured = jax.tree.map(lambda sums: sums / 16, total)
     assert scored.loss == pytest.approx(loss(average, measured), rel=1e-5)
-    assert scored.loss != pytest.approx(loss(average, statistics), rel=1e-3)
+    assert scored.loss != pytest.approx(loss(average, statistics), rel=1e-1)
     assert scored.loss < loss(before.params, statistics)
     # Scoring changes nothing of what is trained on.
     jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(state))
