@@ -13,24 +13,29 @@ from hyperdyn_jax.report.parts import markdown
 def table(folder: Path) -> str:
     """Markdown, with where and when it was measured; from a record for each row."""
     records = {path.stem: json.loads(path.read_text()) for path in folder.glob("*")}
-    boundary = json.loads((folder.parent / "faults_boundary.json").read_text())
-    results = {name: record["results"] for name, record in records.items()}
-    results |= boundary["results"]
     rows = []
     for name, tell in FAULTS.items():
-        told = tell(results[name]) if name in results else NOT_MEASURED
+        told = tell(records[name]["results"]) if name in records else NOT_MEASURED
         rows += [[name, *row] for row in told]
-    dates = sorted({record["date"] for record in [*records.values(), boundary]})
-    versions = records["R1"]["versions"]
     note = (
         f"*Identical*: every row but its seconds and every bit of the last checkpoint "
-        f"as in the same run left alone. {records['R1']['processor']}, "
-        f"jax {versions['jax']}, orbax-checkpoint {versions['orbax-checkpoint']}, "
-        f"{' and '.join(dates)}; raw records in `benchmarks/results/`, made by "
-        f"`benchmarks/faults.py`, `faults_hosts.py` (R3), `faults_boundary.py` "
-        f"(R8, R9, R11) and `faults_quickstart.py` (R12)."
+        f"as in the same run left alone. {_measured(records)}; raw records in "
+        f"`benchmarks/results/faults/`, made by `benchmarks/faults.py`, "
+        f"`faults_hosts.py` (R3), `faults_boundary.py` (R8, R9, R11) and "
+        f"`faults_quickstart.py` (R12)."
     )
     return markdown("row|fault|times|what came of it", rows) + "\n\n" + note
+
+
+def _measured(records: dict[str, dict[str, Any]]) -> str:
+    """Where and when each row was, and with which versions."""
+    places: dict[tuple[str, ...], list[str]] = {}
+    for name in (x for x in FAULTS if x in records):
+        record = records[name]
+        versions = (f"{x} {record['versions'][x]}" for x in PACKAGES)
+        place = (record["processor"], *versions, record["date"])
+        places.setdefault(place, []).append(name)
+    return "; ".join(f"{', '.join(x)}: {', '.join(y)}" for y, x in places.items())
 
 
 def _interruptions(what: str) -> Callable[[dict[str, Any]], list[list[str]]]:
@@ -60,7 +65,7 @@ def _of_two_processes(r: dict[str, Any]) -> list[list[str]]:
             f"{each['runs']} runs identical"
         )
         if name == "SIGSTOP":
-            came += f"; `--heartbeat={r['heartbeat']:g}`"
+            came += f"; after {r['heartbeat']:g} s of silence a process counts as lost"
         rows.append([f"{name} to one of two processes", str(each["signals"]), came])
     return rows
 
@@ -112,8 +117,17 @@ def _divergence(r: dict[str, Any]) -> list[list[str]]:
     for name, each in rates.items():
         limits = [back["learning_rate_limit"] for back in each["rollbacks"]]
         came = f"exit code {each['code']}, {len(limits)} roll-backs"
-        rows.append([name, "1", came])
+        rows.append([RATES[name], "1", came])
     return rows
+
+
+RATES = {
+    "range 100x too high": "the paper's method, range 100x too high",
+    "base 100x too high": "the race, base 100x too high",
+    "cosine 100x too high": "a cosine schedule, 100x too high",
+    "every random start diverges": "the paper's method, every setting diverges",
+    "cosine 20,000x too high": "a cosine schedule, 20,000x too high",
+}
 
 
 def _seeds(r: dict[str, Any]) -> list[list[str]]:
@@ -134,36 +148,66 @@ def _saving(r: dict[str, Any]) -> list[list[str]]:
         np.median(r[name]) for name in ("blocking_seconds", "digest_seconds")
     )
     size = f"{r['megabytes']} MB"
-    came = f"holds up the run for {1e3 * blocking:.1f} ms; digests take {digest:.2f} s"
+    came = f"holds up the run for {1e3 * blocking:.1f} ms; its checksums take {digest:.2f} s"
     return [[f"a save of {size}", str(len(r["blocking_seconds"])), came]]
 
 
 def _fuzz(r: dict[str, Any]) -> list[list[str]]:
     came = (
-        f"{r['nan']} not finite, {r['out_of_bounds']} out of bounds, "
+        f"{r['nan']} numbers not finite, {r['out_of_bounds']} out of bounds, "
         f"{r['exceptions']} exceptions"
     )
-    what = "duplicates, constants, one point, 1e±30, clusters, infeasible rows"
+    what = (
+        "made-up scores: equal or clustered settings, constant scores, scores of "
+        "1e±30, diverged trials"
+    )
     return [
-        [f"{name}: {what}", f"{n:,}", came] for name, n in sorted(r["cases"].items())
+        [f"{FUZZED[name]}, given {what}", f"{n:,}", came]
+        for name, n in sorted(r["cases"].items())
     ]
 
 
+FUZZED = {
+    "hyperdyn": "the paper's method",
+    "model": "its Gaussian process alone",
+    "race": "the race",
+}
+
+
 def _bad_inputs(r: dict[str, Any]) -> list[list[str]]:
+    late = r["met_while_training"]
     came = (
-        f"{r['as_expected']} told in a line each, exit code 2; {r['tracebacks']} "
-        f"tracebacks, {r['compiled']} compiled, {r['changed_files']} changed a file"
+        f"{r['as_expected']} told, a line for each problem, exit code 2; "
+        f"{r['tracebacks']} tracebacks; of the {r['cases'] - late} that can be told "
+        f"before training {r['compiled']} compiled and {r['changed_files']} changed a "
+        f"file"
     )
     return [["bad settings and data", str(r["cases"]), came]]
 
 
 def _security(r: dict[str, Any]) -> list[list[str]]:
-    came = (
-        f"{r['pickles_executed']} pickles executed, {len(r['ports'])} ports opened, "
-        f"exit codes without a network {r['guarded_runs']}; known vulnerabilities of "
-        f"the locked dependencies: {r['known_vulnerabilities']}"
-    )
-    return [["what is executed, what is opened", str(r["sources"]), came]]
+    known = r["known_vulnerabilities"]
+    tampered, runs = r["tampered"], r["guarded_runs"]
+    return [
+        [
+            "source files, searched for what runs code from data or reaches out",
+            str(r["sources"]),
+            f"{sum(len(found) for found in r['suspicious'].values())} found",
+        ],
+        [
+            "pickles put into a checkpoint",
+            str(len(tampered)),
+            f"{r['pickles_executed']} executed",
+        ],
+        [
+            "a run and its resume, with code in its JSON config and without a network",
+            str(len(runs)),
+            f"exit codes {', '.join(map(str, runs))}; {len(r['ports'])} ports opened; "
+            f"{len(r['did_and_must_not'])} times code of the config run, something "
+            f"unpickled (but TensorBoard's own events) or the network tried",
+        ],
+        ["known vulnerabilities of the locked dependencies", "", str(known)],
+    ]
 
 
 def _quick_starts(r: dict[str, Any]) -> list[list[str]]:
@@ -177,6 +221,7 @@ def _quick_starts(r: dict[str, Any]) -> list[list[str]]:
 
 
 NOT_MEASURED = [["", "", "not measured"]]
+PACKAGES = ("jax", "orbax-checkpoint")
 FAULTS: dict[str, Callable[[dict[str, Any]], list[list[str]]]] = {
     "R1": _interruptions("SIGKILL at a random moment"),
     "R2": _interruptions("SIGTERM and Ctrl-C in turn"),

@@ -115,7 +115,10 @@ DEVICES = f"--xla_force_host_platform_device_count={bad_inputs.DEVICES}"
 
 def execution(audit: bool) -> dict[str, Any]:
     """R11."""
-    found = {file.name: sorted(bounds.suspicious(file)) for file in bounds.SOURCES}
+    found = {
+        str(file.relative_to(ROOT)): sorted(bounds.suspicious(file))
+        for file in bounds.SOURCES
+    }
     tampered = []
     for replace, forged in itertools.product([False, True], repeat=2):
         with tempfile.TemporaryDirectory() as folder:
@@ -171,12 +174,11 @@ def main() -> None:
         "R9": inputs,
         "R11": lambda: execution(arguments.audit),
     }
-    path = ROOT / "benchmarks" / "results" / "faults_boundary.json"
     for name in arguments.rows.split(","):
         result = rows[name]()
         print(name, {k: v for k, v in result.items() if k != "each"}, flush=True)
-        others = json.loads(path.read_text())["results"] if path.exists() else {}
-        record.write(path, PACKAGES, others | {name: result})
+        path = ROOT / "benchmarks" / "results" / "faults" / f"{name}.json"
+        record.write(path, PACKAGES, result)
 
 
 if __name__ == "__main__":

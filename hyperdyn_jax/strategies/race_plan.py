@@ -113,18 +113,43 @@ class RacePlan(Strategy):
         return max(values) <= min(values) * (1 + 1e-6)
 
     def setting(self, point: np.ndarray, share: float) -> dict[str, float]:
-        """The hyperparameters of a point at a share of the path: in the base's shape
-        or, where that is flat, cooled down."""
-        columns = cpu_jit.from_unit(self, point[None])
-        setting = {name: float(values[0]) for name, values in columns.items()}
+        """The hyperparameters of a point at a share of the path: in the base's shape.
+        A constant rate is cooled down."""
+        setting = self._values(point)
         rate = setting[self.rate]
         if self.base is None:
             return setting | {self.rate: rate * wsd(share)}
         played = self.base.at(share * self.epochs)
+        setting = played | setting | self._shifted(point, played)
         if self.is_flat:
-            return played | setting | {self.rate: rate * wsd(share)}
+            return setting | {self.rate: rate * wsd(share)}
         factor = rate / float(self.anchor[self.rate])
-        return played | setting | {self.rate: played[self.rate] * factor}
+        return setting | {self.rate: played[self.rate] * factor}
+
+    @functools.cached_property
+    def varying(self) -> tuple[str, ...]:
+        """The hyperparameters of the space, the rate aside, that the base varies."""
+        assert self.base is not None
+        settings = [self.base.at(self.epochs * i / 64) for i in range(64)]
+        others = [name for name in self.space if name != self.rate]
+        return tuple(x for x in others if len({played[x] for played in settings}) > 1)
+
+    def _shifted(self, point: np.ndarray, played: dict[str, float]) -> dict[str, float]:
+        """What the base varies beside the rate: its values, shifted along their axes as
+        far as the point is from the base's, and not beyond the ends."""
+        if not self.varying:
+            return {}
+        columns = {name: np.array([played[name]], np.float32) for name in self.space}
+        shift = point - self.base_point
+        shifted = self._values(np.clip(cpu_jit.to_unit(self, columns)[0] + shift, 0, 1))
+        moved = dict(zip(self.space, np.abs(shift) > SAME, strict=True))
+        # What is not moved is played as it is, inside of the range or not.
+        return {x: shifted[x] if moved[x] else played[x] for x in self.varying}
+
+    def _values(self, point: np.ndarray) -> dict[str, float]:
+        """The hyperparameters of a point of the unit cube."""
+        columns = cpu_jit.from_unit(self, point[None])
+        return {name: float(values[0]) for name, values in columns.items()}
 
     # The space.
 

@@ -385,6 +385,50 @@ def test_a_base_with_a_shape_keeps_it():
     assert rates[-1] < 0.02 * rates[0]
 
 
+CYCLED = {
+    "cosine": lambda t: 0.05 * (1 + np.cos(np.pi * t / 40)) / 2,
+    "constant": 0.05,
+}
+
+
+@pytest.mark.parametrize("rate", CYCLED.values(), ids=CYCLED)
+def test_every_hyperparameter_of_a_base_keeps_its_shape(rate):
+    def rising(time):  # begins below the range
+        return -0.05 + 0.9 * time / 40
+
+    plan = race(BOTH, base=Schedule({"learning_rate": rate, "momentum": rising}))
+    shares = np.linspace(0, 1, 9)
+    played = np.array([plan.setting(plan.base_point, x)["momentum"] for x in shares])
+    assert played.tolist() == pytest.approx(rising(40 * shares).tolist())
+    # Elsewhere 1 - momentum is multiplied by one factor, up to the ends of the range.
+    other = plan.base_point - np.array([0.1, 0.2], np.float32)
+    moved = np.array([plan.setting(other, x)["momentum"] for x in shares])
+    factor = (1 - BOTH["momentum"].high) ** -0.2
+    expected = 1 - (1 - np.maximum(played, 0)) * factor
+    assert moved.tolist() == pytest.approx(np.maximum(expected, 0).tolist(), abs=1e-5)
+    assert (moved > 0).any()
+    lower = plan.setting(other, 0.5)["learning_rate"]
+    ratio = lower / plan.setting(plan.base_point, 0.5)["learning_rate"]
+    assert ratio == pytest.approx((0.3 / 1e-4) ** -0.1, rel=1e-4)
+
+
+def test_a_base_that_stays_is_played_in_every_hyperparameter():
+    momentum = [0.5, 0.95]
+    base = {
+        "learning_rate": 3e-3,
+        "momentum": lambda t: float(np.interp(t, [0, 40], momentum)),
+    }
+    played = Played(race(BOTH, base=Schedule(base)), valley(3e-3))
+    assert played.state.kept
+    run = played.phase(RUN)
+    seen = [float(row[1].hparams["momentum"][0]) for row in run]
+    steps = np.array([played.steps(row) for row in run])
+    before = played.path - steps.sum()  # in the race
+    middles = (before + np.cumsum(steps) - steps / 2) / played.path
+    expected = np.interp(middles, [0, 1], momentum).tolist()
+    assert seen == pytest.approx(expected, abs=1e-3)
+
+
 @pytest.mark.parametrize("bad", [-9.0, np.nan])
 def test_a_stretch_that_is_far_behind_is_done_again_at_a_smaller_rate(bad):
     def ruined(setting, step):
