@@ -148,7 +148,10 @@ def _saving(r: dict[str, Any]) -> list[list[str]]:
         np.median(r[name]) for name in ("blocking_seconds", "digest_seconds")
     )
     size = f"{r['megabytes']} MB"
-    came = f"holds up the run for {1e3 * blocking:.1f} ms; its checksums take {digest:.2f} s"
+    came = (
+        f"holds up the run for {1e3 * blocking:.1f} ms; its checksums take "
+        f"{digest:.2f} s"
+    )
     return [[f"a save of {size}", str(len(r["blocking_seconds"])), came]]
 
 
@@ -186,8 +189,13 @@ def _bad_inputs(r: dict[str, Any]) -> list[list[str]]:
 
 
 def _security(r: dict[str, Any]) -> list[list[str]]:
-    known = r["known_vulnerabilities"]
     tampered, runs = r["tampered"], r["guarded_runs"]
+    guarded = (
+        f"exit codes {', '.join(map(str, runs))}; {len(r['ports'])} ports opened; "
+        f"{len(r['did_and_must_not'])} times code of the config run, something "
+        f"unpickled (but TensorBoard's own events) or the network tried"
+    )
+    known = str(r["known_vulnerabilities"])
     return [
         [
             "source files, searched for what runs code from data or reaches out",
@@ -202,11 +210,9 @@ def _security(r: dict[str, Any]) -> list[list[str]]:
         [
             "a run and its resume, with code in its JSON config and without a network",
             str(len(runs)),
-            f"exit codes {', '.join(map(str, runs))}; {len(r['ports'])} ports opened; "
-            f"{len(r['did_and_must_not'])} times code of the config run, something "
-            f"unpickled (but TensorBoard's own events) or the network tried",
+            guarded,
         ],
-        ["known vulnerabilities of the locked dependencies", "", str(known)],
+        ["known vulnerabilities of the locked dependencies", "", known],
     ]
 
 

@@ -217,7 +217,15 @@ CLAIMS = [
         ("batch1000_random_search", "batch1000_paper"),
         lambda *_: "cannot be told from one seed",
     ),
-    Claim("Figure 2(a)", "the learning rate tends to 0", ("paper",), _tends_to_zero),
+    *(
+        Claim(
+            "Figure 2(a)",
+            f"at batch {batch} the learning rate tends to 0",
+            (name,),
+            _tends_to_zero,
+        )
+        for batch, name in (("128", "paper"), ("1,000", "batch1000_paper"))
+    ),
     Claim(
         "Figure 2(a)",
         "its mean grows with the batch from 128 to 2,000",

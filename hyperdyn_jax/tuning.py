@@ -153,9 +153,10 @@ def tune(
       key: a PRNG key (`jax.random.key(seed)`) for the tuner.
       base: with a search space, your own setting or schedule, which stays unless a
         significance test finds that rates differ, and the model expects another to end
-        better; of a schedule the shape stays and is scaled. It is a number where the
-        space has one axis; numbers by name, or Optax schedules, which count steps; or
-        a `Schedule`, which counts epochs.
+        better. The shape of a schedule stays: a rate is scaled, another hyperparameter
+        shifted along its axis. It is a number where the space has one axis; numbers by
+        name, or Optax schedules, which count steps; or a `Schedule`, which counts
+        epochs.
       warmup: with a search space, the steps over which your optimizer itself raises the
         rate: for so long larger rates look better than they are. A warm-up in `base` is
         seen. None is 0, with a warning where an Optax schedule is in the state.

@@ -154,8 +154,8 @@ def _resize(image: "Image.Image", size: int, mirrored: bool) -> np.ndarray:
     """
     # NumPy gathers pixels of four bytes, as Pillow holds them, many times as fast as
     # pixels of three.
-    words = np.frombuffer(image.tobytes("raw", "RGBX"), np.uint32)
-    words = words.reshape(image.height, image.width)
+    raw = np.frombuffer(image.tobytes("raw", "RGBX"), np.uint32)
+    words = raw.reshape(image.height, image.width)
     first, second, share = _neighbours(image.width, size)
     if mirrored:
         first, second, share = first[::-1], second[::-1], share[::-1]

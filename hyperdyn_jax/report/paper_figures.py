@@ -1,5 +1,6 @@
 """Table 1 and Figures 1 to 4 of the paper: which runs they need, and what they show."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -206,7 +207,9 @@ def steps_to(run: Run, accuracy: float, count: str) -> float:
       The number of steps; NaN if it never does.
     """
     reached = run.column("validation_accuracy") >= accuracy
-    return run.column(count)[reached.argmax()] if reached.any() else np.nan
+    if not reached.any():
+        return math.nan
+    return float(run.column(count)[np.argmax(reached)])
 
 
 def table1(runs: Sequence[Run]) -> str:
@@ -247,7 +250,7 @@ def table1(runs: Sequence[Run]) -> str:
             }
             reached = np.isfinite(ratios["step"])
             cells = [
-                f"{spread(ratio[reached], '.2f')}x" if reached.any() else "–"
+                f"{spread(ratio[reached].tolist(), '.2f')}x" if reached.any() else "–"
                 for ratio in ratios.values()
             ]
             rows.append([*head, *cells, f"{reached.sum()} of {len(seeds)}"])

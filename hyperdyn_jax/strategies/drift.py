@@ -210,7 +210,7 @@ def order_by_chance(
 def _fullest(times: np.ndarray) -> np.ndarray:
     """Which rows are of the last horizon with the most arms: bool[n]."""
     horizons, counts = np.unique(times, return_counts=True)
-    last: np.ndarray = times == horizons[counts == counts.max()].max()
+    last: np.ndarray = times == np.max(horizons[counts == np.max(counts)])
     return last
 
 
@@ -320,7 +320,7 @@ def _components(warmup: float) -> tuple[np.ndarray, ...]:
         (np.log(lengths / LENGTH_PRIOR[0]) / LENGTH_PRIOR[1]) ** 2
         + (np.log(noises / NOISE_PRIOR[0]) / NOISE_PRIOR[1]) ** 2
     )
-    log_prior -= np.logaddexp.reduce(log_prior)
+    log_prior -= np.logaddexp.reduce(log_prior, keepdims=True)
     return log_prior, drifts, lengths, noises, falls
 
 

@@ -128,7 +128,8 @@ class Race(RacePlan):
       steps_per_epoch: a trial has whole steps, and the budget is kept to the step.
       base: the schedule to stay with unless a test finds that scores depend on the
         rate, and another setting is expected to end better by more than noise. Where
-        it changes over the run its shape is kept and its rate is multiplied.
+        it changes over the run its shape is kept: the rate is multiplied, another
+        hyperparameter shifted along its axis.
         With fewer than six arms, in a budget of less than about 290 steps, it stays:
         so few cannot show that they follow the rate.
       warmup: steps over which the optimizer itself raises the rate, where the base does
@@ -482,7 +483,7 @@ class Race(RacePlan):
     def _base_among(self, points: np.ndarray) -> dict[str, int]:
         """Which of the arms is the user's own setting."""
         own = self.is_base(points)
-        return {"base": int(own.argmax())} if own.any() else {}
+        return {"base": int(np.argmax(own))} if own.any() else {}
 
     def _end(self, data: Observations, chosen: np.ndarray) -> dict[str, str]:
         """The end of the range that the chosen rate is at: no arm was beyond it."""

@@ -41,7 +41,7 @@ def test_without_runs_nothing_is_claimed(monkeypatch):
     every = "\n".join(
         (paper_table.accuracies(), paper_table.claims(), paper_table.comparisons())
     )
-    assert every.count("ot yet run") == len(paper_table.RUNS) + 10 + 4
+    assert every.count("ot yet run") == len(paper_table.RUNS) + 11 + 4
     assert "holds" not in every
     assert "does not hold" not in every
     assert "![" not in every
@@ -85,7 +85,7 @@ def test_other_verdicts(twin):
     assert f"{tests[0]:.1f}% against {tests[1]:.1f}%" in better
     assert better.startswith("does not hold")  # by 2.7 points
     rates = [x["hyperparams"]["learning_rate"] for x in paper.metrics]
-    zero = verdicts["the learning rate tends to 0"]
+    zero = verdicts["at batch 128 the learning rate tends to 0"]
     first, last = np.mean(rates[:6]), np.mean(rates[-6:])
     assert f"{first:.2g} in the first quarter, {last:.2g} in the last" in zero
     assert zero.startswith("holds") == (last < first / 10)
