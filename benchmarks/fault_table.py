@@ -32,7 +32,9 @@ def _measured(records: dict[str, dict[str, Any]]) -> str:
     places: dict[tuple[str, ...], list[str]] = {}
     for name in (x for x in FAULTS if x in records):
         record = records[name]
-        versions = (f"{x} {record['versions'][x]}" for x in PACKAGES)
+        versions = [f"{x} {record['versions'][x]}" for x in PACKAGES]
+        if name == "R12":  # each of its runs has one of several
+            versions = ["the versions in its row"]
         place = (record["processor"], *versions, record["date"])
         places.setdefault(place, []).append(name)
     return "; ".join(f"{', '.join(x)}: {', '.join(y)}" for y, x in places.items())
@@ -192,8 +194,8 @@ def _security(r: dict[str, Any]) -> list[list[str]]:
     tampered, runs = r["tampered"], r["guarded_runs"]
     guarded = (
         f"exit codes {', '.join(map(str, runs))}; {len(r['ports'])} ports opened; "
-        f"{len(r['did_and_must_not'])} times code of the config run, something "
-        f"unpickled (but TensorBoard's own events) or the network tried"
+        f"{len(r['did_and_must_not'])} of these: code of the config run, the network "
+        f"tried, anything unpickled but TensorBoard's own events"
     )
     known = str(r["known_vulnerabilities"])
     return [
@@ -222,7 +224,7 @@ def _quick_starts(r: dict[str, Any]) -> list[list[str]]:
         for each in r["interpreters"]
     )
     came = f"exit codes {_counts(r['codes'])}; {where}; {r['at_once']} at a time"
-    what = f"the quick start, {r['killed']} times killed and resumed"
+    what = f"the quick start; {r['killed']} of them were killed once and resumed"
     return [[what, str(r["runs"]), came]]
 
 
