@@ -1,6 +1,8 @@
 """An epoch: branches trained over the same batches, and networks evaluated."""
 
 import functools
+import itertools
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -24,6 +26,7 @@ from hyperdyn_jax.tuner.interface import Leaf
 MEASURED = 1024  # training images, at least, that BatchNorm is measured anew over
 SPIKE = 1000.0  # times the loss of a guess: from there no branch comes back
 BLOCK = 16  # steps whose losses are read together, while the next so many are computed
+SLOW = 10.0  # seconds without a word, after which losses that are there are told
 
 
 class Trainer:
@@ -229,6 +232,7 @@ class Trainer:
         known, done = progress.losses, progress.steps
         flying: deque[_Flight] = deque()
         live = self._live(known, done)
+        told, since = done, time.monotonic()
         while done < steps and live.any():
             if done > progress.steps and pause():
                 break
@@ -243,8 +247,11 @@ class Trainer:
             if done % BLOCK == 0:
                 known = _land(known, flying, done - BLOCK)
                 live = self._live(known, done)
-                if known.shape[1]:
-                    self._watch(progress.start + known.shape[1], known[:, -1])
+            elif time.monotonic() > since + SLOW:
+                known = _land(known, flying, known.shape[1] + _there(flying))
+            if known.shape[1] > told:
+                told, since = known.shape[1], time.monotonic()
+                self._watch(progress.start + told, known[:, -1])
         known = _land(known, flying, done)
         if not live.any():
             rest = np.full((count, steps - done), np.nan, np.float32)
@@ -427,6 +434,21 @@ class _Flight(NamedTuple):
     steps: int
     live: np.ndarray
     losses: list[Any]
+
+
+def _there(flying: Iterable[_Flight]) -> int:
+    """Steps of the first flights whose losses can be read without waiting."""
+    there = itertools.takewhile(lambda flight: all(map(_ready, flight.losses)), flying)
+    return sum(flight.steps for flight in there)
+
+
+def _ready(losses: Any) -> bool:
+    """Whether they are computed; False where JAX does not say so: `is_ready` is none of
+    the methods that it declares."""
+    if not isinstance(losses, jax.Array):
+        return True
+    is_ready = getattr(losses, "is_ready", None)
+    return is_ready is not None and is_ready()
 
 
 def _land(known: np.ndarray, flying: deque[_Flight], until: int) -> np.ndarray:

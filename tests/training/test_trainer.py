@@ -238,6 +238,24 @@ def test_a_pause_changes_nothing(trainer, pauses, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, progress.states, whole.states)
 
 
+def test_losses_of_slow_steps_are_told_before_a_block_ends(trainer, monkeypatch):
+    begin = trainer.init(jax.random.key(0))
+    branches = trainer.begin([begin, begin], [SLOW, FAST])
+    whole = trainer.train(branches, 24, KEY)
+    told = []
+    monkeypatch.setattr(trainer, "_watch", lambda *x: told.append(x))
+    monkeypatch.setattr(training, "SLOW", -1.0)
+    monkeypatch.setattr(trainer, "_one_by_one", jax.block_until_ready)
+    again = trainer.train(branches, 24, KEY)
+    # At a block's end those are read that stop a branch, and there is nothing new.
+    expected = [step for step in range(1, 25) if step != training.BLOCK]
+    assert [step - branches.start for step, _ in told] == expected
+    for step, (_, losses) in zip(expected, told, strict=True):
+        np.testing.assert_array_equal(losses, whole.losses[:, step - 1])
+    np.testing.assert_array_equal(again.losses, whole.losses)
+    jax.tree.map(np.testing.assert_array_equal, again.states, whole.states)
+
+
 def test_branches_catch_up_with_the_first(trainer):
     """As if all had been trained together, augmentation and all."""
     begin = trainer.init(jax.random.key(0))
