@@ -125,7 +125,7 @@ def test_code_of_every_page_is_run():
 @pytest.mark.parametrize("page", MADE)
 def test_code_runs_as_it_stands(page, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    run = tmp_path / "runs" / "digits"
+    run = tmp_path / "runs" / "study" / "race" / "seed0"
     run.mkdir(parents=True)
     rows = [{"epoch": 0, "step": 40, "hyperparams": RATES}]
     (run / "schedule.json").write_text(json.dumps(to_schedule(rows)))
