@@ -27,7 +27,7 @@ RUNS = {
     "cosine_0.03": "cosine of 0.03, a third of the epochs",
     "cosine_0.1": "cosine of 0.1, a third of the epochs",
     "cosine_0.3": "cosine of 0.3, a third of the epochs",
-    "batch1000_manual": "batch 1,000: manual, scaled rate with a warm-up (Goyal et al. 2017)",
+    "batch1000_manual": "batch 1,000: manual, scaled and warmed up (Goyal et al. 2017)",
     "batch1000_paper": "batch 1,000: the paper's method",
     "batch1000_epoch_bo": "batch 1,000: epoch-based BO",
     "batch1000_random_search": "batch 1,000: random search 5x",

@@ -6,8 +6,8 @@
     python -m hyperdyn_jax.prepare imagenet --data_dir=DIR --from_tfrecord
 
 CIFAR-10 is downloaded (170 MB). ImageNet's two archives, ILSVRC2012_img_train.tar and
-ILSVRC2012_img_val.tar, have to be downloaded by hand from https://image-net.org (145 GB,
-and room for as much again). A data set that TFDS prepared as TFRecord before is
+ILSVRC2012_img_val.tar, have to be downloaded by hand from https://image-net.org (145
+GB, and room for as much again). A data set that TFDS prepared as TFRecord before is
 converted in its folder, beside what is there; that works without TensorFlow, and after
 a stop the same command goes on with it.
 """
