@@ -238,7 +238,12 @@ def test_a_pause_changes_nothing(trainer, pauses, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, progress.states, whole.states)
 
 
-def test_losses_of_slow_steps_are_told_before_a_block_ends(trainer, monkeypatch):
+@pytest.mark.parametrize("devices", [1, 8])
+def test_losses_of_slow_steps_are_told_before_a_block_ends(
+    digits, devices, trainer, monkeypatch
+):
+    """On eight devices the two branches are trained side by side."""
+    trainer = trainer if devices == 1 else make_trainer(digits, devices)
     begin = trainer.init(jax.random.key(0))
     branches = trainer.begin([begin, begin], [SLOW, FAST])
     whole = trainer.train(branches, 24, KEY)
@@ -250,6 +255,7 @@ def test_losses_of_slow_steps_are_told_before_a_block_ends(trainer, monkeypatch)
     # At a block's end those are read that stop a branch, and there is nothing new.
     expected = [step for step in range(1, 25) if step != training.BLOCK]
     assert [step - branches.start for step, _ in told] == expected
+    assert trainer.groups(2) == min(devices, 2)
     for step, (_, losses) in zip(expected, told, strict=True):
         np.testing.assert_array_equal(losses, whole.losses[:, step - 1])
     np.testing.assert_array_equal(again.losses, whole.losses)
